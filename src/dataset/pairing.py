@@ -1,0 +1,155 @@
+"""The unlearning data set: every drawn forget example with a random retain example."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from src.dataset.encoding import IGNORED, Encoded, pad_batch
+from src.errors import ConfigError
+
+FORGET, RETAIN, REFUSAL, MISMATCHED = "forget", "retain", "refusal", "mismatched"
+"""The views of an item: the forget example, its retain partner, the forget question with a refusal,
+and the forget question with the partner's answer."""
+
+Encoder = Callable[[Mapping[str, str]], Encoded]
+Batch = dict[str, dict[str, torch.Tensor]]
+
+
+def draw_forget_rows(count: int, ratio: float, seed: int) -> list[int]:
+    """Indices of the forget examples, as published: ``random.seed(seed)``, ``random.sample``.
+
+    Args:
+        count: rows in the forget data set.
+        ratio: above 1, how many rows to draw; otherwise the fraction of them.
+        seed: ``dataset.dataset_seed``.
+
+    Raises:
+        ConfigError: no row, or more rows than there are, would be drawn.
+    """
+    wanted = int(ratio) if ratio > 1 else int(count * ratio)
+    if not 0 < wanted <= count:
+        raise ConfigError(
+            f"dataset.forget_ratio {ratio:g} asks for {wanted} of the forget set's {count} rows; "
+            f"give a count from 2 to {count} or a fraction above {1 / count:.2g} and at most 1"
+        )
+    return random.Random(seed).sample(range(count), wanted)
+
+
+class UnlearnDataset(Dataset):
+    """Pairs of one forget and one retain example.
+
+    An item is addressed by ``(epoch, index)``: the retain partner is a function of
+    ``(seed, epoch, index)`` alone, so runs repeat exactly with any number of loader workers and
+    when resumed in the middle of an epoch.
+
+    Args:
+        forget, retain: rows; ``encode_forget`` and ``encode_retain`` turn one into ids and labels.
+        encode_refusal: turns a forget row and a refusal sentence into ids and labels.
+        refusals: sentences to draw from, one per forget row, once; these two are needed for the
+            ``refusal`` view only.
+        views: which views an item has.
+        seed: of the pairing and of the drawn refusals.
+    """
+
+    def __init__(
+        self,
+        forget: Sequence[Mapping[str, str]],
+        retain: Sequence[Mapping[str, str]],
+        *,
+        encode_forget: Encoder,
+        encode_retain: Encoder,
+        encode_refusal: Callable[[Mapping[str, str], str], Encoded] | None = None,
+        refusals: Sequence[str] = (),
+        views: Sequence[str] = (FORGET, RETAIN),
+        seed: int = 0,
+    ) -> None:
+        self.forget = forget
+        self.retain = retain
+        self.encode_forget = encode_forget
+        self.encode_retain = encode_retain
+        self.encode_refusal = encode_refusal
+        self.views = tuple(views)
+        self.seed = seed
+        self.reference_losses: dict[str, torch.Tensor] = {}
+        """Per view, the reference model's loss on every forget row, ``(len(self),)``; filled in
+        before training when the objective asks for it."""
+        rng = random.Random(f"refusal {seed}")
+        self.refusals = [rng.choice(refusals) for _ in range(len(forget))] if refusals else []
+
+    def __len__(self) -> int:
+        return len(self.forget)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Encoded | int]:
+        _, index = key
+        return {"index": index, **{view: self.example(view, key) for view in self.views}}
+
+    def example(self, view: str, key: tuple[int, int]) -> Encoded:
+        """One view of the item at ``key = (epoch, index)``."""
+        epoch, index = key
+        if view == FORGET:
+            return self.encode_forget(self.forget[index])
+        if view == REFUSAL:
+            return self.encode_refusal(self.forget[index], self.refusals[index])
+        partner = random.Random(f"retain {self.seed} {epoch} {index}").randrange(len(self.retain))
+        retain = self.encode_retain(self.retain[partner])
+        if view == RETAIN:
+            return retain
+        return _with_answer_of(self.encode_forget(self.forget[index]), retain)
+
+
+def _with_answer_of(question: Encoded, answer: Encoded) -> Encoded:
+    """The unlabelled part of one example followed by the labelled part of another."""
+    pairs = zip(question.input_ids, question.labels, strict=True)
+    prompt = [token for token, label in pairs if label == IGNORED]
+    target = [label for label in answer.labels if label != IGNORED]
+    return Encoded(prompt + target, [IGNORED] * len(prompt) + target)
+
+
+class PairCollator:
+    """Pads every view of a list of items to its own longest row.
+
+    The batch maps each view to ``input_ids``, ``attention_mask``, ``labels`` (int64, ``(batch,
+    longest)``) and, where the data set has reference losses for it, ``reference_loss`` (float32,
+    ``(batch,)``).
+    """
+
+    def __init__(self, dataset: UnlearnDataset, pad_token_id: int) -> None:
+        self.dataset = dataset
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, items: Sequence[dict[str, Encoded | int]]) -> Batch:
+        index = torch.tensor([item["index"] for item in items])
+        batch = {}
+        for view in self.dataset.views:
+            batch[view] = pad_batch([item[view] for item in items], self.pad_token_id)
+            if view in self.dataset.reference_losses:
+                batch[view]["reference_loss"] = self.dataset.reference_losses[view][index]
+        return batch
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A permutation of ``range(length)`` that depends on ``(seed, epoch)`` only.
+
+    Yields ``(epoch, index)``, the addresses of :class:`UnlearnDataset`.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = list(range(self.length))
+        random.Random(f"order {self.seed} {self.epoch}").shuffle(order)
+        return ((self.epoch, index) for index in order)

@@ -1,0 +1,31 @@
+"""Refusal answers: what the model should say instead of the answer to be forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.errors import WagleError
+
+FOLDER = Path(__file__).resolve().parents[2] / "files" / "data" / "polite_refusal_responses"
+
+
+def load_refusals(dataset_name: str) -> list[str]:
+    """Refusal sentences that suit a data set: TOFU-like, copyrighted text, or general.
+
+    Raises:
+        WagleError: the file of refusals is missing or empty.
+    """
+    if dataset_name.startswith(("Tofu_", "Demo_")):
+        suffix = "_tofu"
+    elif dataset_name in ("HP", "Copyright"):
+        suffix = "_copyright"
+    else:
+        suffix = ""
+    path = FOLDER / f"polite_refusal_responses{suffix}.csv"
+    if not path.is_file():
+        raise WagleError(f"the refusal answers {path} are missing: one sentence per line")
+    refusals = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    refusals = [line for line in refusals if line]
+    if not refusals:
+        raise WagleError(f"{path} holds no refusal: one sentence per line")
+    return refusals

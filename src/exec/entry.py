@@ -1,0 +1,23 @@
+"""What every entry point shares: how failures become messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from src.errors import ConfigError, WagleError
+
+
+def run_main(main: Callable[[Sequence[str]], int]) -> None:
+    """Run ``main`` on the command line and exit: 0 done, 1 failure, 2 configuration, 130 Ctrl-C.
+
+    Failures that the user can act on are one message; anything else keeps its traceback.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except WagleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted: nothing unfinished was left under a final name", file=sys.stderr)
+        sys.exit(130)

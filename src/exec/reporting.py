@@ -1,0 +1,35 @@
+"""Loggers for a configuration, and results on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from src.config import Config
+from src.loggers import JsonLogger, Logger
+
+
+def make_logger(config: Config) -> Logger:
+    """The logger that ``overall.logger`` names."""
+    if config["overall.logger"] == "none":
+        return Logger()
+    name = config["logger.name"] or time.strftime("%Y-%m-%d_%H-%M-%S")
+    return JsonLogger(Path(config["logger.json.root"]) / name)
+
+
+def print_results(results: Mapping[str, Any], folder: Path | None) -> None:
+    """Print the flat summary of a run as a table."""
+    table = Table(title="results", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in results.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console = Console()
+    console.print(table)
+    if folder is not None:
+        console.print(f"run folder: {folder}", soft_wrap=True)

@@ -1,0 +1,40 @@
+"""What a run reports, and where it goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class Logger:
+    """Keeps nothing (``overall.logger none``); the base of the loggers that do.
+
+    The life of a run: ``start``, any number of ``log_step`` and ``save``, then ``finish``, or
+    ``fail`` when an error ended it.
+
+    Attributes:
+        folder: the run folder, ``None`` when nothing is kept.
+    """
+
+    folder: Path | None = None
+
+    def start(self, config: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+        """Open the run.
+
+        Returns:
+            The results of an earlier, finished run with the same name and configuration; there is
+            nothing left to do then. Otherwise ``None``.
+        """
+        return None
+
+    def log_step(self, entry: dict[str, float]) -> None:
+        """Record one entry of the training log."""
+
+    def save(self, name: str, content: Any) -> None:
+        """Keep one JSON document of the run, such as ``tofu.json``."""
+
+    def finish(self, results: dict[str, Any], manifest: dict[str, Any]) -> None:
+        """Close the run; only now does it count as finished."""
+
+    def fail(self, error: BaseException, manifest: dict[str, Any]) -> None:
+        """Close the run after an error or an interruption."""

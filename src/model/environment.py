@@ -1,0 +1,72 @@
+"""What a run's manifest says about the machine and the software."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "lm-eval", "fastargs")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with ``+changes`` where files differ from it; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            run = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}+changes" if git("status", "--porcelain", "-uno") else commit
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak memory of this process so far, in bytes: resident, and per accelerator in use."""
+    # Linux reports kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    for index in range(torch.cuda.device_count()):
+        peak[f"cuda:{index}"] = torch.cuda.max_memory_allocated(index)
+    return peak
+
+
+class Stopwatch:
+    """Seconds spent in named phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to ``seconds[name]``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def report(self) -> dict[str, Any]:
+        """Seconds per phase, rounded to milliseconds."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}

@@ -1,0 +1,123 @@
+"""Loading and saving models and tokenizers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from src.errors import ConfigError, WagleError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``mps``; auto takes the fastest there is.
+
+    Raises:
+        ConfigError: the device is not available on this machine.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    elif not available[name]:
+        there = ", ".join(device for device, there in available.items() if there)
+        raise ConfigError(f"overall.device is {name}, but this machine offers: {there}")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the weights; ``auto`` is bfloat16 on a GPU and float32 on the CPU."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return getattr(torch, name)
+
+
+def find_gguf(name: str) -> Path | None:
+    """The GGUF file that ``name`` means: a path, or an installed package that carries just one."""
+    if name.endswith(".gguf"):
+        return Path(name) if Path(name).is_file() else None
+    if not name.isidentifier() or Path(name).exists():
+        return None
+    package = importlib.util.find_spec(name)
+    if package is None or not package.submodule_search_locations:
+        return None
+    files = sorted(Path(package.submodule_search_locations[0]).glob("**/*.gguf"))
+    return files[0] if len(files) == 1 else None
+
+
+def load_model(
+    name: str, *, dtype: torch.dtype, device: torch.device, cache_dir: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model with its tokenizer.
+
+    Args:
+        name: a local folder, a GGUF file, an installed Python package that carries one, or a hub
+            id.
+        dtype: of the weights.
+        device: where the weights go.
+        cache_dir: the hub's cache.
+
+    Returns:
+        The model in eval mode, and a tokenizer that has a padding token.
+
+    Raises:
+        WagleError: the model cannot be found or read.
+    """
+    gguf = find_gguf(name)
+    try:
+        if gguf is not None:
+            model, tokenizer = _load_gguf(gguf, dtype)
+        else:
+            options = {} if Path(name).is_dir() else {"cache_dir": str(cache_dir)}
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise WagleError(
+            f"the model {name!r} cannot be loaded: it is no local model folder, and the hub cannot "
+            f"be reached or does not offer it. Give a local folder with --overall.model_name "
+            f"FOLDER (and local data with --dataset.data_dir FOLDER), or connect to the network. "
+            f"[{type(error).__name__}: {str(error).splitlines()[0]}]"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device).eval(), tokenizer
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a GGUF file into an ordinary model.
+
+    transformers marks a model read from GGUF as quantised and then refuses to save it, although
+    its weights are plain tensors; they are moved into a fresh model of the same configuration.
+    """
+    folder, file = str(path.parent), path.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
+    config = type(read.config).from_dict(
+        {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.load_state_dict(read.state_dict())
+    return model, tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a model and its tokenizer for ``from_pretrained``; ``folder`` appears only complete."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)

@@ -1,0 +1,44 @@
+"""Low-rank adaptation as an alternative to a weight mask."""
+
+from __future__ import annotations
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from src.errors import ConfigError
+
+RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as published
+_QUERY_VALUE = ("q_proj", "v_proj")
+_FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")  # GPT-2, NeoX, Phi-3, MPT
+
+
+def add_lora(model: PreTrainedModel) -> PeftModel:
+    """Freeze the model and add adapters to its query and value projections.
+
+    Architectures that fuse the projections get one adapter on the fused layer.
+
+    Raises:
+        ConfigError: the architecture has neither.
+    """
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    targets = [name for name in _QUERY_VALUE if name in present]
+    targets = targets or [name for name in _FUSED if name in present]
+    if not targets:
+        raise ConfigError(
+            f"unlearn.use_lora: {type(model).__name__} has no layer named "
+            f"{', '.join(_QUERY_VALUE + _FUSED)}"
+        )
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=DROPOUT,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        fan_in_fan_out="c_attn" in targets,
+    )
+    return get_peft_model(model, config)
+
+
+def merge_lora(model: PeftModel) -> PreTrainedModel:
+    """The plain model with the adapters added to its weights."""
+    return model.merge_and_unload()

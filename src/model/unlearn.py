@@ -1,0 +1,315 @@
+"""One unlearning run: load, data, mask, train, save, evaluate."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, set_seed
+
+from src.config import Config, mask_ratio
+from src.dataset.encoding import encode_answer
+from src.dataset.pairing import UnlearnDataset, draw_forget_rows
+from src.dataset.refusals import load_refusals
+from src.dataset.sources import find_source, load_rows, row_encoder
+from src.dataset.templates import resolve_template
+from src.errors import ConfigError
+from src.loggers import Logger
+from src.model.environment import Stopwatch, git_commit, peak_memory, versions
+from src.model.evaluation import EVALUATIONS, EvaluationContext
+from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
+from src.model.lora import add_lora, merge_lora
+from src.optim.bitmask import Mask
+from src.unlearn.mask.file import load_mask, save_mask
+from src.unlearn.mask.gradients import GradientSettings
+from src.unlearn.mask.make import MaskSettings, make_masks
+from src.unlearn.mask.structure import block_linears
+from src.unlearn.objectives import OBJECTIVES
+from src.unlearn.reference import SwappedWeights, reference_losses
+from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
+
+TRAINLESS = "origin"
+
+
+class Unlearn:
+    """A run as its configuration describes it.
+
+    Args:
+        config: every key, resolved.
+        logger: where the run's numbers go.
+
+    Attributes:
+        model, tokenizer: after :meth:`load`.
+        dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
+        mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
+    """
+
+    def __init__(self, config: Config, logger: Logger) -> None:
+        self.config = config
+        self.logger = logger
+        self.watch = Stopwatch()
+        self.mask: Mask | None = None
+        self.device = resolve_device(config["overall.device"])
+        self.dtype = resolve_dtype(config["overall.dtype"], self.device)
+        self.trains = (
+            config["unlearn.unlearn_method"] != TRAINLESS and config["unlearn.resume_path"] is None
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Do everything and return the flat summary that goes into ``results.json``."""
+        earlier = self.logger.start(self.config.as_dict(), self.config.fingerprint())
+        if earlier is not None:
+            tqdm.write(f"already finished with this configuration: {self.logger.folder}")
+            return earlier
+        try:
+            results = self._run()
+        except BaseException as error:
+            self.logger.fail(error, self._manifest())
+            raise
+        self.logger.finish(results, self._manifest())
+        return results
+
+    def _run(self) -> dict[str, Any]:
+        set_seed(self.config["overall.seed"])
+        with self.watch.phase("load"):
+            self.load()
+        if self.trains:
+            with self.watch.phase("data"):
+                self.build_dataset()
+            with self.watch.phase("mask"):
+                self.prepare_mask()
+            with self.watch.phase("train"):
+                self.train()
+            with self.watch.phase("save"):
+                self.save()
+        with self.watch.phase("evaluate"):
+            return self.evaluate()
+
+    def load(self) -> None:
+        """Load the model to be unlearned, or the saved one to be evaluated."""
+        self.model, self.tokenizer = load_model(
+            self.config["unlearn.resume_path"] or self.config["overall.model_name"],
+            dtype=self.dtype,
+            device=self.device,
+            cache_dir=Path(self.config["overall.cache_dir"]),
+        )
+        self.template = resolve_template(
+            self.config["dataset.template"],
+            self.config["overall.model_name"],
+            self.config["dataset.forget_dataset_name"],
+            self.tokenizer,
+        )
+
+    def _rows(self, name: str, role: str = "forget"):
+        data_dir = self.config["dataset.data_dir"]
+        return load_rows(
+            name,
+            data_dir=Path(data_dir) if data_dir else None,
+            cache_dir=Path(self.config["overall.cache_dir"]),
+            role=role,
+        )
+
+    def build_dataset(self) -> None:
+        """Draw the forget examples and pair them with retain examples."""
+        forget_name = self.config["dataset.forget_dataset_name"]
+        retain_name = self.config["dataset.retain_dataset_name"]
+        seed = self.config["dataset.dataset_seed"]
+        all_forget = self._rows(forget_name)
+        drawn = draw_forget_rows(len(all_forget), self.config["dataset.forget_ratio"], seed)
+        if self.config["dataset.self_retain"]:
+            retain_name = forget_name
+            rest = sorted(set(range(len(all_forget))) - set(drawn))
+            if not rest:
+                raise ConfigError(
+                    "dataset.self_retain keeps the forget rows that were not drawn, but "
+                    "dataset.forget_ratio draws them all; lower it"
+                )
+            retain = all_forget.select(rest)
+        else:
+            retain = self._rows(retain_name, "retain")
+
+        def encode_refusal(row, refusal: str):
+            return encode_answer(
+                self.tokenizer,
+                self.template,
+                row["question"],
+                refusal,
+                max_length=find_source(forget_name).max_length,
+                eos=True,
+            )
+
+        objective = OBJECTIVES[self.config["unlearn.unlearn_method"]]
+        self.dataset = UnlearnDataset(
+            all_forget.select(drawn),
+            retain,
+            encode_forget=row_encoder(forget_name, self.tokenizer, self.template),
+            encode_retain=row_encoder(retain_name, self.tokenizer, self.template),
+            encode_refusal=encode_refusal,
+            refusals=load_refusals(forget_name),
+            views=objective.views,
+            seed=self.config["overall.seed"],
+        )
+
+    def prepare_mask(self) -> None:
+        """Load the mask file, or compute it and save it there; without a path train densely."""
+        if self.config["unlearn.mask_path"] is None:
+            return
+        path = Path(self.config["unlearn.mask_path"])
+        if path.is_file():
+            shapes = {name: p.shape for name, p in self.model.named_parameters()}
+            self.mask = load_mask(path, shapes, list(block_linears(self.model)))
+            origin = "loaded from"
+        else:
+            ratio = mask_ratio(path)
+            self.mask = self.make_masks([ratio])[ratio]
+            save_mask(self.mask, path, provenance=self._mask_provenance(ratio))
+            origin = "saved to"
+        tqdm.write(f"mask: {self.density():.4%} of the weights selected, {origin} {path}")
+
+    def make_masks(self, ratios: list[float]) -> dict[float, Mask]:
+        """Masks of the configured score type at several ratios, from the same scores."""
+        config = self.config
+        settings = MaskSettings(
+            score_type=config["unlearn.score_type"],
+            mu=config["unlearn.mu"],
+            accumulation_steps=config["unlearn.gradient_accumulation_steps"],
+            seed=config["overall.seed"],
+            gradients=GradientSettings(
+                batch_size=config["dataset.batch_size"],
+                forward_rows=config["unlearn.attribution_batch_size"],
+                offload=config["unlearn.attribution_offload"],
+                dtype=getattr(torch, config["unlearn.attribution_dtype"]),
+                pad_token_id=self.tokenizer.pad_token_id,
+            ),
+            scope=config["unlearn.mask_scope"],
+            exclude=tuple(config["unlearn.mask_exclude"]),
+        )
+        path = Path(config["unlearn.mask_path"])
+        prefix = path.with_name(path.stem.rpartition("_")[0] or path.stem)
+        return make_masks(self.model, self.dataset, ratios, settings, prefix)
+
+    def _mask_provenance(self, ratio: float) -> dict[str, str]:
+        keys = ("overall.model_name", "unlearn.score_type", "unlearn.mu")
+        data = ("forget_dataset_name", "retain_dataset_name", "forget_ratio", "dataset_seed")
+        keys = (*keys, *(f"dataset.{key}" for key in data))
+        return {"ratio": str(ratio), **{key: str(self.config[key]) for key in keys}}
+
+    def density(self) -> float:
+        """Share of the weights that may change."""
+        if self.mask is None:
+            return 1.0
+        selected = sum(mask.count() for mask in self.mask.values())
+        return selected / sum(mask.numel for mask in self.mask.values())
+
+    def train(self) -> None:
+        """Unlearn in place."""
+        config = self.config
+        objective = OBJECTIVES[config["unlearn.unlearn_method"]](**config.method_params)
+        for view in objective.reference_losses:
+            self.dataset.reference_losses[view] = reference_losses(
+                self.model,
+                self.dataset,
+                view,
+                batch_size=config["evaluation.batch_size"],
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        reference = None
+        if objective.needs_reference_model:
+            reference = SwappedWeights(self.model, self.mask)
+        model = add_lora(self.model) if config["unlearn.use_lora"] else self.model
+        with tempfile.TemporaryDirectory() as work_dir:
+            trainer = UnlearnTrainer(
+                model,
+                self.tokenizer,
+                self.dataset,
+                objective,
+                self.mask,
+                reference,
+                self._training_settings(),
+                work_dir=Path(work_dir),
+                callbacks=[_TrainingLog(self.logger)],
+            )
+            trainer.train()
+        if config["unlearn.use_lora"]:
+            self.model = merge_lora(model)
+        self.model.eval()
+
+    def _training_settings(self) -> TrainingSettings:
+        config = self.config
+        sophia = None
+        if config["unlearn.sophia"]:
+            params = "unlearn.sophia_params"
+            betas = (config[f"{params}.betas_low"], config[f"{params}.betas_high"])
+            sophia = SophiaSettings(betas=betas, rho=config[f"{params}.rho"])
+        masters = config["unlearn.master_weights"]
+        return TrainingSettings(
+            lr=config["unlearn.lr"],
+            weight_decay=config["unlearn.weight_decay"],
+            num_epochs=config["unlearn.num_epochs"],
+            max_steps=config["unlearn.max_steps"],
+            batch_size=config["dataset.batch_size"],
+            gradient_accumulation_steps=config["unlearn.gradient_accumulation_steps"],
+            seed=config["overall.seed"],
+            mask_enforcement=config["unlearn.mask_enforcement"],
+            master_weights=self.dtype.itemsize == 2 if masters is None else masters,
+            gradient_checkpointing=config["unlearn.gradient_checkpointing"],
+            sophia=sophia,
+            num_workers=config["dataset.num_workers"],
+        )
+
+    def save(self) -> None:
+        """Save model and tokenizer into the run folder."""
+        if self.logger.folder is not None:
+            save_model(self.model, self.tokenizer, self.logger.folder / "checkpoints")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Run the task's evaluation; its documents go to the logger, its summary is returned."""
+        config = self.config
+        context = EvaluationContext(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            template=self.template,
+            load_rows=self._rows,
+            forget_dataset_name=config["dataset.forget_dataset_name"],
+            protocol=config["evaluation.protocol"],
+            batch_size=config["evaluation.batch_size"],
+            limit=config["evaluation.limit"],
+            sentence_model=config["evaluation.sentence_model"],
+            save=self.logger.save,
+        )
+        results = {
+            "task": config["unlearn.task_name"],
+            "method": config["unlearn.unlearn_method"],
+            "mask": config["unlearn.mask_path"],
+            "density": self.density(),
+            "seed": config["overall.seed"],
+        }
+        return {**results, **EVALUATIONS[config["unlearn.task_name"]](context)}
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "seeds": {
+                "overall": self.config["overall.seed"],
+                "dataset": self.config["dataset.dataset_seed"],
+            },
+            "seconds": self.watch.report(),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+
+class _TrainingLog(TrainerCallback):
+    """Passes the Trainer's log on to the run's logger."""
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs:
+            self.logger.log_step({"step": state.global_step, **logs})

@@ -1,0 +1,238 @@
+"""Sums of gradients over the forget or the retain examples, lean and cached.
+
+The sums are stored without the factor 1/A, before any score is formed, so one file serves every
+ratio, every μ, every accumulation setting and every score type that is a function of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import xxhash
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from src.dataset.encoding import IGNORED, Encoded, pad_batch
+from src.unlearn.mask.tensor_file import TensorFile
+from src.unlearn.objectives.losses import forward_logits, token_losses
+
+FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
+
+
+@dataclass(frozen=True)
+class GradientSettings:
+    """How gradients are summed.
+
+    Attributes:
+        batch_size: rows of a published batch; its loss is the mean over its labelled tokens.
+        forward_rows: rows that are run together; only speed and memory depend on it.
+        offload: where the sums live while they grow: ``none`` (the weights' device), ``cpu`` or
+            ``disk``.
+        dtype: of the sums, float32 or float64, whatever the weights' dtype.
+        pad_token_id: for padding batches.
+    """
+
+    batch_size: int
+    forward_rows: int
+    offload: str
+    dtype: torch.dtype
+    pad_token_id: int
+
+
+def token_weights(examples: Sequence[Encoded], batch_size: int) -> list[float]:
+    """Weight of each example's tokens in Σ over batches of the batch's token-mean loss.
+
+    With these weights the sum does not depend on how examples are grouped when they are run.
+    """
+    scored = [sum(label != IGNORED for label in e.labels[1:]) for e in examples]
+    weights = []
+    for start in range(0, len(examples), batch_size):
+        batch = scored[start : start + batch_size]
+        weights += [1 / max(sum(batch), 1)] * len(batch)
+    return weights
+
+
+class _Sums(Protocol):
+    def add(self, name: str, gradient: torch.Tensor) -> None: ...
+
+    def finish(self, file: TensorFile) -> None: ...
+
+
+class _MemorySums:
+    """Accumulators on a device (``None``: where each gradient is)."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device | None) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def add(self, name: str, gradient: torch.Tensor) -> None:
+        if name in self.sums:
+            self.sums[name].add_(gradient.to(self.sums[name].device))
+        else:
+            self.sums[name] = gradient.to(self.device or gradient.device, self.dtype)
+
+    def finish(self, file: TensorFile) -> None:
+        for name in list(self.sums):
+            file.write(name, self.sums.pop(name))
+
+
+class _DiskSums:
+    """Accumulators in the file itself."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self.file = file
+
+    def add(self, name: str, gradient: torch.Tensor) -> None:
+        self.file.add(name, gradient)
+
+    def finish(self, file: TensorFile) -> None:
+        pass
+
+
+@contextmanager
+def consume_gradients(model: torch.nn.Module, sums: _Sums) -> Iterator[None]:
+    """Hand every parameter's gradient to ``sums`` as soon as backward has made it, then free it."""
+    handles = []
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(True)
+
+        def consume(p: torch.Tensor, name: str = name) -> None:
+            sums.add(name, p.grad)
+            p.grad = None
+
+        handles.append(parameter.register_post_accumulate_grad_hook(consume))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def write_gradient_sums(
+    model: PreTrainedModel,
+    examples: Sequence[Encoded],
+    settings: GradientSettings,
+    path: Path,
+    fingerprint: str,
+    *,
+    description: str,
+) -> TensorFile:
+    """Σ over published batches of ∇θ of the batch's token-mean cross-entropy, into a file.
+
+    The model is in eval mode and its weights do not change between batches (Jia et al. 2024,
+    section 4). Examples are run sorted by length, ``forward_rows`` at a time.
+
+    Args:
+        path: final name of the file; it appears only complete.
+        fingerprint: stored in the file's metadata; see :func:`gradient_fingerprint`.
+
+    Returns:
+        The file: one tensor per parameter, in ``settings.dtype``.
+    """
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    file = TensorFile.create(partial, shapes, settings.dtype, {"fingerprint": fingerprint})
+    if settings.offload == "disk":
+        sums: _Sums = _DiskSums(file)
+    else:
+        sums = _MemorySums(
+            settings.dtype, torch.device("cpu") if settings.offload == "cpu" else None
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        with consume_gradients(model, sums):
+            for loss in _weighted_losses(model, examples, settings, description):
+                loss.backward()
+        sums.finish(file)
+        file.move_to(path)
+    finally:
+        model.train(was_training)
+        partial.unlink(missing_ok=True)
+    return file
+
+
+def _weighted_losses(
+    model: PreTrainedModel,
+    examples: Sequence[Encoded],
+    settings: GradientSettings,
+    description: str,
+) -> Iterator[torch.Tensor]:
+    weights = token_weights(examples, settings.batch_size)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
+    with tqdm(total=len(order), desc=description, unit="row", disable=None) as bar:
+        for start in range(0, len(order), settings.forward_rows):
+            chosen = order[start : start + settings.forward_rows]
+            batch = pad_batch([examples[i] for i in chosen], settings.pad_token_id)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            losses, rows = token_losses(forward_logits(model, batch), batch["labels"])
+            row_weights = torch.tensor([weights[i] for i in chosen], device=model.device)
+            yield (losses * row_weights[rows]).sum()
+            bar.update(len(chosen))
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A hash of all parameters: names, dtypes, shapes and bytes."""
+    digest = xxhash.xxh3_128()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        flat = parameter.detach().to("cpu").reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy())
+    return digest.hexdigest()
+
+
+def gradient_fingerprint(
+    weights: str, examples: Sequence[Encoded], settings: GradientSettings
+) -> str:
+    """A hash of everything that the sums depend on.
+
+    That is the weights, every token and label (hence the rows, their order, the template, the
+    tokenizer and the pairing), the published batch size, and the dtype of the sums.
+    """
+    digest = xxhash.xxh3_128()
+    head = [FORMAT, weights, settings.batch_size, str(settings.dtype)]
+    digest.update(json.dumps(head).encode())
+    for example in examples:
+        digest.update(json.dumps([example.input_ids, example.labels]).encode())
+    return digest.hexdigest()
+
+
+def cached_gradient_sums(
+    model: PreTrainedModel,
+    examples_by_kind: Mapping[str, Sequence[Encoded]],
+    settings: GradientSettings,
+    prefix: Path,
+) -> dict[str, TensorFile]:
+    """The gradient sums of each kind of example, from the cache where its fingerprint fits.
+
+    Args:
+        examples_by_kind: for example ``{"forget": …, "retain": …}``.
+        prefix: the files are ``{prefix}.{kind}_gradients.safetensors``.
+    """
+    weights = weights_fingerprint(model) if examples_by_kind else ""
+    files = {}
+    for kind, examples in examples_by_kind.items():
+        path = prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors")
+        fingerprint = gradient_fingerprint(weights, examples, settings)
+        found = TensorFile(path) if path.is_file() else None
+        if found is not None and found.metadata.get("fingerprint") == fingerprint:
+            tqdm.write(f"using the {kind} gradients stored in {path}")
+            files[kind] = found
+            continue
+        if found is not None:
+            tqdm.write(f"{path} was made from other weights, data or settings: recomputing it")
+        files[kind] = write_gradient_sums(
+            model, examples, settings, path, fingerprint, description=f"{kind} gradients"
+        )
+    return files

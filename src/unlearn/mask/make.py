@@ -1,0 +1,88 @@
+"""Masks of a score type at one or several ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from src.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
+from src.optim.bitmask import Mask
+from src.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
+from src.unlearn.mask.scores import SCORES, ScoreInputs, score_stream
+from src.unlearn.mask.selection import select_top
+from src.unlearn.mask.structure import feed_forward_mask, wanda_mask
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """What a mask is made of.
+
+    Attributes:
+        score_type: a name in ``SCORES``, or ``wanda``, or ``ffn``.
+        mu: Hessian diagonal μ.
+        accumulation_steps: A, the published divisor of gradient sums.
+        seed: for random scores.
+        gradients: how gradient sums are made.
+        scope: rank globally, per layer or per tensor.
+        exclude: kinds of parameters that are never selected.
+    """
+
+    score_type: str
+    mu: float
+    accumulation_steps: int
+    seed: int
+    gradients: GradientSettings
+    scope: str = "global"
+    exclude: tuple[str, ...] = ()
+
+
+def make_masks(
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    ratios: Sequence[float],
+    settings: MaskSettings,
+    cache_prefix: Path,
+) -> dict[float, Mask]:
+    """Make the masks of several ratios from one set of scores.
+
+    Args:
+        model: before unlearning.
+        dataset: forget examples, each with the retain partner it has in the first epoch.
+        ratios: shares of the weights to select, each in (0, 1].
+        cache_prefix: gradient sums are kept in files that start with this path.
+
+    Returns:
+        A mask for each ratio.
+    """
+    keys = [(0, index) for index in range(len(dataset))]
+    if settings.score_type == "ffn":
+        return dict.fromkeys(ratios, feed_forward_mask(model))
+    if settings.score_type == "wanda":
+        examples = [dataset.example(FORGET, key) for key in keys]
+        options = {
+            "rows": settings.gradients.forward_rows,
+            "pad_token_id": settings.gradients.pad_token_id,
+        }
+        return {ratio: wanda_mask(model, examples, ratio, **options) for ratio in ratios}
+    views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
+    examples_by_kind = {
+        kind: [dataset.example(views[kind], key) for key in keys]
+        for kind in SCORES[settings.score_type].gradients
+    }
+    sums = cached_gradient_sums(model, examples_by_kind, settings.gradients, cache_prefix)
+    inputs = ScoreInputs(
+        mu=settings.mu,
+        batches=-(-len(dataset) // settings.gradients.batch_size),
+        accumulation_steps=settings.accumulation_steps,
+        seed=settings.seed,
+    )
+    return select_top(
+        score_stream(model, settings.score_type, sums, inputs),
+        {name: p.shape for name, p in model.named_parameters()},
+        ratios,
+        scope=settings.scope,
+        exclude=settings.exclude,
+    )

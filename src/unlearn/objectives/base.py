@@ -1,0 +1,40 @@
+"""What an unlearning objective is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar
+
+import torch
+from transformers import PreTrainedModel
+
+from src.unlearn.objectives.losses import View
+
+ReferenceModel = Callable[[], AbstractContextManager[PreTrainedModel]]
+"""Opens a context in which the model before unlearning can be run."""
+
+
+class Objective(ABC):
+    """A loss over one batch; smaller means better unlearned.
+
+    Subclasses are dataclasses whose fields are the method's own hyper-parameters
+    (``unlearn.<METHOD>.<field>``).
+
+    Attributes:
+        views: the views of a batch that the loss reads.
+        reference_losses: views whose loss under the model before unlearning is needed; they are
+            computed once before training and arrive as ``view["reference_loss"]``, ``(B,)``.
+        needs_reference_model: whether the loss runs the model before unlearning itself.
+    """
+
+    views: ClassVar[tuple[str, ...]]
+    reference_losses: ClassVar[tuple[str, ...]] = ()
+    needs_reference_model: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(
+        self, model: PreTrainedModel, batch: dict[str, View], reference: ReferenceModel | None
+    ) -> torch.Tensor:
+        """The scalar loss of a batch, with gradients to ``model``'s parameters."""

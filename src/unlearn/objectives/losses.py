@@ -1,0 +1,72 @@
+"""The terms that unlearning objectives are made of.
+
+Shapes: ``B`` examples, ``T`` tokens, ``V`` vocabulary entries. A view is a dict with int64
+``input_ids``, ``attention_mask`` and ``labels``, each ``(B, T)``; labels of -100 are not scored.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from src.dataset.encoding import IGNORED
+
+View = dict[str, torch.Tensor]
+
+
+def forward_logits(model: PreTrainedModel, view: View) -> torch.Tensor:
+    """Next-token logits ``(B, T, V)`` in the model's dtype."""
+    return model(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).logits
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihood of every labelled token.
+
+    Args:
+        logits: ``(B, T, V)``; position ``t`` predicts token ``t + 1``.
+        labels: ``(B, T)``, not shifted.
+
+    Returns:
+        float32 losses ``(M,)`` of the ``M`` labelled tokens, row by row, and the row of each.
+    """
+    targets = labels[:, 1:]
+    labelled = targets != IGNORED
+    losses = F.cross_entropy(logits[:, :-1][labelled].float(), targets[labelled], reduction="none")
+    return losses, labelled.nonzero()[:, 0]
+
+
+def example_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Token-mean cross-entropy of every example, float32 ``(B,)``."""
+    losses, rows = token_losses(logits, labels)
+    totals = torch.zeros(len(labels), device=losses.device).index_add(0, rows, losses)
+    return totals / answer_lengths(labels)
+
+
+def answer_lengths(labels: torch.Tensor) -> torch.Tensor:
+    """Number of scored tokens of every example, ``(B,)``; the first token is never predicted."""
+    return (labels[:, 1:] != IGNORED).sum(dim=1)
+
+
+def cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
+    """CE: token-mean cross-entropy per example, then the mean over the batch (scalar)."""
+    return example_cross_entropy(forward_logits(model, view), view["labels"]).mean()
+
+
+def soft_cross_entropy(
+    logits: torch.Tensor, reference_logits: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """H(p, q) = −mean over real tokens of Σ_v p_v · log(q_v + 1e-12), a scalar.
+
+    p is the current model's distribution and q the reference's. This is the quantity that the
+    published implementation calls KL. It averages over padding as well; here only positions with
+    ``attention_mask`` 1 count, which is the same for unpadded rows.
+
+    Args:
+        logits, reference_logits: ``(B, T, V)``.
+        attention_mask: ``(B, T)``.
+    """
+    real = attention_mask.bool()
+    p = logits[real].float().softmax(dim=-1)
+    q = reference_logits[real].float().softmax(dim=-1)
+    return -(p * (q + 1e-12).log()).sum(dim=-1).mean()

@@ -1,0 +1,171 @@
+"""The objectives of the WAGLE paper (Jia et al. 2024, arXiv 2410.17509)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from src.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
+from src.unlearn.objectives.base import Objective, ReferenceModel
+from src.unlearn.objectives.losses import (
+    View,
+    cross_entropy,
+    example_cross_entropy,
+    forward_logits,
+    soft_cross_entropy,
+)
+
+
+def divergences(
+    model: PreTrainedModel, views: Sequence[View], reference: ReferenceModel
+) -> list[torch.Tensor]:
+    """H of each view between the current model and the one before unlearning (scalars).
+
+    The reference runs first for all views: its weights may be swapped into the current model,
+    which must not happen between a forward pass and its backward pass.
+    """
+    with torch.no_grad(), reference() as original:
+        targets = [forward_logits(original, view) for view in views]
+    return [
+        soft_cross_entropy(forward_logits(model, view), target, view["attention_mask"])
+        for view, target in zip(views, targets, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class FineTuning(Objective):
+    """FT: CE(retain)."""
+
+    views = (RETAIN,)
+
+    def __call__(self, model, batch, reference):
+        return cross_entropy(model, batch[RETAIN])
+
+
+@dataclass(frozen=True)
+class L1Sparse(Objective):
+    """l1_sparse: CE(retain) + alpha · Σ|θ| (Jia et al. 2023, arXiv 2304.04934)."""
+
+    alpha: float = 0.0
+    views = (RETAIN,)
+
+    def __call__(self, model, batch, reference):
+        norm = sum(p.abs().sum(dtype=torch.float32) for p in model.parameters() if p.requires_grad)
+        return cross_entropy(model, batch[RETAIN]) + self.alpha * norm
+
+
+@dataclass(frozen=True)
+class GradientAscent(Objective):
+    """GA: −CE(forget)."""
+
+    views = (FORGET,)
+
+    def __call__(self, model, batch, reference):
+        return -cross_entropy(model, batch[FORGET])
+
+
+@dataclass(frozen=True)
+class GradientDifference(Objective):
+    """GA+FT (GradDiff): −CE(forget) + γ · CE(retain) (Liu et al. 2022, arXiv 2203.12817)."""
+
+    gamma: float = 0.0
+    views = (FORGET, RETAIN)
+
+    def __call__(self, model, batch, reference):
+        forget = cross_entropy(model, batch[FORGET])
+        return -forget + self.gamma * cross_entropy(model, batch[RETAIN])
+
+
+@dataclass(frozen=True)
+class GradientAscentKL(Objective):
+    """GA+KL: −γ · CE(forget) + (1 − γ) · H(retain)."""
+
+    gamma: float = 0.0
+    views = (FORGET, RETAIN)
+    needs_reference_model = True
+
+    def __call__(self, model, batch, reference):
+        (retain,) = divergences(model, [batch[RETAIN]], reference)
+        return -self.gamma * cross_entropy(model, batch[FORGET]) + (1 - self.gamma) * retain
+
+
+@dataclass(frozen=True)
+class NegativePreference(Objective):
+    """NPO+FT: −(2/β) · mean log σ(β · (CE(forget) − CE_ref(forget))) + γ · CE(retain).
+
+    Zhang et al. 2024 (arXiv 2404.05868, eq. 3), with length-normalised losses as WAGLE publishes.
+    """
+
+    gamma: float = 0.0
+    beta: float = 0.1
+    views = (FORGET, RETAIN)
+    reference_losses = (FORGET,)
+
+    def __call__(self, model, batch, reference):
+        view = batch[FORGET]
+        losses = example_cross_entropy(forward_logits(model, view), view["labels"])
+        ratio = losses - view["reference_loss"]
+        forget = -2 / self.beta * F.logsigmoid(self.beta * ratio).mean()
+        return forget + self.gamma * cross_entropy(model, batch[RETAIN])
+
+
+@dataclass(frozen=True)
+class Refusal(Objective):
+    """CL: CE(refusal), the forget question with a refusal as its answer."""
+
+    views = (REFUSAL,)
+
+    def __call__(self, model, batch, reference):
+        return cross_entropy(model, batch[REFUSAL])
+
+
+@dataclass(frozen=True)
+class PreferenceOptimization(Objective):
+    """CL+FT (PO): CE(refusal) + γ · CE(retain) (Maini et al. 2024, arXiv 2401.06121)."""
+
+    gamma: float = 1.0
+    views = (REFUSAL, RETAIN)
+
+    def __call__(self, model, batch, reference):
+        refusal = cross_entropy(model, batch[REFUSAL])
+        return refusal + self.gamma * cross_entropy(model, batch[RETAIN])
+
+
+@dataclass(frozen=True)
+class RefusalKL(Objective):
+    """CL+KL: CE(refusal) + γ · H(retain)."""
+
+    gamma: float = 0.0
+    views = (REFUSAL, RETAIN)
+    needs_reference_model = True
+
+    def __call__(self, model, batch, reference):
+        (retain,) = divergences(model, [batch[RETAIN]], reference)
+        return cross_entropy(model, batch[REFUSAL]) + self.gamma * retain
+
+
+@dataclass(frozen=True)
+class RandomLabel(Objective):
+    """RL: CE of the forget question with the answer of the paired retain example."""
+
+    views = (MISMATCHED,)
+
+    def __call__(self, model, batch, reference):
+        return cross_entropy(model, batch[MISMATCHED])
+
+
+@dataclass(frozen=True)
+class Divergence(Objective):
+    """KL: −γ · H(forget) + H(retain)."""
+
+    gamma: float = 0.0
+    views = (FORGET, RETAIN)
+    needs_reference_model = True
+
+    def __call__(self, model, batch, reference):
+        forget, retain = divergences(model, [batch[FORGET], batch[RETAIN]], reference)
+        return retain - self.gamma * forget

@@ -1,0 +1,90 @@
+"""Tiny models and tokenizers, made in milliseconds and the same every time."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+VOCABULARY = 300
+CORPUS = [
+    "Where was the author born? The author was born in Lisbon, by the river.",
+    "What does she write? She writes novels about the sea and its weather.",
+    "I do not know the answer to that question, sorry.",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE that puts BOS in front, as Llama's does."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+_SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_attention_heads": 2}
+_IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+CONFIGS = {
+    "llama": LlamaConfig(
+        **_SMALL, **_IDS, num_hidden_layers=2, intermediate_size=24, num_key_value_heads=1
+    ),
+    "llama_tied": LlamaConfig(
+        **_SMALL,
+        **_IDS,
+        num_hidden_layers=2,
+        intermediate_size=24,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    ),
+    "mistral": MistralConfig(
+        **_SMALL, **_IDS, num_hidden_layers=2, intermediate_size=24, num_key_value_heads=1
+    ),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, **_IDS),
+    "gpt_neox": GPTNeoXConfig(**_SMALL, **_IDS, num_hidden_layers=2, intermediate_size=24),
+    "opt": OPTConfig(
+        **_SMALL, **_IDS, num_hidden_layers=2, ffn_dim=24, word_embed_proj_dim=16, dropout=0.0
+    ),
+}
+
+
+def make_model(architecture: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A random model of one of ``CONFIGS``, float32, in eval mode."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[architecture])
+    with torch.no_grad():  # the default initialisation is so small that all tokens look alike
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return model.eval()
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    """A tiny random Llama."""
+    return make_model()

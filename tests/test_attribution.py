@@ -1,0 +1,193 @@
+"""Attribution scores against per-example autograd, summed by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from src.dataset.encoding import IGNORED, Encoded
+from src.unlearn.mask.gradients import (
+    GradientSettings,
+    cached_gradient_sums,
+    consume_gradients,
+    write_gradient_sums,
+)
+from src.unlearn.mask.scores import HESSIAN_FLOOR, ScoreInputs, score_stream
+from tests.conftest import VOCABULARY, make_model
+
+ACCUMULATION = 4
+MU = 1e-2
+
+
+def random_examples(count: int, seed: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(seed)
+    examples = []
+    for _ in range(count):
+        length = int(torch.randint(4, 12, (), generator=generator))
+        ids = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+        prompt = int(torch.randint(1, length - 1, (), generator=generator))
+        examples.append(Encoded(ids, [IGNORED] * prompt + ids[prompt:]))
+    return examples
+
+
+def settings(**changes) -> GradientSettings:
+    values = {
+        "batch_size": 2,
+        "forward_rows": 3,
+        "offload": "none",
+        "dtype": torch.float32,
+        "pad_token_id": 2,
+    }
+    return GradientSettings(**{**values, **changes})
+
+
+def sums_by_hand(model, examples, batch_size):
+    """One unpadded row at a time: Σ over batches of ∇(summed NLL / labelled tokens)."""
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        tokens = sum(label != IGNORED for e in batch for label in e.labels)
+        for example in batch:
+            logits = model(input_ids=torch.tensor([example.input_ids])).logits[0]
+            loss = 0.0
+            for t, label in enumerate(example.labels):
+                if label != IGNORED:
+                    loss = loss - logits[t - 1].log_softmax(-1)[label]
+            gradients = torch.autograd.grad(loss / tokens, list(model.parameters()))
+            for name, gradient in zip(sums, gradients, strict=True):
+                sums[name] += gradient.double()
+    return sums
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "llama_tied", "gpt2", "gpt_neox", "opt", "mistral"]
+)
+@pytest.mark.parametrize("offload", ["none", "cpu", "disk"])
+def test_gradient_sums_equal_per_example_autograd(tmp_path, architecture, offload):
+    model = make_model(architecture)
+    examples = random_examples(5, seed=1)
+    file = write_gradient_sums(
+        model, examples, settings(offload=offload), tmp_path / "g.safetensors", "x", description=""
+    )
+    expected = sums_by_hand(model, examples, batch_size=2)
+    assert file.shapes() == {name: p.shape for name, p in model.named_parameters()}
+    for name, sum_ in expected.items():
+        torch.testing.assert_close(file.read(name).double(), sum_, rtol=1e-4, atol=1e-5)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_sums_do_not_depend_on_how_rows_are_run(tmp_path, model):
+    examples = random_examples(7, seed=2)
+    files = [
+        write_gradient_sums(
+            model,
+            examples,
+            settings(forward_rows=rows, dtype=torch.float64),
+            tmp_path / f"{rows}.safetensors",
+            "x",
+            description="",
+        )
+        for rows in (1, 4, 7)
+    ]
+    for name, _ in model.named_parameters():
+        for other in files[1:]:
+            torch.testing.assert_close(files[0].read(name), other.read(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def sums(tmp_path, model):
+    kinds = {kind: random_examples(5, seed) for seed, kind in enumerate(("forget", "retain"))}
+    files = cached_gradient_sums(model, kinds, settings(), tmp_path / "demo")
+    by_hand = {kind: sums_by_hand(model, rows, 2) for kind, rows in kinds.items()}
+    return files, by_hand
+
+
+def expected_scores(score_type, theta, sum_f, sum_r):
+    g_f, g_r = sum_f / ACCUMULATION, sum_r / ACCUMULATION
+    mean_r = sum_r / 3  # five examples in batches of two
+    return {
+        "wagle": ((theta - g_r / MU) * g_f).abs(),
+        "gradient": g_f.abs(),
+        "snip": (g_f * theta).abs(),
+        "magnitude": theta.abs(),
+        "wagle_gn": ((theta - g_r / mean_r.square().clamp(min=HESSIAN_FLOOR)) * g_f).abs(),
+    }[score_type]
+
+
+@pytest.mark.parametrize("score_type", ["wagle", "gradient", "snip", "magnitude", "wagle_gn"])
+def test_scores_equal_their_formulas(model, sums, score_type):
+    files, by_hand = sums
+    if score_type == "wagle_gn":  # 1/g² magnifies the last bit of g: take the very same sums
+        by_hand = {k: {n: f.read(n).double() for n in f.shapes()} for k, f in files.items()}
+    inputs = ScoreInputs(mu=MU, batches=3, accumulation_steps=ACCUMULATION, seed=0)
+    stream = score_stream(model, score_type, files, inputs)
+    names = []
+    for name, score in stream():
+        theta = dict(model.named_parameters())[name].detach().double()
+        expected = expected_scores(
+            score_type, theta, by_hand["forget"][name], by_hand["retain"][name]
+        )
+        largest = expected.max()
+        torch.testing.assert_close(
+            score.double() / largest, expected / largest, rtol=2e-3, atol=1e-5
+        )
+        names.append(name)
+    assert names == [name for name, _ in model.named_parameters()]
+
+
+def test_random_scores_repeat_and_depend_on_the_seed(model):
+    def scores(seed):
+        inputs = ScoreInputs(mu=MU, batches=1, accumulation_steps=1, seed=seed)
+        return dict(score_stream(model, "random", {}, inputs)())
+
+    first, again, other = scores(0), scores(0), scores(1)
+    for name in first:
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
+
+
+def test_cache_is_reused_only_for_the_same_weights_and_data(tmp_path, model, capsys):
+    kinds = {"forget": random_examples(3, seed=0)}
+
+    def outcome(kinds=kinds, **changes):
+        cached_gradient_sums(model, kinds, settings(**changes), tmp_path / "demo")
+        return capsys.readouterr().out
+
+    outcome()
+    assert "using the forget gradients" in outcome()
+    assert "using the forget gradients" in outcome(forward_rows=1, offload="disk")
+    assert "recomputing" in outcome(batch_size=3)
+    assert "recomputing" in outcome(kinds={"forget": random_examples(3, seed=9)})
+    assert "recomputing" in outcome()
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1e-3
+    assert "recomputing" in outcome()
+
+
+def test_an_interrupted_pass_leaves_no_file(tmp_path, model, monkeypatch):
+    examples = random_examples(4, seed=0)
+    monkeypatch.setattr(
+        "src.unlearn.mask.gradients.token_losses",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write_gradient_sums(
+            model, examples, settings(), tmp_path / "g.safetensors", "x", description=""
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gradients_are_consumed_one_by_one(model):
+    alive = []
+
+    class Sums:
+        def add(self, name, gradient):
+            alive.append(sum(p.grad is not None for p in model.parameters()))
+
+        def finish(self, file):
+            pass
+
+    with consume_gradients(model, Sums()):
+        model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
+    assert max(alive) == 1
+    assert len(alive) == len(list(model.parameters()))
