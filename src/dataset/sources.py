@@ -50,9 +50,10 @@ class Request:
             )
         except (ConnectionError, OSError) as error:
             raise WagleError(
-                f"the data set {hub} ({config or 'default'}) is not in the cache and the hub cannot "
-                f"be reached ({type(error).__name__}); give local files with --dataset.data_dir "
-                f"FOLDER (it would read FOLDER/{local}), or connect to the network"
+                f"the data set {hub} ({config or 'default'}) is not in the cache and the hub "
+                f"cannot be reached ({type(error).__name__}); give local files with "
+                f"--dataset.data_dir FOLDER (it would read FOLDER/{local}), or connect to the "
+                "network"
             ) from error
 
 

@@ -65,7 +65,7 @@ def resolve_template(
     if name == "chat":
         if not tokenizer.chat_template:
             raise ConfigError(
-                f"dataset.template is chat, but the tokenizer of {model_name} has no chat template; "
+                f"dataset.template is chat, but {model_name} has no chat template; "
                 f"choose one of {', '.join(TEMPLATES)}"
             )
         return ChatTemplate("chat", "", "", "", tokenizer=tokenizer)

@@ -75,7 +75,8 @@ class TrainingSettings:
             raise ConfigError(
                 f"{self.num_epochs} epochs of {examples} forget examples make no whole step of "
                 f"{per_step} examples (batch size × accumulation × processes); lower "
-                "dataset.batch_size or unlearn.gradient_accumulation_steps, or set unlearn.max_steps"
+                "dataset.batch_size or unlearn.gradient_accumulation_steps, or set "
+                "unlearn.max_steps"
             )
         return steps
 

@@ -38,7 +38,7 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
 
 
 def block_linears(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """Linear layers of the decoder blocks by weight name, in module order (published Wanda keys)."""
+    """Linear layers of the decoder blocks by weight name, in module order."""
     prefix, layers = decoder_layers(model)
     return {
         f"{prefix}.{name}.weight": module

@@ -1,8 +1,8 @@
 """A safetensors file that is written and read tensor by tensor.
 
-The safetensors library serialises a whole dict at once, which would hold every tensor twice. Sums of
-gradients are as large as the model, so here the header is written first and each tensor's bytes are
-a memory-mapped region that exists only while it is being used.
+The safetensors library serialises a whole dict at once, which would hold every tensor twice. Sums
+of gradients are as large as the model, so here the header is written first and each tensor's bytes
+are a memory-mapped region that exists only while it is being used.
 """
 
 from __future__ import annotations

@@ -20,6 +20,11 @@ def forward_logits(model: PreTrainedModel, view: View) -> torch.Tensor:
     return model(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).logits
 
 
+def widen(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, or in its own dtype where that is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihood of every labelled token.
 
@@ -32,14 +37,14 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
     """
     targets = labels[:, 1:]
     labelled = targets != IGNORED
-    losses = F.cross_entropy(logits[:, :-1][labelled].float(), targets[labelled], reduction="none")
+    losses = F.cross_entropy(widen(logits[:, :-1][labelled]), targets[labelled], reduction="none")
     return losses, labelled.nonzero()[:, 0]
 
 
 def example_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Token-mean cross-entropy of every example, float32 ``(B,)``."""
     losses, rows = token_losses(logits, labels)
-    totals = torch.zeros(len(labels), device=losses.device).index_add(0, rows, losses)
+    totals = losses.new_zeros(len(labels)).index_add(0, rows, losses)
     return totals / answer_lengths(labels)
 
 
@@ -67,6 +72,6 @@ def soft_cross_entropy(
         attention_mask: ``(B, T)``.
     """
     real = attention_mask.bool()
-    p = logits[real].float().softmax(dim=-1)
-    q = reference_logits[real].float().softmax(dim=-1)
+    p = widen(logits[real]).softmax(dim=-1)
+    q = widen(reference_logits[real]).softmax(dim=-1)
     return -(p * (q + 1e-12).log()).sum(dim=-1).mean()

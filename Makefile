@@ -1,0 +1,36 @@
+# Every target sets up what it needs: .venv in this checkout, from requirements.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv demo test lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP)  ## make the environment: .venv/bin/python
+
+# A fresh Debian or Ubuntu has python3 without ensurepip; its package python3-venv adds that.
+$(STAMP): requirements.txt requirements-dev.txt requirements-nodeps.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "installing python3-venv"; SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    $$SUDO apt-get update -q && $$SUDO apt-get install -qy python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-nodeps.txt
+	@touch $@
+
+demo: $(STAMP)  ## unlearn on the embedded benchmark; shows a table and pictures (about five minutes)
+	$(BIN)/python src/exec/demo.py
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:  ## remove the environment
+	rm -rf $(VENV)
