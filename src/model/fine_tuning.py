@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
+from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 
+from src.config import Config
 from src.dataset.encoding import Encoded, pad_batch
+from src.dataset.sources import load_rows, row_encoder
+from src.dataset.templates import resolve_template
+from src.errors import ConfigError
+from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
+from src.model.tiny import build_tiny_llama
+
+RECORD = "fine_tuning.json"
+"""Beside the weights: the configuration that made them, and the training log."""
 
 
 @dataclass(frozen=True)
@@ -105,3 +119,91 @@ def fine_tune(
     trainer.train()
     model.eval()
     return trainer.state.log_history
+
+
+def fine_tune_from_config(config: Config) -> Path:
+    """Load or build the model, fine-tune it as configured, and save it.
+
+    Returns:
+        The folder of the saved model; it appears only complete.
+
+    Raises:
+        ConfigError: the output folder exists and was made from another configuration.
+    """
+    output = Path(config["finetune.output_dir"])
+    record = output / RECORD
+    if output.exists():
+        if _made_from(record) == config.fingerprint():
+            tqdm.write(f"already made with this configuration: {output}")
+            return output
+        raise ConfigError(
+            f"finetune.output_dir {output} exists and was not made from this configuration; remove "
+            "it or choose another folder"
+        )
+    set_seed(config["overall.seed"])
+    names = [config["finetune.dataset_name"], *(config["finetune.extra_dataset_names"] or [])]
+    data_dir = config["dataset.data_dir"]
+    tables = {
+        name: load_rows(
+            name,
+            data_dir=Path(data_dir) if data_dir else None,
+            cache_dir=Path(config["overall.cache_dir"]),
+            role="retain",
+        )
+        for name in names
+    }
+    limit = config["finetune.subset_limit"]
+    if limit is not None:
+        tables = {name: rows.take(min(limit, len(rows))) for name, rows in tables.items()}
+    model, tokenizer = _starting_model(config, tables.values())
+    template = resolve_template(
+        config["dataset.template"], config["overall.model_name"], names[0], tokenizer
+    )
+    parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
+    with tempfile.TemporaryDirectory() as work_dir:
+        log = fine_tune(
+            model, tokenizer, EncodedRows(parts), _settings(config), work_dir=Path(work_dir)
+        )
+    save_model(
+        model,
+        tokenizer,
+        output,
+        documents={
+            RECORD: {"fingerprint": config.fingerprint(), "config": config.as_dict(), "log": log}
+        },
+    )
+    return output
+
+
+def _made_from(record: Path) -> str | None:
+    return json.loads(record.read_text())["fingerprint"] if record.is_file() else None
+
+
+def _starting_model(
+    config: Config, tables: Iterable[datasets.Dataset]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    device = resolve_device(config["overall.device"])
+    dtype = resolve_dtype(config["overall.dtype"], device)
+    if config["finetune.from_scratch"]:
+        texts = [text for rows in tables for row in rows for text in row.values()]
+        model, tokenizer = build_tiny_llama(texts, seed=config["overall.seed"])
+        return model.to(device, dtype), tokenizer
+    return load_model(
+        config["overall.model_name"],
+        dtype=dtype,
+        device=device,
+        cache_dir=Path(config["overall.cache_dir"]),
+    )
+
+
+def _settings(config: Config) -> FineTuneSettings:
+    return FineTuneSettings(
+        lr=config["finetune.lr"],
+        num_epochs=config["finetune.num_epochs"],
+        batch_size=config["finetune.batch_size"],
+        gradient_accumulation_steps=config["finetune.gradient_accumulation_steps"],
+        weight_decay=config["finetune.weight_decay"],
+        warmup_ratio=config["finetune.warmup_ratio"],
+        max_steps=config["finetune.max_steps"],
+        seed=config["overall.seed"],
+    )

@@ -17,6 +17,7 @@ from src.unlearn.objectives.losses import (
     example_cross_entropy,
     forward_logits,
     soft_cross_entropy,
+    widen,
 )
 
 
@@ -54,7 +55,7 @@ class L1Sparse(Objective):
     views = (RETAIN,)
 
     def __call__(self, model, batch, reference):
-        norm = sum(p.abs().sum(dtype=torch.float32) for p in model.parameters() if p.requires_grad)
+        norm = sum(widen(p.abs()).sum() for p in model.parameters() if p.requires_grad)
         return cross_entropy(model, batch[RETAIN]) + self.alpha * norm
 
 
