@@ -22,7 +22,7 @@ from src.optim.bitmask import Mask
 from src.optim.masked_adamw import MaskedAdamW
 from src.optim.sophia import SophiaG, sample_labels
 from src.unlearn.objectives import Objective, ReferenceModel
-from src.unlearn.objectives.losses import example_cross_entropy, forward_logits
+from src.unlearn.objectives.losses import forward_logits, token_losses
 
 SOPHIA_REFRESH_STEPS = 10  # Liu et al. 2023 (arXiv 2305.14342), section 2.2: k = 10
 
@@ -271,6 +271,7 @@ class _HessianRefresh(TrainerCallback):
         model = trainer.model
         logits = forward_logits(model, view)
         labels = sample_labels(logits.detach(), view["labels"])
-        example_cross_entropy(logits, labels).mean().backward()
-        trainer.optimizer.optimizer.update_hessian(int((labels[:, 1:] != -100).sum()))
+        losses, _ = token_losses(logits, labels)
+        losses.mean().backward()
+        trainer.optimizer.optimizer.update_hessian(len(losses))
         model.zero_grad()

@@ -1,0 +1,60 @@
+"""AdamW over the selected weights only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.optim.adamw import adamw
+
+from src.optim.bitmask import BitMask
+from src.optim.packed import PackedOptimizer
+
+
+class MaskedAdamW(PackedOptimizer):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) that only sees selected weights.
+
+    For these the trajectory is that of ``torch.optim.AdamW`` on the masked gradient; all others
+    stay bit-identical. State: two moments per selected weight.
+
+    Args:
+        params: parameters or groups.
+        masks: selected weights by parameter; absent: all of a parameter.
+        master_weights: float32 masters (and moments) of the selected weights of 16-bit parameters.
+        lr, betas, eps, weight_decay: as in ``torch.optim.AdamW``.
+    """
+
+    slots = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        masks: Mapping[torch.Tensor, BitMask] | None = None,
+        master_weights: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, masks, master_weights)
+
+    def _update(self, weights, gradients, vectors, step, group):
+        adamw(
+            [weights],
+            [gradients],
+            [vectors["exp_avg"]],
+            [vectors["exp_avg_sq"]],
+            [],
+            [step - 1],  # a fresh tensor, which the call advances
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )

@@ -1,0 +1,90 @@
+"""Sophia-G: clipped second-order steps over the selected weights only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from src.optim.bitmask import BitMask
+from src.optim.packed import PackedOptimizer
+
+EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
+
+
+class SophiaG(PackedOptimizer):
+    """Sophia with the Gauss-Newton-Bartlett estimator (Liu et al. 2023, arXiv 2305.14342).
+
+    θ ← θ − lr · clip(m / max(ρ·h, ε), 1) after decoupled weight decay (Algorithm 3), where h is the
+    moving average that :meth:`update_hessian` refreshes.
+
+    Args:
+        params: parameters or groups.
+        betas: of the gradient's and of the Hessian's moving average.
+        rho: scale of the Hessian in the clipped ratio.
+        masks: selected weights by parameter; absent: all of a parameter.
+        master_weights: as in :class:`PackedOptimizer`.
+    """
+
+    slots = ("exp_avg", "hessian")
+
+    def __init__(
+        self,
+        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        rho: float = 0.03,
+        weight_decay: float = 0.0,
+        *,
+        masks: Mapping[torch.Tensor, BitMask] | None = None,
+        master_weights: bool = False,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "rho": rho, "weight_decay": weight_decay}
+        super().__init__(params, defaults, masks, master_weights)
+
+    def _update(self, weights, gradients, vectors, step, group):
+        average = vectors["exp_avg"]
+        average.lerp_(gradients, 1 - group["betas"][0])
+        weights.mul_(1 - group["lr"] * group["weight_decay"])
+        scale = (vectors["hessian"] * group["rho"]).clamp_(min=EPSILON)
+        weights.sub_((average / scale).clamp_(-1, 1), alpha=group["lr"])
+
+    @torch.no_grad()
+    def update_hessian(self, batch_size: int) -> None:
+        """h ← β2·h + (1 − β2)·B·ĝ², from the gradients that ``.grad`` holds now.
+
+        Args:
+            batch_size: B, the number of predictions that the loss behind ĝ is the mean of; its
+                labels were sampled from the model (:func:`sample_labels`).
+        """
+        for group in self.param_groups:
+            decay = group["betas"][1]
+            for parameter in group["params"]:
+                if parameter.grad is None or not self._selected_count(parameter):
+                    continue
+                state = self._state_of(parameter)
+                gradients = parameter.grad.reshape(-1)
+                for chunk in self._chunks(parameter):
+                    hessian = state["hessian"][chunk.packed]
+                    gradient = chunk.gather(gradients).to(hessian.dtype)
+                    hessian.mul_(decay)
+                    hessian.addcmul_(gradient, gradient, value=(1 - decay) * batch_size)
+
+
+@torch.no_grad()
+def sample_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Labels drawn from the model's own predictions (Gauss-Newton-Bartlett, Algorithm 2).
+
+    Args:
+        logits: ``(B, T, V)``; position ``t`` predicts token ``t + 1``.
+        labels: int64 ``(B, T)``, not shifted; -100 stays -100.
+
+    Returns:
+        int64 ``(B, T)``: every other label replaced by a sample.
+    """
+    sampled = labels.clone()
+    scored = labels[:, 1:] != -100
+    probabilities = logits[:, :-1][scored].float().softmax(dim=-1)
+    sampled[:, 1:][scored] = torch.multinomial(probabilities, 1).squeeze(1)
+    return sampled
