@@ -5,6 +5,7 @@ To add a score: a function of a weight tensor and its gradients, and a line in `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,9 +13,11 @@ import torch
 
 from src.unlearn.mask.tensor_file import TensorFile
 
-ScoreStream = Callable[[], Iterator[tuple[str, torch.Tensor]]]
-"""Called anew for every pass over the scores; yields (parameter name, float32 scores of the
-parameter's shape) in the order of ``named_parameters()``."""
+ScoreStream = Callable[[], Iterator[tuple[str, int, torch.Tensor]]]
+"""Called anew for every pass over the scores; yields (parameter name, start, flat scores of the
+weights from ``start`` on) in the order of ``named_parameters()``, chunk after chunk."""
+
+CHUNK = 1 << 20  # weights per chunk, a multiple of 8: small beside the model, and cache-sized
 
 HESSIAN_FLOOR = 1e-12
 
@@ -42,9 +45,10 @@ class Score:
 
     Attributes:
         gradients: the kinds of gradient it needs: ``forget``, ``retain``, ``refusal``.
-        function: (weight, gradients by kind, inputs, position of the parameter) -> scores of the
-            weight's shape. Weight and gradients are float32 (or float64 on request) and share a
-            device; gradients carry the published factor 1/A.
+        function: (weights, gradients by kind, inputs, where) -> scores. Weights, gradients and
+            scores are flat vectors of equal length, float32 (or float64 on request), on the CPU;
+            gradients carry the published factor 1/A; ``where`` is (position of the parameter,
+            start of the chunk). The function may overwrite what it created, not its arguments.
     """
 
     gradients: tuple[str, ...]
@@ -54,14 +58,14 @@ class Score:
 def _wagle(forget_kind: str) -> Score:
     """|(θ − g_r / μ) · g_f| (Jia et al. 2024, arXiv 2410.17509, eq. 8)."""
 
-    def score(weight, gradients, inputs, position):
+    def score(weight, gradients, inputs, where):
         adjusted = weight - gradients["retain"] / inputs.mu
         return adjusted.mul_(gradients[forget_kind]).abs_()
 
     return Score((forget_kind, "retain"), score)
 
 
-def _wagle_gauss_newton(weight, gradients, inputs, position):
+def _wagle_gauss_newton(weight, gradients, inputs, where):
     """As WAGLE with a Gauss-Newton diagonal: h = (mean over batches of g_r)², at least 1e-12."""
     retain = gradients["retain"]
     mean = retain * (inputs.accumulation_steps / inputs.batches)
@@ -69,8 +73,9 @@ def _wagle_gauss_newton(weight, gradients, inputs, position):
     return (weight - retain / hessian).mul_(gradients["forget"]).abs_()
 
 
-def _random(weight, gradients, inputs, position):
-    generator = torch.Generator().manual_seed(inputs.seed * 1_000_003 + position)
+def _random(weight, gradients, inputs, where):
+    digest = hashlib.sha256(repr((inputs.seed, where)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.rand(weight.shape, generator=generator)
 
 
@@ -91,7 +96,7 @@ def score_stream(
     sums: Mapping[str, TensorFile],
     inputs: ScoreInputs,
 ) -> ScoreStream:
-    """Scores of a model's parameters, formed tensor by tensor whenever they are asked for.
+    """Scores of a model's parameters, formed chunk by chunk whenever they are asked for.
 
     Args:
         sums: gradient sums by kind, as the score type needs them.
@@ -99,13 +104,17 @@ def score_stream(
     """
     score = SCORES[score_type]
 
-    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+    def stream() -> Iterator[tuple[str, int, torch.Tensor]]:
         for position, (name, parameter) in enumerate(model.named_parameters()):
-            gradients = {kind: sums[kind].read(name) for kind in score.gradients}
-            if inputs.accumulation_steps != 1:
-                gradients = {k: g / inputs.accumulation_steps for k, g in gradients.items()}
-            dtype = next((g.dtype for g in gradients.values()), torch.float32)
-            weight = parameter.detach().to("cpu", dtype)
-            yield name, score.function(weight, gradients, inputs, position)
+            weights = parameter.detach().reshape(-1)
+            sums_of = {kind: sums[kind].read(name).view(-1) for kind in score.gradients}
+            for start in range(0, weights.numel(), CHUNK):
+                part = slice(start, start + CHUNK)
+                gradients = {
+                    kind: g[part] / inputs.accumulation_steps for kind, g in sums_of.items()
+                }
+                dtype = next((g.dtype for g in gradients.values()), torch.float32)
+                chunk = weights[part].to("cpu", dtype)
+                yield name, start, score.function(chunk, gradients, inputs, (position, start))
 
     return stream
