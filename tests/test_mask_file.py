@@ -1,0 +1,173 @@
+"""Mask files: round trips, and everything that must be refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from src.errors import WagleError
+from src.optim.bitmask import BitMask
+from src.unlearn.mask.file import load_mask, read_provenance, save_mask
+from src.unlearn.mask.structure import block_linears
+from tests.conftest import make_model
+
+SUFFIXES = [".pt", ".safetensors"]
+
+
+def random_mask(shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: BitMask.from_bool(torch.rand(shape, generator=generator) < 0.4)
+        for name, shape in shapes.items()
+    }
+
+
+SHAPES = {"a.weight": torch.Size((5, 7)), "a.bias": torch.Size((5,)), "s": torch.Size(())}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shapes=st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1),
+        st.lists(st.integers(1, 9), max_size=3).map(torch.Size),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_round_trip(tmp_path, suffix, shapes):
+    path = tmp_path / f"m{suffix}"
+    mask = random_mask(shapes)
+    save_mask(mask, path)
+    assert load_mask(path, shapes) == mask
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_published_form_is_a_plain_dict_of_bool_tensors(tmp_path):
+    mask = random_mask(SHAPES)
+    save_mask(mask, tmp_path / "m.pt")
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    assert {name: t.shape for name, t in content.items()} == SHAPES
+    assert all(t.dtype == torch.bool for t in content.values())
+    assert all(torch.equal(content[name], mask[name].to_bool()) for name in SHAPES)
+
+
+def test_packed_form_is_small_and_remembers_where_it_comes_from(tmp_path):
+    shapes = {"w": torch.Size((1000, 1000))}
+    save_mask(random_mask(shapes), tmp_path / "m.safetensors", provenance={"ratio": "0.4"})
+    assert (tmp_path / "m.safetensors").stat().st_size < 1000 * 1000 / 8 + 1000
+    assert read_provenance(tmp_path / "m.safetensors") == {"ratio": "0.4"}
+
+
+def refused(path, pattern, shapes=SHAPES, **options):
+    with pytest.raises(WagleError, match=pattern):
+        load_mask(path, shapes, **options)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_masks_of_another_model_are_refused(tmp_path, suffix):
+    path = tmp_path / f"m{suffix}"
+    save_mask(random_mask(SHAPES), path)
+    refused(path, r"1 parameters of the model are missing: b", {**SHAPES, "b": torch.Size((2,))})
+    fewer = {name: SHAPES[name] for name in ("a.weight", "a.bias")}
+    refused(path, "1 entries are no parameters of the model: s", fewer)
+    refused(
+        path, r"a\.bias is \(5,\), the model's is \(6,\)", {**SHAPES, "a.bias": torch.Size((6,))}
+    )
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_truncated_files_are_refused(tmp_path, suffix):
+    path, hurt = tmp_path / f"m{suffix}", tmp_path / f"hurt{suffix}"
+    shapes = {"w": torch.Size((40, 50))}
+    save_mask(random_mask(shapes), path)
+    content = path.read_bytes()
+    for keep in range(0, len(content), max(1, len(content) // 50)):
+        hurt.write_bytes(content[:keep])
+        refused(hurt, "hurt", shapes)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_flipped_byte_never_changes_a_mask(tmp_path, suffix):
+    """Damage is refused, except where nothing depends on the byte (padding, time stamps)."""
+    path, hurt = tmp_path / f"m{suffix}", tmp_path / f"hurt{suffix}"
+    shapes = {"w": torch.Size((40, 50))}
+    mask = random_mask(shapes)
+    save_mask(mask, path)
+    content = path.read_bytes()
+    positions = range(0, len(content), max(1, len(content) // 200))
+    outcomes = []
+    for position in positions:
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        hurt.write_bytes(damaged)
+        try:
+            outcomes.append(load_mask(hurt, shapes) == mask)
+        except WagleError:
+            outcomes.append(None)
+    assert False not in outcomes
+    assert outcomes.count(None) > len(positions) / 2
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (
+            {"a.weight": torch.ones(5, 7)},
+            r"'a\.weight' should be a bool tensor, found torch.float32",
+        ),
+        ({"a.weight": [True]}, r"'a\.weight' should be a bool tensor, found list"),
+        (torch.ones(3, dtype=torch.bool), "expected a dict"),
+        ({}, "expected a dict"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, content, pattern):
+    torch.save(content, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", pattern)
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+def test_pickled_code_is_never_run(tmp_path, capsys):
+    torch.save({"a.weight": Payload()}, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", "arbitrary code")
+    assert "never" not in capsys.readouterr().out
+
+
+def test_other_safetensors_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(3)}, tmp_path / "m.safetensors")
+    refused(tmp_path / "m.safetensors", "no mask of this program")
+    refused(tmp_path / "m.bin", r"ends in \.pt or \.safetensors")
+
+
+def test_published_wanda_masks_select_everything_outside_the_blocks(tmp_path):
+    model = make_model()
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    names = list(block_linears(model))
+    inside = random_mask({name: shapes[name] for name in names})
+    numbered = {i: inside[name].to_bool() for i, name in enumerate(names)}
+    torch.save(numbered, tmp_path / "m.pt")
+    mask = load_mask(tmp_path / "m.pt", shapes, names)
+    for name, shape in shapes.items():
+        assert mask[name] == (inside[name] if name in inside else BitMask.full(shape, True))
+    numbered.pop(0)
+    torch.save(numbered, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", "14 linear layers", shapes, linear_names=names)
+
+
+def test_a_tied_head_may_be_listed_if_it_agrees(tmp_path):
+    embedding = BitMask.from_bool(torch.rand(4, 3) < 0.5)
+    flipped = BitMask.from_bool(~embedding.to_bool())
+    shapes = {"model.embed_tokens.weight": torch.Size((4, 3))}
+    path = tmp_path / "m.pt"
+    save_mask({"model.embed_tokens.weight": embedding, "lm_head.weight": embedding}, path)
+    assert load_mask(path, shapes) == {"model.embed_tokens.weight": embedding}
+    save_mask({"model.embed_tokens.weight": embedding, "lm_head.weight": flipped}, path)
+    refused(path, "masks differ", shapes)
