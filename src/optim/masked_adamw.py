@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch.optim.adamw import adamw
 
 from src.optim.bitmask import BitMask
 from src.optim.packed import PackedOptimizer
@@ -16,7 +15,8 @@ class MaskedAdamW(PackedOptimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) that only sees selected weights.
 
     For these the trajectory is that of ``torch.optim.AdamW`` on the masked gradient; all others
-    stay bit-identical. State: two moments per selected weight.
+    stay bit-identical. State: two moments per selected weight, in the parameter's dtype, or
+    float32 beside a float32 master.
 
     Args:
         params: parameters or groups.
@@ -41,19 +41,27 @@ class MaskedAdamW(PackedOptimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, masks, master_weights)
 
-    def _update(self, weights, gradients, vectors, step, group):
-        adamw(
+    def _update(
+        self,
+        weights: torch.Tensor,
+        gradients: torch.Tensor,
+        vectors: dict[str, torch.Tensor],
+        step: torch.Tensor,
+        group: dict[str, Any],
+    ) -> None:
+        # The kernel of torch.optim.AdamW(fused=True), without the list handling around it, which
+        # would cost more than the kernel does on a chunk.
+        torch._fused_adamw_(
             [weights],
             [gradients],
             [vectors["exp_avg"]],
             [vectors["exp_avg_sq"]],
             [],
-            [step - 1],  # a fresh tensor, which the call advances
-            fused=True,
+            [step],
             amsgrad=False,
+            lr=group["lr"],
             beta1=group["betas"][0],
             beta2=group["betas"][1],
-            lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,

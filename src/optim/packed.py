@@ -1,63 +1,77 @@
 """Optimizers that see only the selected weights of each parameter.
 
-State exists for selected weights only, as packed vectors; a step gathers the selected weights and
-gradients of a cache-sized chunk, updates them, and scatters the weights back. Everything else of a
-parameter is never written, so frozen weights stay bit-identical whatever the weight decay.
+State exists for selected weights only, as packed vectors in the row-major order of the parameter.
+A step gathers the selected weights and gradients of one chunk, updates them, and scatters the
+weights back; frozen weights are never written, so they stay bit-identical whatever the weight
+decay. The positions of the selected weights are made from the bit mask, chunk by chunk, and
+dropped again: memory beside the state stays at a few chunks.
 """
 
 from __future__ import annotations
 
+import functools
+import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import xxhash
 
 from src.optim.bitmask import BitMask
 
-CPU_CHUNK = 1 << 18  # elements; a chunk's gathered weights and gradients stay in the cache
-GPU_CHUNK = 1 << 24  # enough to keep a GPU busy, small beside the model
+CPU_CHUNK = 1 << 17  # elements; what a chunk gathers stays in a core's cache
+WIDE_CHUNK = 1 << 24  # for GPUs and for tensors without a mask: bounds temporary memory
 MASTER = "master"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Part of a flat parameter: ``start:stop``, its mask, and the range of its packed state."""
+    """Elements ``start:stop`` of a flat parameter and where their packed state lies."""
 
     start: int
     stop: int
-    selected: torch.Tensor | None  # None: all of it
     packed: slice
 
-    def gather(self, flat: torch.Tensor) -> torch.Tensor:
-        """The selected elements; a view where all are selected."""
-        part = flat[self.start : self.stop]
-        return part if self.selected is None else part[self.selected]
 
-    def scatter(self, flat: torch.Tensor, values: torch.Tensor) -> None:
-        """Put the selected elements back."""
-        part = flat[self.start : self.stop]
-        if self.selected is None:
-            part.copy_(values)
-        else:
-            part.masked_scatter_(self.selected, values.to(part.dtype))
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a parameter is cut; ``mask`` is None where all of it is selected."""
+
+    mask: BitMask | None
+    selected: int
+    chunks: tuple[_Chunk, ...]
+
+    def positions(self, chunk: _Chunk) -> torch.Tensor | None:
+        """int64 positions of the selected weights within the chunk; None: all of them."""
+        if self.mask is None:
+            return None
+        flags = self.mask.flat(chunk.start, chunk.stop)
+        if flags.device.type == "cpu":  # several times faster than torch's
+            return torch.from_numpy(np.flatnonzero(flags.numpy()))
+        return flags.nonzero().squeeze(1)
 
 
 class PackedOptimizer(torch.optim.Optimizer):
     """Base of optimizers with masks.
 
+    A parameter without a gradient, or without a selected weight, is left alone and has no state.
+
     Args:
-        params: parameters or groups of them, as for any ``torch.optim`` optimizer.
+        params: contiguous parameters or groups of them, as for any ``torch.optim`` optimizer.
         defaults: hyper-parameters of groups that do not give them.
         masks: the selected weights by parameter; a parameter without a mask is fully selected.
-        master_weights: keep float32 copies of the selected weights of 16-bit parameters and update
-            those. Without it such weights are updated in place, as ``torch.optim`` does, and
-            updates below half a unit in the last place vanish.
+            The bits are shared, not copied, where they are on the parameter's device.
+        master_weights: keep float32 copies of the selected weights of 16-bit parameters, with
+            float32 moments, and round to the parameter after each step. Without it such weights
+            and moments are 16-bit throughout, as in ``torch.optim``, and updates below half a
+            unit in the last place vanish.
 
     Raises:
-        ValueError: a mask's shape is not its parameter's.
+        ValueError: a mask's shape is not its parameter's; a parameter is not contiguous.
     """
 
     slots: ClassVar[tuple[str, ...]]
@@ -70,46 +84,72 @@ class PackedOptimizer(torch.optim.Optimizer):
         masks: Mapping[torch.Tensor, BitMask] | None,
         master_weights: bool,
     ) -> None:
-        super().__init__(params, defaults)
         self.master_weights = master_weights
-        self._masks: dict[torch.Tensor, BitMask] = {}
-        for parameter, mask in (masks or {}).items():
-            if mask.shape != parameter.shape:
-                raise ValueError(
-                    f"a mask of shape {tuple(mask.shape)} for a parameter of shape "
-                    f"{tuple(parameter.shape)}"
-                )
-            if mask.count() < mask.numel:
-                self._masks[parameter] = mask.to(parameter.device)
+        self._masks = dict(masks or {})
+        self._layouts: dict[torch.Tensor, _Layout] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters to the optimizer; the masks given at construction hold for them."""
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            self._layouts[parameter] = _layout(parameter, self._masks.get(parameter))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update the selected weights of every parameter that has a gradient."""
+        """Update the selected weights of every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and self._selected_count(parameter):
-                    self._step_parameter(parameter, group)
+        for _, parameter in self._trained():
+            self._state_of(parameter)["step"] += 1
+        self._for_each_chunk(self._step_chunk)
         return loss
 
-    def _step_parameter(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self._state_of(parameter)
-        state["step"] += 1
-        weights, gradients = parameter.view(-1), parameter.grad.reshape(-1)
-        for chunk in self._chunks(parameter):
-            vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
-            gradient = chunk.gather(gradients)
-            if MASTER in state:
-                selected = state[MASTER][chunk.packed]
-                gradient = gradient.float()
-            else:
-                selected = chunk.gather(weights)
-            self._update(selected, gradient, vectors, state["step"], group)
-            if chunk.selected is not None or MASTER in state:
-                chunk.scatter(weights, selected)
+    def _trained(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """The parameters that have a gradient and a selected weight, with their groups."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and self._layouts[parameter].selected:
+                    yield group, parameter
+
+    def _for_each_chunk(
+        self, work: Callable[[dict[str, Any], torch.Tensor, _Chunk], None]
+    ) -> None:
+        """Call ``work(group, parameter, chunk)`` for all chunks of the trained parameters.
+
+        Chunks are independent and their bounds fixed, so the order changes no result.
+        """
+        small = []
+        for group, parameter in self._trained():
+            layout = self._layouts[parameter]
+            for chunk in layout.chunks:
+                if parameter.device.type == "cpu" and layout.mask is not None:
+                    small.append((group, parameter, chunk))
+                else:
+                    work(group, parameter, chunk)
+        _run_in_threads(work, small)
+
+    def _step_chunk(self, group: dict[str, Any], parameter: torch.Tensor, chunk: _Chunk) -> None:
+        state = self.state[parameter]
+        positions = self._layouts[parameter].positions(chunk)
+        part = parameter.view(-1)[chunk.start : chunk.stop]
+        gradients = _gather(parameter.grad, chunk, positions)
+        if MASTER in state:
+            weights = state[MASTER][chunk.packed]
+        else:
+            weights = part if positions is None else part.index_select(0, positions)
+        vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
+        self._update(weights, gradients.to(weights.dtype), vectors, state["step"], group)
+        if positions is not None:
+            part.scatter_(0, positions, weights.to(part.dtype))
+        elif MASTER in state:
+            part.copy_(weights)
 
     @abstractmethod
     def _update(
@@ -120,67 +160,130 @@ class PackedOptimizer(torch.optim.Optimizer):
         step: torch.Tensor,
         group: dict[str, Any],
     ) -> None:
-        """One step on flat vectors of selected weights, in place.
+        """One step on flat vectors of selected weights: ``weights`` and ``vectors`` in place.
 
         Args:
             weights, gradients, vectors: ``(n,)`` each, of one dtype.
             step: how many steps this parameter has had, this one included; do not change it.
+            group: the parameter group, for its hyper-parameters.
         """
 
-    def _selected_count(self, parameter: torch.Tensor) -> int:
-        mask = self._masks.get(parameter)
-        return parameter.numel() if mask is None else mask.count()
-
-    def _chunks(self, parameter: torch.Tensor) -> Iterator[_Chunk]:
-        mask = self._masks.get(parameter)
-        if mask is None:
-            yield _Chunk(0, parameter.numel(), None, slice(0, parameter.numel()))
-            return
-        packed = 0
-        size = CPU_CHUNK if parameter.device.type == "cpu" else GPU_CHUNK
-        for start in range(0, parameter.numel(), size):
-            stop = min(start + size, parameter.numel())
-            selected = mask.flat(start, stop)
-            count = int(selected.sum())
-            yield _Chunk(start, stop, selected, slice(packed, packed + count))
-            packed += count
+    def _has_master(self, parameter: torch.Tensor) -> bool:
+        return self.master_weights and parameter.dtype.itemsize == 2
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
         state = self.state[parameter]
-        if not state:
-            count = self._selected_count(parameter)
-            with_master = self.master_weights and parameter.dtype.itemsize == 2
-            dtype = torch.float32 if with_master else parameter.dtype
-            state["step"] = torch.zeros((), device=parameter.device)
-            state["mask"] = self._mask_digest(parameter)
-            for slot in self.slots:
-                state[slot] = torch.zeros(count, dtype=dtype, device=parameter.device)
-            if with_master:
-                state[MASTER] = torch.empty(count, dtype=dtype, device=parameter.device)
-                for chunk in self._chunks(parameter):
-                    state[MASTER][chunk.packed] = chunk.gather(parameter.detach().view(-1)).float()
+        if state:
+            return state
+        layout = self._layouts[parameter]
+        dtype = torch.float32 if self._has_master(parameter) else parameter.dtype
+        state["step"] = torch.zeros((), device=parameter.device)
+        state["mask"] = _digest(layout.mask)
+        for slot in self.slots:
+            state[slot] = torch.zeros(layout.selected, dtype=dtype, device=parameter.device)
+        if self._has_master(parameter):
+            master = torch.empty(layout.selected, dtype=dtype, device=parameter.device)
+            for chunk in layout.chunks:
+                positions = layout.positions(chunk)
+                master[chunk.packed] = _gather(parameter.detach(), chunk, positions)
+            state[MASTER] = master
         return state
-
-    def _mask_digest(self, parameter: torch.Tensor) -> str:
-        mask = self._masks.get(parameter)
-        return "all" if mask is None else xxhash.xxh3_128_hexdigest(mask.bits.cpu().numpy())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load moments, step counts and masters, each in the dtype that it was saved in.
 
         Raises:
-            ValueError: the state belongs to another mask.
+            ValueError: the groups differ, the state belongs to another mask, or it has masters
+                where this optimizer has none or the reverse. Nothing is changed then.
         """
-        super().load_state_dict(state_dict)
-        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
-        for saved_id, parameter in zip(saved_ids, parameters, strict=True):
-            saved = state_dict["state"].get(saved_id)
-            if saved is None:
-                continue
-            if saved["mask"] != self._mask_digest(parameter):
-                raise ValueError("the optimizer state was saved with another mask")
-            # The base class casts state to the parameter's dtype, which would round the masters.
-            for slot in (*self.slots, MASTER):
-                if slot in saved:
-                    self.state[parameter][slot] = saved[slot].to(parameter.device, copy=True)
+        loaded = []
+        if len(ids) == len(parameters):  # the base class refuses everything else
+            for number, parameter in zip(ids, parameters, strict=True):
+                if saved := state_dict["state"].get(number):
+                    self._check_saved(saved, parameter, number)
+                    loaded.append((saved, parameter))
+        super().load_state_dict(state_dict)
+        # The base class casts state to the parameter's dtype, which would round the masters, and
+        # shares the caller's tensors where it has nothing to cast.
+        for saved, parameter in loaded:
+            for name in saved.keys() - {"mask"}:
+                self.state[parameter][name] = saved[name].to(parameter.device, copy=True)
+
+    def _check_saved(self, saved: dict[str, Any], parameter: torch.Tensor, number: int) -> None:
+        of = f"optimizer state {number}, of a parameter of shape {tuple(parameter.shape)},"
+        if saved.get("mask") != _digest(self._layouts[parameter].mask):
+            raise ValueError(f"{of} was saved with another mask than this optimizer's")
+        if (MASTER in saved) != self._has_master(parameter):
+            word = "with" if MASTER in saved else "without"
+            raise ValueError(f"{of} was saved {word} master weights; set master_weights alike")
+
+
+def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
+    of = f"a parameter of shape {tuple(parameter.shape)}"
+    if not parameter.is_contiguous():
+        raise ValueError(f"{of} is not contiguous; masked optimizers need contiguous parameters")
+    if mask is not None and mask.shape != parameter.shape:
+        raise ValueError(f"{of} has a mask of shape {tuple(mask.shape)}")
+    numel = parameter.numel()
+    if mask is None or mask.count() == numel:
+        starts = range(0, numel, WIDE_CHUNK)
+        chunks = [(start, min(start + WIDE_CHUNK, numel)) for start in starts]
+        return _Layout(None, numel, tuple(_Chunk(a, b, slice(a, b)) for a, b in chunks))
+    mask = mask.to(parameter.device)
+    size = CPU_CHUNK if parameter.device.type == "cpu" else WIDE_CHUNK
+    chunks, packed = [], 0
+    for start in range(0, numel, size):
+        stop = min(start + size, numel)
+        count = int(mask.flat(start, stop).count_nonzero())
+        if count:
+            chunks.append(_Chunk(start, stop, slice(packed, packed + count)))
+        packed += count
+    return _Layout(mask, packed, tuple(chunks))
+
+
+def _gather(tensor: torch.Tensor, chunk: _Chunk, positions: torch.Tensor | None) -> torch.Tensor:
+    """The selected elements of a chunk; a view of the tensor where all are selected."""
+    part = tensor.reshape(-1)[chunk.start : chunk.stop]
+    return part if positions is None else part.index_select(0, positions)
+
+
+def _digest(mask: BitMask | None) -> str:
+    return "all" if mask is None else xxhash.xxh3_128_hexdigest(mask.bits.cpu().numpy())
+
+
+def _run_in_threads(work: Callable[..., None], jobs: Sequence[tuple]) -> None:
+    """``work(*job)`` for every job, in as many threads as torch uses within an operation.
+
+    Finding and gathering positions is serial within torch and numpy, but releases the interpreter.
+    """
+
+    @torch.no_grad()
+    def run(share: Sequence[tuple]) -> None:
+        for job in share:
+            work(*job)
+
+    count = torch.get_num_threads()
+    if count == 1 or len(jobs) == 1:
+        run(jobs)
+        return
+    shares = 4 * count  # so that a slow thread holds up little
+    for _ in _threads(count).map(run, (jobs[i::shares] for i in range(shares))):
+        pass
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """A pool whose threads run each torch operation on one core."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="packed-optimizer")
+    all_started = threading.Barrier(count)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    for started in [pool.submit(start) for _ in range(count)]:
+        started.result()
+    torch.set_num_threads(count)  # each start() has also set the default of threads to come
+    return pool
