@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,9 @@ def run_main(main: Callable[[Sequence[str]], int]) -> None:
 
     Failures that the user can act on are one message; anything else keeps its traceback.
     """
+    if not sys.stderr.isatty():  # the hub libraries draw their bars into log files otherwise
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         sys.exit(main(sys.argv[1:]))
     except WagleError as error:

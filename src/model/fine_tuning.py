@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -103,6 +105,7 @@ def fine_tune(
         logging_nan_inf_filter=False,
         save_strategy="no",
         report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
         seed=settings.seed,
         use_cpu=model.device.type == "cpu",
         dataloader_num_workers=settings.num_workers,
@@ -116,6 +119,7 @@ def fine_tune(
         data_collator=lambda examples: pad_batch(examples, tokenizer.pad_token_id),
         callbacks=list(callbacks),
     )
+    trainer.remove_callback(PrinterCallback)  # the log is returned
     trainer.train()
     model.eval()
     return trainer.state.log_history

@@ -283,7 +283,7 @@ class Unlearn:
         results = {
             "task": config["unlearn.task_name"],
             "method": config["unlearn.unlearn_method"],
-            "mask": config["unlearn.mask_path"],
+            "mask": config["unlearn.mask_path"] if self.trains else None,
             "density": self.density(),
             "seed": config["overall.seed"],
         }

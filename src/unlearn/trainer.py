@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -125,6 +127,7 @@ class UnlearnTrainer(Trainer):
             data_collator=PairCollator(dataset, tokenizer.pad_token_id),
             callbacks=[StopOnNonFiniteLoss(), *callbacks],
         )
+        self.remove_callback(PrinterCallback)  # log.json has the numbers
         if mask is not None:
             self._freeze_unselected()
         if settings.sophia is not None:
@@ -190,6 +193,7 @@ def _training_arguments(
         logging_nan_inf_filter=False,
         save_strategy="no",
         report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
         seed=settings.seed,
         use_cpu=device.type == "cpu",
         gradient_checkpointing=settings.gradient_checkpointing,
