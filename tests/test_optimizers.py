@@ -71,6 +71,68 @@ def test_state_exists_for_selected_weights_only():
             assert optimizer.state[p]["exp_avg_sq"].shape == (int(c.sum()),)
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.8])
+def test_state_and_mask_take_the_share_of_dense_adamw_that_the_ratio_says(ratio):
+    parameter = torch.nn.Parameter(torch.zeros(300, 500))
+    parameter.grad = torch.ones_like(parameter)
+    chosen = torch.rand(300, 500, generator=torch.Generator().manual_seed(0)) < ratio
+    mask = BitMask.from_bool(chosen)
+    optimizer = MaskedAdamW([parameter], masks={parameter: mask})
+    optimizer.step()
+    state = optimizer.state[parameter].values()
+    held = mask.bits.nbytes + sum(value.nbytes for value in state if torch.is_tensor(value))
+    allowed = ratio * 2 * parameter.nbytes + parameter.numel() / 8
+    assert held == pytest.approx(allowed, rel=0.05)
+
+
+@pytest.mark.parametrize("make", [MaskedAdamW, SophiaG])
+def test_results_do_not_depend_on_the_number_of_threads(make):
+    results, threads = [], torch.get_num_threads()
+    for count in (1, 3):
+        parameters, _, masks = make_problem()
+        parameters.append(torch.nn.Parameter(torch.linspace(-1, 1, 100_003)))  # without a mask
+        optimizer = make(parameters, masks=masks, weight_decay=0.1)
+        try:
+            torch.set_num_threads(count)
+            run(optimizer, parameters, steps=range(3))
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(threads)
+        results.append(parameters)
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
+
+
+def test_the_conventions_of_torch_optimizers_hold():
+    """A scheduler, a closure, a late group, an absent gradient, a group's own learning rate."""
+    parameters, _, masks = make_problem()
+    start = [p.detach().clone() for p in parameters]
+    dense = [torch.nn.Parameter(p.clone()) for p in start[:2]]
+    optimizer = MaskedAdamW(parameters[:1], lr=1e-2, masks={parameters[1]: masks[parameters[1]]})
+    optimizer.add_param_group({"params": [parameters[1], parameters[4]], "lr": 1e-3})
+    reference = torch.optim.AdamW(dense[:1], lr=1e-2, weight_decay=0.0)
+    reference.add_param_group({"params": dense[1:], "lr": 1e-3})
+    schedules = [
+        torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=STEPS)
+        for o in (optimizer, reference)
+    ]
+    for step in range(STEPS):
+        for p, d, g in zip(parameters, dense, gradients(step, parameters), strict=False):
+            p.grad, d.grad = g, g.clone()
+        if step == 3:
+            parameters[0].grad = dense[0].grad = None
+        assert optimizer.step(lambda: torch.tensor(2.5)) == 2.5
+        reference.step()
+        for schedule in schedules:
+            schedule.step()
+    selected = masks[parameters[1]].to_bool()
+    torch.testing.assert_close(parameters[0], dense[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(parameters[1][selected], dense[1][selected], rtol=1e-6, atol=1e-6)
+    assert torch.equal(parameters[1][~selected], start[1][~selected])
+    assert torch.equal(parameters[4], start[4])  # never had a gradient
+    assert parameters[4] not in optimizer.state
+
+
 def test_masters_collect_updates_that_bf16_would_lose():
     lr = 1e-5
     parameters, chosen, masks = make_problem(torch.bfloat16)
@@ -119,13 +181,23 @@ def test_resuming_from_a_state_dict_is_exact(make, dtype):
         assert torch.equal(p, q)
 
 
-def test_state_of_another_mask_is_refused():
-    parameters, _, masks = make_problem()
+@pytest.mark.parametrize("make_other", ["mask", "masters"])
+def test_foreign_state_is_refused_and_changes_nothing(make_other):
+    parameters, _, masks = make_problem(torch.bfloat16)
     optimizer = MaskedAdamW(parameters, masks=masks)
     run(optimizer, parameters, steps=range(1))
-    other = MaskedAdamW(parameters)
-    with pytest.raises(ValueError, match="another mask"):
+    if make_other == "mask":
+        other, message = MaskedAdamW(parameters), "another mask"
+    else:
+        other, message = MaskedAdamW(parameters, masks=masks, master_weights=True), "without master"
+    with pytest.raises(ValueError, match=message):
         other.load_state_dict(optimizer.state_dict())
+    assert not other.state
+
+
+def test_a_parameter_that_is_not_contiguous_is_refused():
+    with pytest.raises(ValueError, match="not contiguous"):
+        MaskedAdamW([torch.nn.Parameter(torch.zeros(3, 4).T)])
 
 
 def test_a_mask_of_the_wrong_shape_is_refused():
@@ -160,6 +232,16 @@ def test_sophia_equals_a_dense_reference():
     for p, e, s, c in zip(parameters, expected, start, chosen, strict=True):
         torch.testing.assert_close(p[c].double(), e[c], rtol=1e-4, atol=1e-5)
         assert torch.equal(p[~c], s[~c])
+
+
+def test_sampled_labels_are_distributed_as_the_model_predicts():
+    torch.manual_seed(0)
+    probabilities = torch.tensor([0.6, 0.3, 0.1])
+    labels = torch.zeros(4, 1001, dtype=torch.int64)  # more positions than are drawn at once
+    sampled = sample_labels(probabilities.log().expand(4, 1001, 3), labels)
+    shares = sampled[:, 1:].reshape(-1).bincount(minlength=3) / 4000
+    torch.testing.assert_close(shares, probabilities, rtol=0, atol=0.03)
+    assert not sampled[:, 0].any()
 
 
 def test_sampled_labels_follow_the_model():

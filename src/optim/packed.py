@@ -29,30 +29,46 @@ MASTER = "master"
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Elements ``start:stop`` of a flat parameter and where their packed state lies."""
+class Chunk:
+    """Elements ``start:stop`` of a flat parameter, and where their packed state lies."""
 
     start: int
     stop: int
     packed: slice
+    mask: BitMask | None  # of the whole parameter; None: everything is selected
+
+    def positions(self) -> torch.Tensor | None:
+        """int64 positions of the selected elements within the chunk; None: all of them."""
+        if self.mask is None:
+            return None
+        flags = self.mask.flat(self.start, self.stop)
+        if flags.device.type == "cpu":  # numpy's is several times faster than torch's
+            return torch.from_numpy(np.flatnonzero(flags.numpy()))
+        return flags.nonzero().squeeze(1)
+
+    def gather(self, flat: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """The selected elements of a flat tensor; a view of it where all are selected."""
+        part = flat[self.start : self.stop]
+        return part if positions is None else part.index_select(0, positions)
+
+    def scatter(
+        self, flat: torch.Tensor, positions: torch.Tensor | None, values: torch.Tensor
+    ) -> None:
+        """Write the selected elements of a flat tensor."""
+        part = flat[self.start : self.stop]
+        if positions is None:
+            part.copy_(values)
+        else:
+            part.scatter_(0, positions, values.to(part.dtype))
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a parameter is cut; ``mask`` is None where all of it is selected."""
+    """How a parameter is cut. ``mask`` is None where all of it is selected."""
 
     mask: BitMask | None
     selected: int
-    chunks: tuple[_Chunk, ...]
-
-    def positions(self, chunk: _Chunk) -> torch.Tensor | None:
-        """int64 positions of the selected weights within the chunk; None: all of them."""
-        if self.mask is None:
-            return None
-        flags = self.mask.flat(chunk.start, chunk.stop)
-        if flags.device.type == "cpu":  # several times faster than torch's
-            return torch.from_numpy(np.flatnonzero(flags.numpy()))
-        return flags.nonzero().squeeze(1)
+    chunks: tuple[Chunk, ...]
 
 
 class PackedOptimizer(torch.optim.Optimizer):
@@ -118,9 +134,7 @@ class PackedOptimizer(torch.optim.Optimizer):
                 if parameter.grad is not None and self._layouts[parameter].selected:
                     yield group, parameter
 
-    def _for_each_chunk(
-        self, work: Callable[[dict[str, Any], torch.Tensor, _Chunk], None]
-    ) -> None:
+    def _for_each_chunk(self, work: Callable[[dict[str, Any], torch.Tensor, Chunk], None]) -> None:
         """Call ``work(group, parameter, chunk)`` for all chunks of the trained parameters.
 
         Chunks are independent and their bounds fixed, so the order changes no result.
@@ -135,21 +149,15 @@ class PackedOptimizer(torch.optim.Optimizer):
                     work(group, parameter, chunk)
         _run_in_threads(work, small)
 
-    def _step_chunk(self, group: dict[str, Any], parameter: torch.Tensor, chunk: _Chunk) -> None:
-        state = self.state[parameter]
-        positions = self._layouts[parameter].positions(chunk)
-        part = parameter.view(-1)[chunk.start : chunk.stop]
-        gradients = _gather(parameter.grad, chunk, positions)
-        if MASTER in state:
-            weights = state[MASTER][chunk.packed]
-        else:
-            weights = part if positions is None else part.index_select(0, positions)
+    def _step_chunk(self, group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
+        state, flat, positions = self.state[parameter], parameter.view(-1), chunk.positions()
+        master = MASTER in state
+        weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
+        gradients = chunk.gather(parameter.grad.reshape(-1), positions).to(weights.dtype)
         vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
-        self._update(weights, gradients.to(weights.dtype), vectors, state["step"], group)
-        if positions is not None:
-            part.scatter_(0, positions, weights.to(part.dtype))
-        elif MASTER in state:
-            part.copy_(weights)
+        self._update(weights, gradients, vectors, state["step"], group)
+        if master or positions is not None:  # else the weights are the parameter's own
+            chunk.scatter(flat, positions, weights)
 
     @abstractmethod
     def _update(
@@ -184,8 +192,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         if self._has_master(parameter):
             master = torch.empty(layout.selected, dtype=dtype, device=parameter.device)
             for chunk in layout.chunks:
-                positions = layout.positions(chunk)
-                master[chunk.packed] = _gather(parameter.detach(), chunk, positions)
+                master[chunk.packed] = chunk.gather(parameter.view(-1), chunk.positions())
             state[MASTER] = master
         return state
 
@@ -227,26 +234,19 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
     if mask is not None and mask.shape != parameter.shape:
         raise ValueError(f"{of} has a mask of shape {tuple(mask.shape)}")
     numel = parameter.numel()
-    if mask is None or mask.count() == numel:
-        starts = range(0, numel, WIDE_CHUNK)
-        chunks = [(start, min(start + WIDE_CHUNK, numel)) for start in starts]
-        return _Layout(None, numel, tuple(_Chunk(a, b, slice(a, b)) for a, b in chunks))
-    mask = mask.to(parameter.device)
-    size = CPU_CHUNK if parameter.device.type == "cpu" else WIDE_CHUNK
-    chunks, packed = [], 0
+    if mask is not None and mask.count() == numel:
+        mask = None
+    if mask is not None:
+        mask = mask.to(parameter.device)
+    size = CPU_CHUNK if parameter.device.type == "cpu" and mask is not None else WIDE_CHUNK
+    chunks, selected = [], 0
     for start in range(0, numel, size):
         stop = min(start + size, numel)
-        count = int(mask.flat(start, stop).count_nonzero())
+        count = stop - start if mask is None else int(mask.flat(start, stop).count_nonzero())
         if count:
-            chunks.append(_Chunk(start, stop, slice(packed, packed + count)))
-        packed += count
-    return _Layout(mask, packed, tuple(chunks))
-
-
-def _gather(tensor: torch.Tensor, chunk: _Chunk, positions: torch.Tensor | None) -> torch.Tensor:
-    """The selected elements of a chunk; a view of the tensor where all are selected."""
-    part = tensor.reshape(-1)[chunk.start : chunk.stop]
-    return part if positions is None else part.index_select(0, positions)
+            chunks.append(Chunk(start, stop, slice(selected, selected + count), mask))
+        selected += count
+    return _Layout(mask, selected, tuple(chunks))
 
 
 def _digest(mask: BitMask | None) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from src.optim.bitmask import BitMask
-from src.optim.packed import PackedOptimizer
+from src.optim.packed import Chunk, PackedOptimizer
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
+SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits
 
 
 class SophiaG(PackedOptimizer):
@@ -43,11 +44,19 @@ class SophiaG(PackedOptimizer):
         defaults = {"lr": lr, "betas": betas, "rho": rho, "weight_decay": weight_decay}
         super().__init__(params, defaults, masks, master_weights)
 
-    def _update(self, weights, gradients, vectors, step, group):
+    def _update(
+        self,
+        weights: torch.Tensor,
+        gradients: torch.Tensor,
+        vectors: dict[str, torch.Tensor],
+        step: torch.Tensor,
+        group: dict[str, Any],
+    ) -> None:
         average = vectors["exp_avg"]
         average.lerp_(gradients, 1 - group["betas"][0])
         weights.mul_(1 - group["lr"] * group["weight_decay"])
-        scale = (vectors["hessian"] * group["rho"]).clamp_(min=EPSILON)
+        smallest = max(EPSILON, torch.finfo(average.dtype).tiny)
+        scale = (vectors["hessian"] * group["rho"]).clamp_(min=smallest)
         weights.sub_((average / scale).clamp_(-1, 1), alpha=group["lr"])
 
     @torch.no_grad()
@@ -58,18 +67,18 @@ class SophiaG(PackedOptimizer):
             batch_size: B, the number of predictions that the loss behind ĝ is the mean of; its
                 labels were sampled from the model (:func:`sample_labels`).
         """
-        for group in self.param_groups:
+        for _, parameter in self._trained():
+            self._state_of(parameter)
+
+        def refresh(group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
+            hessian = self.state[parameter]["hessian"][chunk.packed]
+            flat = parameter.grad.reshape(-1)
+            gradients = chunk.gather(flat, chunk.positions()).to(hessian.dtype)
             decay = group["betas"][1]
-            for parameter in group["params"]:
-                if parameter.grad is None or not self._selected_count(parameter):
-                    continue
-                state = self._state_of(parameter)
-                gradients = parameter.grad.reshape(-1)
-                for chunk in self._chunks(parameter):
-                    hessian = state["hessian"][chunk.packed]
-                    gradient = chunk.gather(gradients).to(hessian.dtype)
-                    hessian.mul_(decay)
-                    hessian.addcmul_(gradient, gradient, value=(1 - decay) * batch_size)
+            hessian.mul_(decay)
+            hessian.addcmul_(gradients, gradients, value=(1 - decay) * batch_size)
+
+        self._for_each_chunk(refresh)
 
 
 @torch.no_grad()
@@ -84,7 +93,10 @@ def sample_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         int64 ``(B, T)``: every other label replaced by a sample.
     """
     sampled = labels.clone()
-    scored = labels[:, 1:] != -100
-    probabilities = logits[:, :-1][scored].float().softmax(dim=-1)
-    sampled[:, 1:][scored] = torch.multinomial(probabilities, 1).squeeze(1)
+    rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+    for row, column in zip(
+        rows.split(SAMPLED_AT_ONCE), columns.split(SAMPLED_AT_ONCE), strict=True
+    ):
+        probabilities = logits[row, column].float().softmax(dim=-1)
+        sampled[row, column + 1] = torch.multinomial(probabilities, 1).squeeze(1)
     return sampled
