@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from src.optim.bitmask import BitMask
-from src.optim.packed import PackedOptimizer
+from src.optim.packed import PackedOptimizer, Selected
 
 
 class MaskedAdamW(PackedOptimizer):
@@ -41,23 +41,16 @@ class MaskedAdamW(PackedOptimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, masks, master_weights)
 
-    def _update(
-        self,
-        weights: torch.Tensor,
-        gradients: torch.Tensor,
-        vectors: dict[str, torch.Tensor],
-        step: torch.Tensor,
-        group: dict[str, Any],
-    ) -> None:
+    def _update(self, selected: Selected, group: dict[str, Any]) -> None:
         # The kernel of torch.optim.AdamW(fused=True), without the list handling around it, which
         # would cost more than the kernel does on a chunk.
         torch._fused_adamw_(
-            [weights],
-            [gradients],
-            [vectors["exp_avg"]],
-            [vectors["exp_avg_sq"]],
+            [selected.weights],
+            [selected.gradients],
+            [selected.vectors["exp_avg"]],
+            [selected.vectors["exp_avg_sq"]],
             [],
-            [step],
+            [selected.step],
             amsgrad=False,
             lr=group["lr"],
             beta1=group["betas"][0],

@@ -71,6 +71,23 @@ class _Layout:
     chunks: tuple[Chunk, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The selected weights of a chunk: flat vectors ``(n,)``, all of one dtype.
+
+    Attributes:
+        weights: to be updated in place.
+        gradients: not to be changed.
+        vectors: the state by slot, to be updated in place.
+        step: how many steps the parameter has had, this one included; not to be changed.
+    """
+
+    weights: torch.Tensor
+    gradients: torch.Tensor
+    vectors: dict[str, torch.Tensor]
+    step: torch.Tensor
+
+
 class PackedOptimizer(torch.optim.Optimizer):
     """Base of optimizers with masks.
 
@@ -155,26 +172,13 @@ class PackedOptimizer(torch.optim.Optimizer):
         weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
         gradients = chunk.gather(parameter.grad.reshape(-1), positions).to(weights.dtype)
         vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
-        self._update(weights, gradients, vectors, state["step"], group)
+        self._update(Selected(weights, gradients, vectors, state["step"]), group)
         if master or positions is not None:  # else the weights are the parameter's own
             chunk.scatter(flat, positions, weights)
 
     @abstractmethod
-    def _update(
-        self,
-        weights: torch.Tensor,
-        gradients: torch.Tensor,
-        vectors: dict[str, torch.Tensor],
-        step: torch.Tensor,
-        group: dict[str, Any],
-    ) -> None:
-        """One step on flat vectors of selected weights: ``weights`` and ``vectors`` in place.
-
-        Args:
-            weights, gradients, vectors: ``(n,)`` each, of one dtype.
-            step: how many steps this parameter has had, this one included; do not change it.
-            group: the parameter group, for its hyper-parameters.
-        """
+    def _update(self, selected: Selected, group: dict[str, Any]) -> None:
+        """One step on the selected weights of a chunk, with the group's hyper-parameters."""
 
     def _has_master(self, parameter: torch.Tensor) -> bool:
         return self.master_weights and parameter.dtype.itemsize == 2

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from src.optim.bitmask import BitMask
-from src.optim.packed import Chunk, PackedOptimizer
+from src.optim.packed import Chunk, PackedOptimizer, Selected
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits
@@ -44,19 +44,12 @@ class SophiaG(PackedOptimizer):
         defaults = {"lr": lr, "betas": betas, "rho": rho, "weight_decay": weight_decay}
         super().__init__(params, defaults, masks, master_weights)
 
-    def _update(
-        self,
-        weights: torch.Tensor,
-        gradients: torch.Tensor,
-        vectors: dict[str, torch.Tensor],
-        step: torch.Tensor,
-        group: dict[str, Any],
-    ) -> None:
-        average = vectors["exp_avg"]
-        average.lerp_(gradients, 1 - group["betas"][0])
+    def _update(self, selected: Selected, group: dict[str, Any]) -> None:
+        weights, average = selected.weights, selected.vectors["exp_avg"]
+        average.lerp_(selected.gradients, 1 - group["betas"][0])
         weights.mul_(1 - group["lr"] * group["weight_decay"])
         smallest = max(EPSILON, torch.finfo(average.dtype).tiny)
-        scale = (vectors["hessian"] * group["rho"]).clamp_(min=smallest)
+        scale = (selected.vectors["hessian"] * group["rho"]).clamp_(min=smallest)
         weights.sub_((average / scale).clamp_(-1, 1), alpha=group["lr"])
 
     @torch.no_grad()
