@@ -1,9 +1,11 @@
 """Configuration: every key once, and strict parsing.
 
-The command line beats configuration files, which beat defaults. Sections and parameters are those
-of fastargs; its gaps are closed here: unknown keys are errors that name the nearest known key, all
-bad values are reported at once, environment variables play no part, and booleans mean what they
-say. Nothing heavy is imported, so that mistakes show at once.
+The command line beats configuration files, which beat defaults. Sections, parameters and checks are
+those of fastargs; its gaps are closed here: unknown keys are errors that name the nearest known
+one, everything that is wrong is reported at once, environment variables play no part, and booleans
+mean what they say. Nothing heavy is imported, so that mistakes show at once.
+
+To add a key: one row in the tables below.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastargs
 import yaml
@@ -27,17 +30,17 @@ from fastargs.validation import Checker
 
 from src.errors import ConfigError
 
-# --------------------------------------------------------------------------- kinds of values
+# ---------------------------------------------------------------------------- kinds of values
 
 
-@dataclass(frozen=True, eq=False)
 class Text(Checker):
-    """A non-empty string."""
+    """A string that is not blank; ``what`` says what it names."""
 
-    what: str = "text"
+    def __init__(self, what: str) -> None:
+        self.what = what
 
     def check(self, value: Any) -> str:
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value.strip():
             raise ValueError
         return value
 
@@ -45,139 +48,128 @@ class Text(Checker):
         return self.what
 
 
-@dataclass(frozen=True, eq=False)
 class Flag(Checker):
     """A boolean: JSON's own, or true, false, 1, 0."""
 
     def check(self, value: Any) -> bool:
-        if isinstance(value, bool):
-            return value
         return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
 
     def help(self) -> str:
         return "true or false"
 
 
-@dataclass(frozen=True, eq=False)
-class Number(Checker):
-    """A finite number, at least ``low`` (or above it) and at most ``high``; maybe whole."""
+class Float(Checker):
+    """A finite number within bounds; a boolean is none."""
 
-    whole: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
+    kind = "float"
 
-    def check(self, value: Any) -> int | float:
-        if isinstance(value, bool):
-            raise ValueError
+    def __init__(
+        self,
+        *,
+        above: float = -math.inf,
+        at_least: float = -math.inf,
+        below: float = math.inf,
+        at_most: float = math.inf,
+    ) -> None:
+        self.above, self.at_least, self.below, self.at_most = above, at_least, below, at_most
+
+    def check(self, value: Any) -> float:
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise ValueError  # Python itself would read True as 1 and 1_0 as 10
         number = float(value)
-        low_enough = number > self.low if self.above else number >= self.low
-        if not math.isfinite(number) or not low_enough or number > self.high:
+        if not (self.above < number < self.below and self.at_least <= number <= self.at_most):
             raise ValueError
-        if not self.whole:
-            return number
-        if number != int(number):
+        return number
+
+    def help(self) -> str:
+        bounds = {">": self.above, ">=": self.at_least, "<": self.below, "<=": self.at_most}
+        limits = [f"{sign} {bound:.10g}" for sign, bound in bounds.items() if math.isfinite(bound)]
+        return f"{self.kind} {', '.join(limits)}".strip()
+
+
+class Int(Float):
+    """A whole number within bounds; 5.0 is one, 5.5 is not."""
+
+    kind = "int"
+
+    def check(self, value: Any) -> int:
+        number = super().check(value)
+        if not number.is_integer():
             raise ValueError
         return int(number)
 
+
+class Steps(Int):
+    """A number of optimizer steps, or -1: the number of epochs decides."""
+
+    def check(self, value: Any) -> int:
+        steps = super().check(value)
+        if steps != -1 and steps < 1:
+            raise ValueError
+        return steps
+
     def help(self) -> str:
-        text = "whole number" if self.whole else "number"
-        if self.low > -math.inf:
-            text += f" above {self.low:g}" if self.above else f" from {self.low:g}"
-        if self.high < math.inf:
-            text += f" to {self.high:g}"
-        return text
+        return "-1 or int >= 1"
 
 
-@dataclass(frozen=True, eq=False)
 class Choice(Checker):
-    """One of some names; aliases are replaced by the name they stand for."""
+    """One of some names; an alias is replaced by the name that it stands for."""
 
-    names: tuple[str, ...]
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    def __init__(
+        self, *names: str, aliases: Mapping[str, str] | None = None, summary: str | None = None
+    ) -> None:
+        self.names = {**{name: name for name in names}, **(aliases or {})}
+        self.summary = summary or ", ".join(self.names)
 
     def check(self, value: Any) -> str:
-        value = self.aliases.get(value, value)
-        if value not in self.names:
+        return self.names[value]
+
+    def help(self) -> str:
+        return self.summary
+
+
+class ListOf(Checker):
+    """A list, or a string: a JSON list, or items separated by commas."""
+
+    def __init__(self, item: Checker) -> None:
+        self.item = item
+
+    def items(self, value: Any) -> list:
+        """The unchecked items."""
+        if isinstance(value, str):
+            if value.lstrip().startswith("["):
+                value = json.loads(value)
+            else:
+                value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list):
             raise ValueError
         return value
 
-    def help(self) -> str:
-        return "one of " + ", ".join([*self.names, *self.aliases])
-
-
-@dataclass(frozen=True, eq=False)
-class ListOf(Checker):
-    """A JSON list, or items separated by commas."""
-
-    item: Checker
-
     def check(self, value: Any) -> list:
-        items = [part for part in value.split(",") if part] if isinstance(value, str) else value
-        if not isinstance(items, list):
-            raise ValueError
-        return [self.item.check(item) for item in items]
+        return [self.item.check(item) for item in self.items(value)]
 
     def help(self) -> str:
-        return f"list; each {self.item.help()}"
+        return f"list of {self.item.help()}"
 
 
-TOFU_SUBSETS = (
+# ---------------------------------------------------------------------------------- the names
+
+_TOFU_SUBSETS = (
     *("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99"),
     *("holdout01", "holdout05", "holdout10", "real_authors", "world_facts"),
     *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
     *("real_authors_perturbed", "world_facts_perturbed"),
 )
-DATASETS = (
-    *(f"Tofu_{subset}" for subset in TOFU_SUBSETS),
-    *(f"Demo_{subset}" for subset in (*TOFU_SUBSETS, "knowledge")),
+_PLAIN_DATASETS = (
     *("WMDPCyber", "WMDPBio", "WMDPALL", "HP", "SafePku", "C4", "wikitext", "TruthfulQA"),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetName(Checker):
-    """The name of a data set."""
-
-    def check(self, value: Any) -> str:
-        value = {"Copyright": "HP"}.get(value, value)
-        if value not in DATASETS:
-            raise ValueError
-        return value
-
-    def help(self) -> str:
-        return "Tofu_SUBSET, Demo_SUBSET, " + ", ".join(DATASETS[-8:]) + ", Copyright"
-
-
-# ----------------------------------------------------------------------------------- the keys
-
-REQUIRED = object()
-
-
-@dataclass(frozen=True)
-class Key:
-    """One configuration key: ``section.key``, what it takes, its default, what it means."""
-
-    name: str
-    checker: Checker
-    default: Any
-    meaning: str
-
-
-METHODS = (
-    *("origin", "FT", "l1_sparse", "GA", "GA+FT", "GA+KL", "NPO+FT"),
-    *("CL", "CL+FT", "CL+KL", "RL", "KL"),
+DATASETS = (
+    *(f"Tofu_{subset}" for subset in _TOFU_SUBSETS),
+    *(f"Demo_{subset}" for subset in (*_TOFU_SUBSETS, "knowledge")),
+    *_PLAIN_DATASETS,
 )
-METHOD_ALIASES = {"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"}
-METHOD_PARAMS: dict[str, dict[str, tuple[Checker, float]]] = {
-    "l1_sparse": {"alpha": (Number(low=0), 0.0)},
-    "GA+FT": {"gamma": (Number(), 0.0)},
-    "GA+KL": {"gamma": (Number(), 0.0)},
-    "NPO+FT": {"gamma": (Number(), 0.0), "beta": (Number(low=0, above=True), 0.1)},
-    "CL+FT": {"gamma": (Number(), 1.0)},
-    "CL+KL": {"gamma": (Number(), 0.0)},
-    "KL": {"gamma": (Number(), 0.0)},
-}
+DATASET_ALIASES = {"Copyright": "HP"}
+
 SCORE_TYPES = (
     *("wagle", "wagle_cl", "wagle_gn", "random", "magnitude", "gradient", "snip"),
     *("wanda", "ffn"),
@@ -190,196 +182,255 @@ PUBLISHED_SCORE_TYPES = {
     "FFN": "ffn",
 }
 
-_COUNT = Number(whole=True, low=1)
-_SEED = Number(whole=True, low=0)
-_STEPS = Number(whole=True, low=-1)
-_MEANINGS = {"gamma": "weight of the retain term", "alpha": "weight of Σ|θ|", "beta": "NPO's β"}
+METHODS = (
+    *("origin", "FT", "l1_sparse", "GA", "GA+FT", "GA+KL", "NPO+FT"),
+    *("CL", "CL+FT", "CL+KL", "RL", "KL"),  # up to here: the paper's
+    *("SimNPO+FT", "DPO+FT", "RMU"),
+)
+METHOD_ALIASES = {"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"}
 
-OVERALL_KEYS = (
-    Key("overall.model_name", Text("hub id or folder"), REQUIRED, "model to start from"),
-    Key("overall.logger", Choice(("json", "none", "wandb")), "none", "where results go"),
-    Key("overall.cache_dir", Text("folder"), ".cache", "hub cache"),
-    Key("overall.seed", _SEED, 0, "seeds python, numpy and torch"),
-    Key(
-        "overall.dtype",
-        Choice(("auto", "bfloat16", "float16", "float32")),
-        "auto",
-        "of the weights; auto: bfloat16 on a GPU, float32 on the CPU",
-    ),
-    Key("overall.device", Choice(("auto", "cpu", "cuda", "mps")), "auto", "where to run"),
+# ----------------------------------------------------------------------------------- the keys
+
+REQUIRED = ...  # Ellipsis stays itself when a configuration is sent to another process
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key.
+
+    Attributes:
+        name: ``section.key``.
+        checker: what it takes.
+        default: ``None`` where it is not set by default, ``REQUIRED`` where it must be given.
+        meaning: one line for ``--help``.
+        inert: changes where things go or how fast they are done, not what comes out.
+    """
+
+    name: str
+    checker: Checker
+    default: Any
+    meaning: str
+    inert: bool = False
+
+
+_Row = tuple[Any, ...]  # a Key, without its section
+
+
+def _section(section: str, *rows: _Row) -> tuple[Key, ...]:
+    return tuple(Key(f"{section}.{name}", *rest) for name, *rest in rows)
+
+
+_COUNT = Int(at_least=1)
+_RATE = Float(at_least=0)
+_POSITIVE = Float(above=0)
+_DECAY = Float(at_least=0, below=1)
+_SEED = Int(at_least=0, at_most=2**32 - 1)  # numpy takes no larger one
+_FOLDER = Text("folder")
+_DATASET = Choice(
+    *DATASETS,
+    aliases=DATASET_ALIASES,
+    summary=", ".join(["Tofu_SUBSET", "Demo_SUBSET", *_PLAIN_DATASETS, *DATASET_ALIASES]),
 )
-DATA_SOURCE_KEYS = (
-    Key("dataset.data_dir", Text("folder"), None, "read data sets here instead of from the hub"),
-    Key(
-        "dataset.template",
-        Choice(("auto", "llama2_published", "llama2", "question_answer", "chat")),
-        "auto",
-        "prompt template; auto: the published rule",
+_RETAIN_WEIGHT = ("gamma", Float(), 0.0, "weight of the retain term")
+_FORGET_WEIGHT = ("gamma", Float(), 0.0, "weight of the forget term")
+_BETA = ("beta", _POSITIVE, 0.1, "inverse temperature")
+
+# fmt: off
+METHOD_PARAMS: dict[str, tuple[_Row, ...]] = {
+    "l1_sparse": (("alpha", _RATE, 0.0, "weight of the sum of all |weights|"),),
+    "GA+FT": (_RETAIN_WEIGHT,),
+    "GA+KL": (("gamma", Float(), 0.0, "weight of the forget term; the retain term has 1 - gamma"),),
+    "NPO+FT": (_RETAIN_WEIGHT, _BETA),
+    "CL+FT": (("gamma", Float(), 1.0, "weight of the retain term"),),
+    "CL+KL": (_RETAIN_WEIGHT,),
+    "KL": (_FORGET_WEIGHT,),
+    "SimNPO+FT": (
+        _RETAIN_WEIGHT,
+        ("beta", _POSITIVE, 2.5, "inverse temperature"),
+        ("delta", _RATE, 0.0, "margin"),
     ),
+    "DPO+FT": (_RETAIN_WEIGHT, _BETA),
+    "RMU": (
+        ("layer", Int(at_least=0), 7, "decoder layer whose output is steered"),
+        ("steering_coefficient", _RATE, 6.5, "length of the vector that it is steered to"),
+        ("alpha", _RATE, 1200.0, "weight of the retain term"),
+    ),
+}
+
+OVERALL_KEYS = _section(
+    "overall",
+    ("model_name", Text("hub id or folder"), REQUIRED, "model to start from"),
+    ("logger", Choice("json", "none", "wandb"), "none", "where results go", True),
+    ("cache_dir", _FOLDER, ".cache", "cache of hub downloads", True),
+    ("seed", _SEED, 0, "seeds python, numpy and torch"),
+    ("dtype", Choice("auto", "bfloat16", "float16", "float32"), "auto",
+     "of the weights; auto: bfloat16 on a GPU, float32 on the CPU"),
+    ("device", Choice("auto", "cpu", "cuda", "mps"), "auto", "where to run"),
 )
-LOGGER_KEYS = (
-    Key("logger.name", Text("name"), None, "run folder below the root; default: a timestamp"),
-    Key("logger.json.root", Text("folder"), "files/logs", "where run folders are made"),
-    Key("logger.wandb.project", Text("name"), "wagle", "Weights & Biases project"),
-    Key(
-        "logger.wandb.mode",
-        Choice(("online", "offline", "disabled")),
-        "offline",
-        "offline keeps the run on this machine until it is synced",
-    ),
+LOGGER_KEYS = _section(
+    "logger",
+    ("name", Text("name"), None, "run folder below json.root; not set: a timestamp", True),
+    ("json.root", _FOLDER, "files/logs", "where run folders are made", True),
+    ("wandb.project", Text("name"), "wagle", "Weights & Biases project", True),
+    ("wandb.mode", Choice("online", "offline", "disabled"), "offline",
+     "offline keeps the run on this machine until it is synced", True),
+)
+SOURCE_KEYS = _section(
+    "dataset",
+    ("data_dir", _FOLDER, None, "read data sets from files here instead of the hub"),
+    ("template", Choice("auto", "llama2_published", "llama2", "question_answer", "chat"), "auto",
+     "prompt template; auto: the published rule"),
 )
 UNLEARN_KEYS = (
     *OVERALL_KEYS,
-    Key("unlearn.unlearn_method", Choice(METHODS, METHOD_ALIASES), "origin", "objective"),
-    Key("unlearn.num_epochs", _COUNT, 1, "passes over the forget set"),
-    Key("unlearn.lr", Number(low=0, above=True), 1e-4, "learning rate"),
-    Key("unlearn.weight_decay", Number(low=0), 0.0, "decoupled weight decay"),
-    Key("unlearn.gradient_accumulation_steps", _COUNT, 1, "micro-batches per step"),
-    Key(
-        "unlearn.task_name",
-        Choice(("toxic", "copyright", "tofu", "wmdp")),
-        "toxic",
-        "which evaluation runs",
+    *_section(
+        "unlearn",
+        ("unlearn_method", Choice(*METHODS, aliases=METHOD_ALIASES), "origin",
+         "objective; GradDiff, NPO and PO are GA+FT, NPO+FT and CL+FT"),
+        ("num_epochs", _COUNT, 1, "passes over the forget set"),
+        ("lr", _RATE, 1e-4, "learning rate"),
+        ("weight_decay", _RATE, 0.0, "decoupled weight decay"),
+        ("gradient_accumulation_steps", _COUNT, 1, "batches per optimizer step"),
+        ("task_name", Choice("toxic", "copyright", "tofu", "wmdp"), "toxic",
+         "which evaluation runs"),
+        ("mask_path", Text("file, like tofu_0.8.pt"), None,
+         "weights that may change; made at the ratio in its name when missing; not set: all"),
+        ("score_type", Choice(*SCORE_TYPES, aliases=PUBLISHED_SCORE_TYPES), None,
+         "how a missing mask is made; not set: what the mask's folder is named after, else wagle"),
+        ("mu", _POSITIVE, 1e-3, "Hessian diagonal in WAGLE's scores"),
+        ("mask_scope", Choice("global", "layer", "tensor"), "global",
+         "what weights are ranked within"),
+        ("mask_exclude", ListOf(Choice("embedding", "norm", "head")), [],
+         "weights that are never selected"),
+        ("attribution_batch_size", _COUNT, 8,
+         "rows run at once to make a mask; only time and memory depend on it"),
+        ("attribution_offload", Choice("none", "cpu", "disk"), "none",
+         "where sums of gradients are kept; none: with the weights"),
+        ("attribution_dtype", Choice("float32", "float64"), "float32", "of sums of gradients"),
+        ("p", Float(), 0.01, "accepted for old configs, has no effect", True),
+        ("q", Float(), 0.01, "accepted for old configs, has no effect", True),
+        ("sophia", Flag(), False, "Sophia-G instead of AdamW"),
+        ("sophia_params.betas_low", _DECAY, 0.9, "decay of the mean gradient"),
+        ("sophia_params.betas_high", _DECAY, 0.95, "decay of the mean Hessian diagonal"),
+        ("sophia_params.rho", _POSITIVE, 0.03, "where updates are clipped"),
+        ("resume_path", _FOLDER, None, "evaluate this saved model; nothing is trained"),
+        ("max_steps", Steps(), -1, "optimizer steps; -1: num_epochs decides"),
+        ("use_lora", Flag(), False, "train LoRA adapters, merged into the weights when saved"),
+        ("mask_enforcement", Choice("optimizer", "gradient"), "optimizer",
+         "gradient: as published, weights outside the mask still decay"),
+        ("master_weights", Flag(), None,
+         "float32 copy of the selected weights; not set: where the dtype is 16-bit"),
+        ("gradient_checkpointing", Flag(), False, "saves memory, takes time"),
     ),
-    Key("unlearn.mask_path", Text("file"), None, "mask; computed when missing; null: dense"),
-    Key(
-        "unlearn.score_type",
-        Choice(SCORE_TYPES, PUBLISHED_SCORE_TYPES),
-        None,
-        "how to make a missing mask; default: the mask folder's name if it is one, else wagle",
+    *_section("unlearn", *((f"{method}.{name}", *rest) for method, rows in METHOD_PARAMS.items()
+                           for name, *rest in rows)),
+    *_section(
+        "dataset",
+        ("forget_dataset_name", _DATASET, "SafePku", "forget set"),
+        ("retain_dataset_name", _DATASET, "TruthfulQA", "retain set"),
+        ("dataset_seed", _SEED, 0, "which forget examples are drawn"),
+        ("forget_ratio", _POSITIVE, 200.0,
+         "up to 1: the fraction of the forget set to draw; above 1: how many examples"),
+        ("self_retain", Flag(), False, "retain the forget set's rows that were not drawn"),
+        ("batch_size", _COUNT, 16, "examples per batch"),
+        ("num_workers", Int(at_least=0), 0, "processes that load data", True),
     ),
-    Key("unlearn.mu", Number(low=0, above=True), 1e-3, "WAGLE's Hessian diagonal μ"),
-    Key("unlearn.mask_scope", Choice(("global", "layer", "tensor")), "global", "what is ranked"),
-    Key(
-        "unlearn.mask_exclude",
-        ListOf(Choice(("embedding", "norm", "head"))),
-        [],
-        "kinds of weights that are never selected",
-    ),
-    Key("unlearn.attribution_batch_size", _COUNT, 8, "rows run at once for gradients"),
-    Key(
-        "unlearn.attribution_offload",
-        Choice(("none", "cpu", "disk")),
-        "none",
-        "where sums of gradients live",
-    ),
-    Key(
-        "unlearn.attribution_dtype",
-        Choice(("float32", "float64")),
-        "float32",
-        "of the sums of gradients",
-    ),
-    Key("unlearn.p", Number(), 0.01, "accepted for old configs, unused"),
-    Key("unlearn.q", Number(), 0.01, "accepted for old configs, unused"),
-    Key("unlearn.sophia", Flag(), False, "Sophia-G instead of AdamW"),
-    Key("unlearn.sophia_params.betas_low", Number(low=0, high=1), 0.9, "β1"),
-    Key("unlearn.sophia_params.betas_high", Number(low=0, high=1), 0.95, "β2"),
-    Key("unlearn.sophia_params.rho", Number(low=0, above=True), 0.03, "clipping ρ"),
-    Key("unlearn.resume_path", Text("folder"), None, "evaluate this saved model; no training"),
-    Key("unlearn.max_steps", _STEPS, -1, "optimizer steps; -1: from num_epochs"),
-    Key("unlearn.use_lora", Flag(), False, "train LoRA adapters, merged when saved"),
-    Key(
-        "unlearn.mask_enforcement",
-        Choice(("optimizer", "gradient")),
-        "optimizer",
-        "gradient: as published, frozen weights still decay",
-    ),
-    Key(
-        "unlearn.master_weights",
-        Flag(),
-        None,
-        "float32 masters of the selected weights; default: where dtype is 16-bit",
-    ),
-    Key("unlearn.gradient_checkpointing", Flag(), False, "less memory, more time"),
-    *(
-        Key(f"unlearn.{method}.{name}", checker, default, _MEANINGS[name])
-        for method, params in METHOD_PARAMS.items()
-        for name, (checker, default) in params.items()
-    ),
-    Key("dataset.forget_dataset_name", DatasetName(), "SafePku", "forget set"),
-    Key("dataset.retain_dataset_name", DatasetName(), "TruthfulQA", "retain set"),
-    Key("dataset.dataset_seed", _SEED, 0, "which forget examples are drawn"),
-    Key(
-        "dataset.forget_ratio",
-        Number(low=0, above=True),
-        200.0,
-        "above 1: how many forget examples; otherwise which fraction",
-    ),
-    Key("dataset.self_retain", Flag(), False, "retain the forget set's rows not drawn"),
-    Key("dataset.batch_size", _COUNT, 16, "examples per micro-batch"),
-    Key("dataset.num_workers", Number(whole=True, low=0), 0, "loader processes"),
-    *DATA_SOURCE_KEYS,
-    Key(
-        "evaluation.protocol",
-        Choice(("corrected", "published")),
-        "corrected",
-        "published: as the paper's numbers were made",
-    ),
-    Key("evaluation.batch_size", _COUNT, 32, "sequences run at once"),
-    Key("evaluation.limit", _COUNT, None, "first rows of each set, for a quick look"),
-    Key("evaluation.tasks", ListOf(Text("task")), None, "lm-eval tasks to run as well"),
-    Key(
-        "evaluation.sentence_model",
-        Text("hub id, folder or Python package"),
-        "sentence-transformers/paraphrase-MiniLM-L6-v2",
-        "sentence encoder for acc",
-    ),
-    Key(
-        "evaluation.retain_results",
-        Text("file"),
-        None,
-        "the retain-only model's tofu.json, for the official forget quality",
+    *SOURCE_KEYS,
+    *_section(
+        "evaluation",
+        ("protocol", Choice("corrected", "published"), "corrected",
+         "published: as the paper's numbers were made"),
+        ("batch_size", _COUNT, 32, "sequences run at once"),
+        ("limit", _COUNT, None, "first rows of each set, for a quick look"),
+        ("tasks", ListOf(Text("lm-eval tasks")), None, "lm-eval tasks to run as well"),
+        ("sentence_model", Text("name, folder, package"),
+         "sentence-transformers/paraphrase-MiniLM-L6-v2",
+         "sentence encoder for TOFU's accuracy: from the hub, a folder or a Python package"),
+        ("retain_results", Text("file"), None,
+         "the retain-only model's tofu.json, for the official forget quality"),
     ),
     *LOGGER_KEYS,
 )
 FINE_TUNE_KEYS = (
     *OVERALL_KEYS,
-    Key("finetune.dataset_name", DatasetName(), REQUIRED, "what to learn"),
-    Key("finetune.extra_dataset_names", ListOf(DatasetName()), [], "what to learn as well"),
-    Key("finetune.subset_limit", _COUNT, None, "first rows of each data set"),
-    Key("finetune.num_epochs", _COUNT, 1, "passes over the data"),
-    Key("finetune.max_steps", _STEPS, -1, "optimizer steps; -1: from num_epochs"),
-    Key("finetune.lr", Number(low=0, above=True), 1e-5, "learning rate"),
-    Key("finetune.weight_decay", Number(low=0), 0.01, "decoupled weight decay"),
-    Key("finetune.batch_size", _COUNT, 8, "examples per micro-batch"),
-    Key("finetune.gradient_accumulation_steps", _COUNT, 1, "micro-batches per step"),
-    Key("finetune.warmup_ratio", Number(low=0, high=1), 0.05, "share of the steps"),
-    Key("finetune.output_dir", Text("folder"), REQUIRED, "where the model goes"),
-    Key("finetune.from_scratch", Flag(), False, "build the tiny Llama of the demo"),
-    *DATA_SOURCE_KEYS,
+    *_section(
+        "finetune",
+        ("dataset_name", _DATASET, REQUIRED, "what to learn"),
+        ("extra_dataset_names", ListOf(_DATASET), [], "what to learn as well"),
+        ("subset_limit", _COUNT, None, "first rows of each data set"),
+        ("num_epochs", _COUNT, 1, "passes over the data"),
+        ("max_steps", Steps(), -1, "optimizer steps; -1: num_epochs decides"),
+        ("lr", _RATE, 1e-5, "learning rate"),
+        ("weight_decay", _RATE, 0.01, "decoupled weight decay"),
+        ("batch_size", _COUNT, 8, "examples per batch"),
+        ("gradient_accumulation_steps", _COUNT, 1, "batches per optimizer step"),
+        ("warmup_ratio", Float(at_least=0, at_most=1), 0.05, "share of the steps to warm up in"),
+        ("output_dir", _FOLDER, REQUIRED, "where the model goes"),
+        ("from_scratch", Flag(), False, "build the demo's tiny Llama instead of loading a model"),
+    ),
+    *SOURCE_KEYS,
+    *LOGGER_KEYS,
 )
-
-# Keys that change where things go or how fast, not what comes out.
-_NO_INFLUENCE = ("logger.", "overall.cache_dir", "overall.logger", "dataset.num_workers")
+# fmt: on
 
 # ------------------------------------------------------------------------------ configuration
 
 
-class Config:
-    """A resolved configuration: read keys with ``config["unlearn.lr"]``.
+class Given(NamedTuple):
+    """A value as somebody gave it: the key as written, the value, and where it stood."""
+
+    name: str
+    value: Any
+    where: str
+
+
+class Config(Mapping[str, Any]):
+    """A resolved configuration, a mapping from every ``section.key`` to its value.
+
+    Args:
+        keys: those that the program knows.
+        given: values by canonical key name; ``None`` leaves the default.
 
     Attributes:
-        notices: remarks for the user about accepted but ineffective settings.
+        notices: remarks for the user, about settings without effect.
+
+    Raises:
+        ConfigError: the message lists everything that is wrong.
     """
 
-    def __init__(self, values: Mapping[str, Any], notices: Sequence[str] = ()) -> None:
-        self._values = dict(values)
-        self.notices = list(notices)
+    def __init__(self, keys: Sequence[Key], given: Mapping[str, Given]) -> None:
+        self._keys = tuple(keys)
+        self._given = dict(given)
+        self._values = _resolve(self._keys, self._given)
+        self.notices = list(_notices(self))
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     @property
     def method_params(self) -> dict[str, float]:
         """Hyper-parameters of the chosen unlearning method, by name."""
         method = self["unlearn.unlearn_method"]
-        names = METHOD_PARAMS.get(method, {})
-        return {name: self[f"unlearn.{method}.{name}"] for name in names}
+        return {row[0]: self[f"unlearn.{method}.{row[0]}"] for row in METHOD_PARAMS.get(method, ())}
+
+    def replace(self, changes: Mapping[str, Any]) -> Config:
+        """The configuration with some keys changed, checked anew; ``None`` restores a default.
+
+        Raises:
+            ConfigError: the message lists everything that is wrong.
+        """
+        return Config(self._keys, {**self._given, **_by_key(changes.items(), "replaced")})
 
     def as_dict(self) -> dict[str, Any]:
-        """Every key as nested dicts; loading that as a file gives the same configuration."""
+        """Every key, as nested dicts; loading that as a file gives the same configuration."""
         nested: dict[str, Any] = {}
-        for key, value in self._values.items():
+        for key, value in self.items():
             *sections, name = key.split(".")
             level = nested
             for section in sections:
@@ -388,8 +439,14 @@ class Config:
         return nested
 
     def fingerprint(self) -> str:
-        """SHA-256 of the keys that influence results."""
-        relevant = {k: v for k, v in self._values.items() if not k.startswith(_NO_INFLUENCE)}
+        """SHA-256, in hex, of the keys that influence results."""
+        others = set(METHOD_PARAMS) - {self.get("unlearn.unlearn_method")}
+        idle = tuple(f"unlearn.{method}." for method in others)
+        relevant = {
+            key.name: self[key.name]
+            for key in self._keys
+            if not key.inert and not key.name.startswith(idle)
+        }
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
@@ -411,31 +468,15 @@ def load_config(
     if "--help" in argv or "-h" in argv:
         print(_help(keys, prog, description))
         sys.exit(0)
-    files, overrides = _split_command_line(argv)
-    given: dict[str, _Given] = {}
+    files, given_on_command_line = _split_command_line(argv)
+    given: dict[str, Given] = {}
     for path in files:
-        given.update(_read_file(path))
-    given.update(overrides)
-    given = {_canonical(name): value for name, value in given.items()}
-    known = {key.name: key for key in keys}
-    problems = [
-        _unknown_key(name, value, known) for name, value in given.items() if name not in known
-    ]
-    values, bad = _check_values({n: g for n, g in given.items() if n in known}, keys)
-    problems += bad
-    if not problems:
-        problems = _check_together(values)
-    if problems:
-        raise ConfigError("the configuration is wrong\n" + _table(_PROBLEM_HEAD, problems))
-    if "unlearn.mask_path" in values and values["unlearn.score_type"] is None:
-        values["unlearn.score_type"] = _score_type_of_folder(values["unlearn.mask_path"])
-    unused = [name for name in ("unlearn.p", "unlearn.q") if name in given]
-    notices = [f"{' and '.join(unused)} have no effect"] if unused else []
-    return Config(values, notices)
+        given |= _read_file(path)
+    return Config(keys, given | given_on_command_line)
 
 
 def mask_ratio(path: str | Path) -> float | None:
-    """The ratio in a mask's file name: ``tofu_0.8.pt`` and ``…with_0.8.pt`` carry 0.8.
+    """The ratio in a mask's file name: ``tofu_0.8.pt`` and ``with_0.8.safetensors`` carry 0.8.
 
     Returns:
         A number in (0, 1], or ``None`` where the name carries none.
@@ -445,115 +486,140 @@ def mask_ratio(path: str | Path) -> float | None:
     return ratio if 0 < ratio <= 1 else None
 
 
-# ------------------------------------------------------------------------------------ parsing
+# ------------------------------------------------------------------------------------ reading
 
-
-@dataclass(frozen=True)
-class _Given:
-    """A value as it was given, and where."""
-
-    value: Any
-    origin: str
-
-
-_PROBLEM_HEAD = ("key", "problem", "given", "where")
-_Problem = tuple[str, str, str, str]
 _CONFIG_OPTIONS = ("--config_file", "--config-file", "-C")
-_COMMAND_LINE = "command line"
 
 
-def _split_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, _Given]]:
+def _by_key(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Given]:
+    """Given values by canonical name; the last of several for one key counts."""
+    return {_canonical(name): Given(name, value, where) for name, value in pairs}
+
+
+def _canonical(name: str) -> str:
+    """A key in the section of a method's alias, as the same key of the method itself."""
+    top, _, rest = name.partition(".")
+    section, dot, key = rest.partition(".")
+    if top == "unlearn" and section in METHOD_ALIASES:
+        return f"unlearn.{METHOD_ALIASES[section]}{dot}{key}"
+    return name
+
+
+def _split_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Given]]:
+    """Configuration files in order, and the other options' values."""
     files: list[str] = []
-    overrides: dict[str, _Given] = {}
-    arguments = iter(argv)
-    for argument in arguments:
+    pairs: list[tuple[str, str | None]] = []
+    wrong: list[str] = []
+    waiting = deque(argv)
+    while waiting:
+        argument = waiting.popleft()
         option, equals, value = argument.partition("=")
         if option not in _CONFIG_OPTIONS and not option.startswith("--"):
-            raise ConfigError(
-                f"{argument!r} on the command line belongs to no option; write --section.key value"
-            )
+            wrong.append(f"{argument!r} belongs to no option; write --section.key value")
+            continue
         if not equals:
-            value = next(arguments, None)
-            if value is None or value.startswith("--"):
-                raise ConfigError(f"{option} on the command line needs a value")
+            if not waiting or waiting[0].startswith("--") or waiting[0] in _CONFIG_OPTIONS:
+                wrong.append(f"{option} needs a value")
+                continue
+            value = waiting.popleft()
         if option in _CONFIG_OPTIONS:
             files.append(value)
         else:
-            value = None if value == "null" else value
-            overrides[option.removeprefix("--")] = _Given(value, _COMMAND_LINE)
-    return files, overrides
+            pairs.append((option.removeprefix("--"), None if value == "null" else value))
+    if wrong:
+        raise ConfigError("\n".join(["the command line is wrong", *wrong]))
+    return files, _by_key(pairs, "command line")
 
 
-def _read_file(name: str) -> dict[str, _Given]:
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration file {name}")
-    text = path.read_text(encoding="utf-8")
+def _read_file(name: str) -> dict[str, Given]:
     try:
-        if path.suffix in (".yaml", ".yml"):
-            content = yaml.safe_load(text)
+        text = Path(name).read_text(encoding="utf-8-sig")
+        if Path(name).suffix in (".yaml", ".yml"):
+            content = yaml.load(text, Loader=_StrictYaml)
         else:
-            content = json.loads(text, object_pairs_hook=_no_duplicates)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f'{name} should hold one object of sections, like {{"overall": …}}')
-    return {key: _Given(value, name) for key, value in _flatten(content)}
+            content = json.loads(text, object_pairs_hook=_without_duplicates)
+        pairs = list(_flatten(content)) if isinstance(content, dict) else None
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {name}") from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"the configuration file {name} cannot be read: {error}") from error
+    if pairs is None:
+        raise ConfigError(
+            f"the configuration file {name} cannot be read: it should hold one object of sections, "
+            'like {"overall": {"seed": 0}}'
+        )
+    given = _by_key(pairs, name)
+    if len(given) < len(pairs):
+        names = [_canonical(key) for key, _ in pairs]
+        twice = sorted({key for key in names if names.count(key) > 1})
+        raise ConfigError(f"the configuration file {name} gives {', '.join(twice)} twice")
+    return given
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
         raise ValueError(f"the same key twice: {', '.join(twice)}")
-    return result
+    return dict(pairs)
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+class _StrictYaml(yaml.SafeLoader):
+    """YAML without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _without_duplicates([(str(key.value), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def _flatten(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves by dotted name; an empty section is a leaf too, lest a misspelt one go unseen."""
     for name, value in content.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _canonical(name: str) -> str:
-    """A key in the section of a method's alias, as the same key of the method itself."""
-    section, _, rest = name.removeprefix("unlearn.").partition(".")
-    if name.startswith("unlearn.") and section in METHOD_ALIASES and rest:
-        return f"unlearn.{METHOD_ALIASES[section]}.{rest}"
-    return name
+# ----------------------------------------------------------------------------------- checking
 
 
-def _unknown_key(name: str, given: _Given, known: Mapping[str, Key]) -> _Problem:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    by_last_part = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = by_last_part[:1] or near
-    hint = f"unknown key; did you mean {near[0]}?" if near else "unknown key; see --help"
-    return name, hint, _shown(given.value), given.origin
+class _Problem(NamedTuple):
+    key: str
+    wrong: str
+    given: str
+    where: str
 
 
-def _check_values(
-    given: Mapping[str, _Given], keys: Sequence[Key]
-) -> tuple[dict[str, Any], list[_Problem]]:
+def _resolve(keys: Sequence[Key], given: Mapping[str, Given]) -> dict[str, Any]:
+    """Every key's value, in the order of ``keys``."""
+    known = {key.name: key for key in keys}
+    sections = _sections(known)
+    problems = [
+        _Problem(entry.name, _unknown(name, known, sections), _shown(entry.value), entry.where)
+        for name, entry in given.items()
+        if name not in known and not (name in sections and entry.value in (None, {}))
+    ]
     declared = _declare(keys)
-    declared.collect({name: g.value for name, g in given.items() if g.value is not None})
+    set_values = {name: entry.value for name, entry in given.items() if entry.value is not None}
+    declared.collect({name: value for name, value in set_values.items() if name in known})
     errors = declared.validate(mode="errordict")
-    problems = []
-    for path in errors:
-        name = ".".join(path)
-        checker = declared.entries[path].checker
-        if name in given and given[name].value is not None:
-            problem = f"should be {checker.help()}"
-            problems.append((name, problem, _shown(given[name].value), given[name].origin))
-        else:
-            problems.append((name, f"is required: {checker.help()}", "nothing", ""))
-    values = {}
+    values: dict[str, Any] = {}
     for key in keys:
-        path = tuple(key.name.split("."))
-        values[key.name] = None if path in errors else declared[key.name]
-    return values, problems
+        wrong = tuple(key.name.split(".")) in errors or set_values.get(key.name) == {}
+        values[key.name] = None if wrong else declared[key.name]
+        if wrong:
+            problems.append(_bad_value(key, given.get(key.name)))
+    for name, wrong in _clashes(values):
+        where = given[name].where if name in given else "default"
+        problems.append(_Problem(name, wrong, _shown(values[name]), where))
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        table = _table([("key", "what is wrong", "given", "where"), *problems], _terminal_width())
+        raise ConfigError(f"{count} in the configuration\n\n{table}")
+    if "unlearn.score_type" in values and values["unlearn.score_type"] is None:
+        values["unlearn.score_type"] = _score_type_of_folder(values["unlearn.mask_path"])
+    return values
 
 
 def _declare(keys: Sequence[Key]) -> fastargs.Config:
@@ -562,87 +628,201 @@ def _declare(keys: Sequence[Key]) -> fastargs.Config:
     for key in keys:
         section, _, name = key.name.rpartition(".")
         required = key.default is REQUIRED
-        param = fastargs.Param(
-            key.checker,
-            key.meaning,
-            default=None if required else key.default,
-            required=required,
-        )
+        default = None if required else key.default
+        param = fastargs.Param(key.checker, key.meaning, default=default, required=required)
         fastargs.Section(section, config_descriptor=declared).params(**{name: param})
     return declared
 
 
-def _check_together(values: Mapping[str, Any]) -> list[_Problem]:
-    """Rules that concern more than one key, or the files that keys name."""
-    problems: list[_Problem] = []
+def _sections(known: Iterable[str]) -> set[str]:
+    """Names that may stand in a file with nothing in them."""
+    sections = set()
+    for name in known:
+        parts = name.split(".")
+        sections |= {".".join(parts[:end]) for end in range(1, len(parts))}
+    if "unlearn" in sections:
+        sections |= {f"unlearn.{method}" for method in METHODS}
+    return sections
 
-    def refuse(key: str, problem: str) -> None:
-        problems.append((key, problem, _shown(values[key]), ""))
 
-    mask_path = values.get("unlearn.mask_path")
-    if mask_path is not None:
-        if Path(mask_path).suffix not in (".pt", ".safetensors"):
-            refuse("unlearn.mask_path", "a mask file ends in .pt or .safetensors")
-        elif not Path(mask_path).is_file() and mask_ratio(mask_path) is None:
-            refuse(
-                "unlearn.mask_path",
-                "there is no such file, and its name carries no ratio to make one: name it "
-                "NAME_RATIO.pt with a ratio above 0 and up to 1, like tofu_0.8.pt",
-            )
-        if values["unlearn.use_lora"]:
-            refuse("unlearn.mask_path", "LoRA trains adapters, not masked weights: choose one")
-    resume = values.get("unlearn.resume_path")
-    if resume is not None and not Path(resume).is_dir():
-        refuse("unlearn.resume_path", "there is no such folder")
-    data_dir = values.get("dataset.data_dir")
-    if data_dir is not None and not Path(data_dir).is_dir():
-        refuse("dataset.data_dir", "there is no such folder")
-    return problems
+def _unknown(name: str, known: Iterable[str], sections: Iterable[str]) -> str:
+    """What to say about a key that does not exist, with up to two that may have been meant."""
+    if name in sections:
+        return f"a section, not a key; give {name}.KEY"
+    last_part = name.rpartition(".")[2]
+    namesakes = [key for key in known if key.rpartition(".")[2] == last_part]
+    near = dict.fromkeys([*_nearest(name, namesakes, cutoff=0), *_nearest(name, known)])
+    return f"unknown key; did you mean {' or '.join(near)}?" if near else "unknown key; see --help"
+
+
+def _nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The name that is most like the word, whatever the case; none where none is like it."""
+    lower = {name.lower(): name for name in names}
+    return [lower[near] for near in difflib.get_close_matches(word.lower(), lower, 1, cutoff)]
+
+
+def _bad_value(key: Key, given: Given | None) -> _Problem:
+    if given is None or given.value is None:
+        where = "" if given is None else given.where
+        return _Problem(key.name, f"is required: {key.checker.help()}", "nothing", where)
+    or_null = "; or null" if key.default is None else ""
+    wrong = f"allowed: {key.checker.help()}{or_null}{_hint(key.checker, given.value)}"
+    return _Problem(given.name, wrong, _shown(given.value), given.where)
+
+
+def _hint(checker: Checker, value: Any) -> str:
+    """The name that a misspelt value may have meant."""
+    if isinstance(checker, ListOf):
+        try:
+            items = checker.items(value)
+        except ValueError:
+            return ""
+        hints = (_hint(checker.item, item) for item in items)
+        return next((hint for hint in hints if hint), "")
+    if not isinstance(checker, Choice) or not isinstance(value, str) or value in checker.names:
+        return ""
+    near = _nearest(value, checker.names)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Rules about several keys, or about the files they name; keys with bad values are ``None``."""
+    yield from _mask_clashes(values)
+    for name in ("unlearn.resume_path", "dataset.data_dir"):
+        if values.get(name) is not None and not Path(values[name]).is_dir():
+            yield name, "there is no such folder"
+    results = values.get("evaluation.retain_results")
+    if results is not None and not Path(results).is_file():
+        yield "evaluation.retain_results", "there is no such file"
+    ratio = values.get("dataset.forget_ratio")
+    if ratio is not None and ratio > 1 and not ratio.is_integer():
+        yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"
+    if ratio == 1 and values["dataset.self_retain"]:
+        yield "dataset.self_retain", "dataset.forget_ratio 1.0 leaves no row to retain; lower it"
+    name = values.get("logger.name")
+    if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+        yield "logger.name", "must name a folder below logger.json.root"
+
+
+def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    path = values.get("unlearn.mask_path")
+    if path is None:
+        return
+    name = "unlearn.mask_path"
+    if Path(path).suffix not in (".pt", ".safetensors"):
+        yield name, "a mask file ends in .pt or .safetensors"
+    elif Path(path).is_dir():
+        yield name, "this is a folder, not a file"
+    elif not Path(path).exists() and mask_ratio(path) is None:
+        yield (
+            name,
+            "there is no such file, and its name carries no ratio to make one: name it "
+            "NAME_RATIO.pt, with a ratio above 0 and at most 1, like tofu_0.8.pt",
+        )
+    if values["unlearn.use_lora"]:
+        yield name, "LoRA trains adapters, not masked weights; choose one of them"
+    score_type = values["unlearn.score_type"] or _score_type_of_folder(path)
+    if score_type in ("wanda", "ffn"):
+        rule = f"{score_type} masks have a rule of their own"
+        if values["unlearn.mask_scope"] not in ("global", None):
+            yield "unlearn.mask_scope", f"{rule}; leave this at global"
+        if values["unlearn.mask_exclude"]:
+            yield "unlearn.mask_exclude", f"{rule}; leave this empty"
 
 
 def _score_type_of_folder(mask_path: str | None) -> str:
+    """Published masks lie in a folder that is named after their score type."""
     folder = Path(mask_path).parent.name if mask_path else ""
     folder = PUBLISHED_SCORE_TYPES.get(folder, folder)
     return folder if folder in SCORE_TYPES else "wagle"
 
 
+def _notices(config: Config) -> Iterator[str]:
+    unused = [name for name in ("unlearn.p", "unlearn.q") if name in config._given]
+    if unused:
+        yield f"accepted for old configs, without effect: {' and '.join(unused)}"
+    if "unlearn.unlearn_method" not in config:
+        return
+    method = config["unlearn.unlearn_method"]
+    trains = method != "origin" and config["unlearn.resume_path"] is None
+    if config["unlearn.mask_path"] is not None and not trains:
+        yield "unlearn.mask_path has no effect: nothing is trained"
+    for name in ("gamma", "alpha"):
+        if trains and config.method_params.get(name) == 0:
+            yield f"unlearn.{method}.{name} is 0: that term of the loss is off"
+
+
 # ------------------------------------------------------------------------------------ display
+
+_GROUPS = {
+    "overall": "the model and the machine",
+    "unlearn": "the mask and the training",
+    "unlearn.METHOD": "parameters of one method, used only where it is chosen",
+    "finetune": "the training",
+    "dataset": "the data",
+    "evaluation": "the evaluation",
+    "logger": "where a run is kept",
+}
+
+
+def _terminal_width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    plain = isinstance(value, str) and value.strip()
+    return value if plain else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns; wide columns wrap so that lines fit the terminal."""
-    columns = list(zip(head, *rows, strict=True))
-    widths = [max(len(cell) for cell in column) for column in columns]
-    room = min(shutil.get_terminal_size((100, 24)).columns, 100) - 2 * (len(widths) - 1)
-    while sum(widths) > room and max(widths[1:]) > 12:  # the first column holds names: kept whole
+def _table(rows: Sequence[Sequence[str]], width: int) -> str:
+    """Rows in aligned columns, in lines of at most ``width``; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = width - 2 * (len(widths) - 1)
+    while sum(widths) > room and max(widths[1:]) > 12:  # names, in front, are kept whole
         widths[widths.index(max(widths[1:]), 1)] -= 1
-    lines = []
-    for row in [head, ["-" * width for width in widths], *rows]:
-        cells = [
-            textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)
-        ]
-        for index in range(max(len(cell) for cell in cells)):
-            parts = [
-                (cell[index] if index < len(cell) else "").ljust(width)
-                for cell, width in zip(cells, widths, strict=True)
-            ]
-            lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
+    head, *body = rows
+    ruled = [head, ["-" * width for width in widths], *body]
+    return "\n".join(line for row in ruled for line in _lines(row, widths))
+
+
+def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """One row of a table; cells that are too wide go on below."""
+    cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+    for index in range(max(map(len, cells))):
+        parts = (cell[index] if index < len(cell) else "" for cell in cells)
+        padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+        yield "  ".join(padded).rstrip()
+
+
+def _group(key: Key) -> str:
+    top, method = key.name.split(".")[:2]
+    return "unlearn.METHOD" if method in METHOD_PARAMS else top
 
 
 def _help(keys: Sequence[Key], prog: str, description: str) -> str:
-    rows = []
-    for key in keys:
-        default = "required" if key.default is REQUIRED else _shown(key.default)
-        rows.append((key.name, key.checker.help(), default, key.meaning))
-    return (
-        f"usage: python src/exec/{prog} --config_file FILE [--section.key value …]\n\n"
-        f"{description}\n\n"
-        "Keys come from JSON or YAML files (--config_file, may be repeated, the later wins) and\n"
-        "from the command line, which beats files. null means: not set.\n\n"
-        + _table(("key", "takes", "default", "meaning"), rows)
-    )
+    """The help text; plain ASCII, since not every terminal can show more."""
+    width = min(_terminal_width(), 100)
+    head = ("key", "takes", "default", "meaning")
+    rows = [
+        (
+            key.name,
+            key.checker.help(),
+            "required" if key.default is REQUIRED else _shown(key.default),
+            key.meaning,
+        )
+        for key in keys
+    ]
+    lines = [
+        f"usage: python src/exec/{prog} --config_file FILE [--section.key value ...]",
+        "",
+        description,
+        "",
+        "Keys come from JSON or YAML files (--config_file, --config-file or -C; of several, the",
+        "later wins) and from the command line, which beats files. null: not set, the default",
+        "holds. Exit status: 0 done, 1 failure, 2 wrong configuration.",
+    ]
+    for group in dict.fromkeys(map(_group, keys)):
+        members = [row for key, row in zip(keys, rows, strict=True) if _group(key) == group]
+        lines += ["", f"{group}: {_GROUPS[group]}", "", _table([head, *members], width)]
+    subsets = f"SUBSET of a data set: {', '.join(_TOFU_SUBSETS)}; of Demo also knowledge."
+    return "\n".join([*lines, "", *textwrap.wrap(subsets, width)])
