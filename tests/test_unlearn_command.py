@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from src.config import METHODS, load_config
 from src.dataset.demo_benchmark import make_benchmark
 from src.errors import ConfigError, WagleError
+from src.exec import mask as mask_tool
 from src.exec import unlearn_model
 from src.loggers import Logger
 from src.model.loading import save_model
@@ -221,6 +222,20 @@ def test_masks_of_other_scores(options, tmp_path, score_type):
         linear = mask["model.layers.0.mlp.down_proj.weight"].to_bool()
         assert (linear.sum(dim=1) == linear.shape[1] // 2).all()
         assert mask["model.norm.weight"].count() == mask["model.norm.weight"].numel
+
+
+def test_the_mask_tool_makes_several_ratios_at_once(options, tmp_path):
+    argv = ["make", "--ratios", "0.2,0.6", *options()]
+    assert mask_tool.main(argv) == 0
+    folder = tmp_path / "mask"
+    small, large = (load_mask(folder / f"tiny_{ratio}.pt") for ratio in (0.2, 0.6))
+    total = sum(m.numel for m in large.values())
+    assert sum(m.count() for m in small.values()) == int(total * 0.2)
+    assert sum(m.count() for m in large.values()) == int(total * 0.6)
+    assert all(not (small[n].to_bool() & ~large[n].to_bool()).any() for n in small)
+    # the main command makes the same mask
+    _, _, mask = train(options, {"unlearn.mask_path": folder / "alone" / "tiny_0.2.pt"})
+    assert mask == small
 
 
 def start(arguments, cwd):

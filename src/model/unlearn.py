@@ -26,6 +26,7 @@ from src.optim.bitmask import Mask
 from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.gradients import GradientSettings
 from src.unlearn.mask.make import MaskSettings, make_masks
+from src.unlearn.mask.statistics import density
 from src.unlearn.mask.structure import block_linears
 from src.unlearn.objectives import OBJECTIVES
 from src.unlearn.reference import SwappedWeights, reference_losses
@@ -191,6 +192,16 @@ class Unlearn:
         prefix = path.with_name(path.stem.rpartition("_")[0] or path.stem)
         return make_masks(self.model, self.dataset, ratios, settings, prefix)
 
+    def write_masks(self, ratios: list[float]) -> list[Path]:
+        """Make the masks of several ratios and save them beside ``unlearn.mask_path``."""
+        given = Path(self.config["unlearn.mask_path"])
+        stem = given.stem.rpartition("_")[0]
+        paths = []
+        for ratio, mask in self.make_masks(ratios).items():
+            paths.append(given.with_name(f"{stem}_{ratio:g}{given.suffix}"))
+            save_mask(mask, paths[-1], provenance=self._mask_provenance(ratio))
+        return paths
+
     def _mask_provenance(self, ratio: float) -> dict[str, str]:
         keys = ("overall.model_name", "unlearn.score_type", "unlearn.mu")
         data = ("forget_dataset_name", "retain_dataset_name", "forget_ratio", "dataset_seed")
@@ -201,8 +212,7 @@ class Unlearn:
         """Share of the weights that may change."""
         if self.mask is None:
             return 1.0
-        selected = sum(mask.count() for mask in self.mask.values())
-        return selected / sum(mask.numel for mask in self.mask.values())
+        return density(self.mask)
 
     def train(self) -> None:
         """Unlearn in place."""

@@ -1,0 +1,150 @@
+"""Make, inspect, compare and convert mask files.
+
+python src/exec/mask.py make --ratios 0.8,0.4 --config_file CONFIG.json [--section.key value …]
+python src/exec/mask.py inspect MASK [--json]
+python src/exec/mask.py compare MASK MASK [--all] [--json]
+python src/exec/mask.py convert MASK NEW_MASK
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from src.config import load_config, mask_ratio
+from src.errors import ConfigError
+from src.exec.entry import run_main
+
+SHOWN_TENSORS = 5  # most and least alike tensors that ``compare`` shows
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one sub-command."""
+    parser = argparse.ArgumentParser(
+        prog="mask.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="masks of several ratios from one set of scores")
+    make.add_argument("--ratios", required=True, help="for example 0.8,0.4")
+    inspect = commands.add_parser("inspect", help="density per layer and kind, provenance")
+    inspect.add_argument("mask", type=_existing)
+    compare = commands.add_parser("compare", help="Jaccard similarity, overall and per tensor")
+    compare.add_argument("masks", type=_existing, nargs=2)
+    compare.add_argument("--all", action="store_true", help="show every tensor")
+    for command in (inspect, compare):
+        command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    convert = commands.add_parser("convert", help="between .pt and .safetensors")
+    convert.add_argument("mask", type=_existing)
+    convert.add_argument("new_mask", type=Path)
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command != "make":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if options.command == "make":
+        return _make(options.ratios, rest)
+    if options.command == "inspect":
+        return _inspect(options.mask, options.json)
+    if options.command == "compare":
+        return _compare(*options.masks, show_all=options.all, as_json=options.json)
+    return _convert(options.mask, options.new_mask)
+
+
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def _make(ratios: str, argv: Sequence[str]) -> int:
+    config = load_config(argv, prog="mask.py make --ratios LIST", description="Make masks.")
+    given = config["unlearn.mask_path"]
+    if given is None or mask_ratio(given) is None:
+        raise ConfigError("unlearn.mask_path should name a mask like mask/tofu_0.8.pt")
+    try:
+        wanted = [float(ratio) for ratio in ratios.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--ratios takes numbers like 0.8,0.4, not {ratios!r}") from error
+    if not all(0 < ratio <= 1 for ratio in wanted):
+        raise ConfigError(f"--ratios takes numbers above 0 and up to 1, not {ratios!r}")
+    from src.loggers import Logger
+    from src.model.unlearn import Unlearn
+
+    run = Unlearn(config, Logger())
+    run.load()
+    run.build_dataset()
+    for path in run.write_masks(wanted):
+        print(f"wrote {path}")
+    return 0
+
+
+def _inspect(path: Path, as_json: bool) -> int:
+    from src.unlearn.mask.file import load_mask, read_provenance
+    from src.unlearn.mask.statistics import density, density_by
+
+    mask = load_mask(path)
+    report = {
+        "weights": sum(bits.numel for bits in mask.values()),
+        "selected": sum(bits.count() for bits in mask.values()),
+        "density": density(mask),
+        "provenance": read_provenance(path),
+        "by kind": density_by(mask, "kind"),
+        "by layer": density_by(mask, "layer"),
+    }
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return 0
+    print(f"{path}: {report['selected']} of {report['weights']} weights selected")
+    for key, value in report["provenance"].items():
+        print(f"  {key}: {value}")
+    for what in ("by kind", "by layer"):
+        _print_shares(f"selected {what}", report[what])
+    return 0
+
+
+def _compare(first: Path, second: Path, *, show_all: bool, as_json: bool) -> int:
+    from src.unlearn.mask.file import load_mask
+    from src.unlearn.mask.statistics import jaccard
+
+    overall, tensors = jaccard(load_mask(first), load_mask(second))
+    if as_json:
+        print(json.dumps({"overall": overall, "tensors": tensors}, indent=2))
+        return 0
+    print(f"Jaccard similarity of {first} and {second}: {overall:.4f}")
+    ordered = sorted(tensors, key=tensors.__getitem__)
+    if not show_all and len(ordered) > 2 * SHOWN_TENSORS:
+        ordered = ordered[:SHOWN_TENSORS] + ordered[-SHOWN_TENSORS:]
+    _print_shares("similarity per tensor", {name: tensors[name] for name in ordered})
+    return 0
+
+
+def _convert(path: Path, new_path: Path) -> int:
+    from src.unlearn.mask.file import load_mask, read_provenance, save_mask
+
+    if new_path.exists():
+        raise ConfigError(f"{new_path} exists already")
+    save_mask(load_mask(path), new_path, provenance=read_provenance(path))
+    print(f"wrote {new_path}")
+    return 0
+
+
+def _print_shares(title: str, shares: Mapping[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("share", justify="right")
+    for name, share in shares.items():
+        table.add_row(name, f"{share:.4f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run_main(main)
