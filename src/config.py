@@ -184,8 +184,7 @@ PUBLISHED_SCORE_TYPES = {
 
 METHODS = (
     *("origin", "FT", "l1_sparse", "GA", "GA+FT", "GA+KL", "NPO+FT"),
-    *("CL", "CL+FT", "CL+KL", "RL", "KL"),  # up to here: the paper's
-    *("SimNPO+FT", "DPO+FT", "RMU"),
+    *("CL", "CL+FT", "CL+KL", "RL", "KL"),
 )
 METHOD_ALIASES = {"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"}
 
@@ -244,6 +243,7 @@ METHOD_PARAMS: dict[str, tuple[_Row, ...]] = {
     "CL+FT": (("gamma", Float(), 1.0, "weight of the retain term"),),
     "CL+KL": (_RETAIN_WEIGHT,),
     "KL": (_FORGET_WEIGHT,),
+    # These three are accepted in files; their names join METHODS together with their objectives.
     "SimNPO+FT": (
         _RETAIN_WEIGHT,
         ("beta", _POSITIVE, 2.5, "inverse temperature"),
