@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
+
+from src.optim.bitmask import Mask
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "lm-eval", "fastargs")
 
@@ -50,6 +54,23 @@ def peak_memory() -> dict[str, int]:
     for index in range(torch.cuda.device_count()):
         peak[f"cuda:{index}"] = torch.cuda.max_memory_allocated(index)
     return peak
+
+
+def rows_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A hash of data rows: all fields, in order."""
+    digest = xxhash.xxh3_128()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def mask_fingerprint(mask: Mask) -> str:
+    """A hash of a mask's names and bits."""
+    digest = xxhash.xxh3_128()
+    for name, selected in mask.items():
+        digest.update(name.encode())
+        digest.update(selected.bits.cpu().numpy())
+    return digest.hexdigest()
 
 
 class Stopwatch:

@@ -18,7 +18,14 @@ from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import resolve_template
 from src.errors import ConfigError
 from src.loggers import Logger
-from src.model.environment import Stopwatch, git_commit, peak_memory, versions
+from src.model.environment import (
+    Stopwatch,
+    git_commit,
+    mask_fingerprint,
+    peak_memory,
+    rows_fingerprint,
+    versions,
+)
 from src.model.evaluation import EVALUATIONS, EvaluationContext
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.lora import add_lora, merge_lora
@@ -53,6 +60,7 @@ class Unlearn:
         self.logger = logger
         self.watch = Stopwatch()
         self.mask: Mask | None = None
+        self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config["overall.device"])
         self.dtype = resolve_dtype(config["overall.dtype"], self.device)
         self.trains = (
@@ -143,8 +151,11 @@ class Unlearn:
             )
 
         objective = OBJECTIVES[self.config["unlearn.unlearn_method"]]
+        forget = all_forget.select(drawn)
+        self.fingerprints["forget"] = rows_fingerprint(forget)
+        self.fingerprints["retain"] = rows_fingerprint(retain)
         self.dataset = UnlearnDataset(
-            all_forget.select(drawn),
+            forget,
             retain,
             encode_forget=row_encoder(forget_name, self.tokenizer, self.template),
             encode_retain=row_encoder(retain_name, self.tokenizer, self.template),
@@ -168,6 +179,7 @@ class Unlearn:
             self.mask = self.make_masks([ratio])[ratio]
             save_mask(self.mask, path, provenance=self._mask_provenance(ratio))
             origin = "saved to"
+        self.fingerprints["mask"] = mask_fingerprint(self.mask)
         tqdm.write(f"mask: {self.density():.4%} of the weights selected, {origin} {path}")
 
     def make_masks(self, ratios: list[float]) -> dict[float, Mask]:
@@ -309,6 +321,7 @@ class Unlearn:
                 "overall": self.config["overall.seed"],
                 "dataset": self.config["dataset.dataset_seed"],
             },
+            "fingerprints": self.fingerprints,
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),
         }
