@@ -1,15 +1,21 @@
-"""Greedy answers, batched; every row leaves the batch at its own end."""
+"""Greedy answers, batched; rows leave the batch at their own ends and others take their places."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from src.metrics.likelihood import evaluating
+
+SPARE_COLUMNS = 64  # how far the cache's buffers reach beyond the tokens they hold
 
 
 def generate_greedy(
@@ -25,76 +31,207 @@ def generate_greedy(
     """Continue each prompt with the most likely token until EOS or the length limit.
 
     The model's own generation settings (sampling, repetition penalties) play no part. Prompts are
-    run sorted by length, padded on the left; a row that has ended leaves the batch and the cache.
+    run sorted by length, padded on the left; a row that has ended leaves the batch and the cache,
+    and when a quarter of the places are free, new prompts take them.
 
     Args:
         prompts: token ids, at least one each.
         max_total_length: of prompt and continuation together.
+        batch_size: the most rows in the batch.
 
     Returns:
         The new tokens of each prompt, without the EOS, in the order given.
     """
     results: list[list[int]] = [[] for _ in prompts]
-    order = [i for i in range(len(prompts)) if len(prompts[i]) < max_total_length]
-    order.sort(key=lambda i: len(prompts[i]))
-    with (
-        evaluating(model),
-        tqdm(total=len(order), desc=description, unit="row", disable=None) as bar,
-    ):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            stop = set(eos_token_ids)
-            _continue(model, prompts, rows, results, stop, pad_token_id, max_total_length, bar)
-    return results
+    waiting = [i for i in range(len(prompts)) if len(prompts[i]) < max_total_length]
+    waiting.sort(key=lambda i: len(prompts[i]), reverse=True)
+    stop = set(eos_token_ids)
 
-
-def _continue(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    rows: list[int],
-    results: list[list[int]],
-    stop: set[int],
-    pad_token_id: int,
-    max_total_length: int,
-    bar: tqdm,
-) -> None:
-    """Decode one batch, appending to ``results``."""
-    longest = max(len(prompts[i]) for i in rows)
-    padded = [[pad_token_id] * (longest - len(prompts[i])) + list(prompts[i]) for i in rows]
-    tokens = torch.tensor(padded, device=model.device)
-    lengths = torch.tensor([len(prompts[i]) for i in rows], device=model.device)
-    columns = torch.arange(longest, device=model.device)
-    attention = (columns >= longest - lengths[:, None]).long()
-    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    accepted = inspect.signature(model.forward).parameters
-    options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-    while rows:
-        if "position_ids" in accepted:
-            options["position_ids"] = positions
-        logits = model(
-            input_ids=tokens,
-            attention_mask=attention,
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        ).logits[:, -1]
-        chosen = logits.argmax(dim=-1)
+    def accept(batch: _Batch) -> _Batch | None:
+        """Note the chosen tokens; what is left of the batch once ended rows are gone."""
         going = []
-        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+        for place, (row, token) in enumerate(zip(batch.rows, batch.tokens.tolist(), strict=True)):
             if token in stop:
                 continue
             results[row].append(token)
             if len(prompts[row]) + len(results[row]) < max_total_length:
                 going.append(place)
-        if len(going) < len(rows):
-            bar.update(len(rows) - len(going))
-            if not going:
-                return
-            keep = torch.tensor(going, device=model.device)
-            cache.batch_select_indices(keep)
-            rows = [rows[place] for place in going]
-            attention, positions, chosen = attention[keep], positions[keep], chosen[keep]
-        tokens = chosen[:, None]
-        positions = positions[:, -1:] + 1
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+        bar.update(len(batch.rows) - len(going))
+        return batch.keep(going) if going else None
+
+    with (
+        evaluating(model),
+        tqdm(total=len(waiting), desc=description, unit="row", disable=None) as bar,
+    ):
+        batch: _Batch | None = None
+        while batch or waiting:
+            free = batch_size - (len(batch.rows) if batch else 0)
+            if waiting and (batch is None or (batch.joins and 4 * free >= batch_size)):
+                rows = [waiting.pop() for _ in range(min(free, len(waiting)))]
+                fresh = accept(_Batch.start(model, prompts, rows, pad_token_id))
+                if batch and fresh:
+                    batch.join(fresh)
+                batch = batch or fresh
+            else:
+                batch.step(model)
+                batch = accept(batch)
+    return results
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer of the cache that has room for tokens to come.
+
+    transformers' own layers copy all they hold for every token, which takes longer than the rest
+    of the model. This one writes into buffers; ``keys`` and ``values`` are views of them. Layers
+    with a sliding window keep all tokens too: the model's mask hides the old ones.
+    """
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append ``(rows, heads, tokens, width)`` keys and values; return all of them."""
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+            self._buffers = (self.keys, self.values)
+            self.is_initialized = True
+        rows, start = len(key_states), self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            columns = end - start + SPARE_COLUMNS
+            self._buffers = tuple(
+                torch.cat([old, new.new_zeros(*new.shape[:2], columns, new.shape[3])], dim=2)
+                for old, new in ((self.keys, key_states), (self.values, value_states))
+            )
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:rows, :, start:end] = new
+        self.keys, self.values = (buffer[:rows, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order; only rows that change their place are copied."""
+        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        for held in (self.keys, self.values):
+            held[moved] = held[indices[moved]]
+        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
+
+    def join(self, other: _RoomyLayer, columns: int) -> None:
+        """Add the other layer's rows; of both the last ``columns`` tokens stay."""
+        self.keys, self.values = (
+            torch.cat([_fit(mine, columns, dim=2), _fit(theirs, columns, dim=2)])
+            for mine, theirs in ((self.keys, other.keys), (self.values, other.values))
+        )
+        self._buffers = (self.keys, self.values)
+
+
+def _fit(tensor: torch.Tensor, columns: int, dim: int) -> torch.Tensor:
+    """Cut from the left, or fill with zeros there, to this size of ``dim``."""
+    behind = [0, 0] * (tensor.dim() - 1 - dim)
+    return pad(tensor, (*behind, columns - tensor.shape[dim], 0))
+
+
+def _make_cache(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [
+        _RoomyLayer() if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
+        for layer in cache.layers
+    ]
+    return cache
+
+
+@dataclass
+class _Batch:
+    """Rows that are being continued, their ends aligned.
+
+    Attributes:
+        rows: which prompts they are.
+        tokens, positions: the last chosen token of each row, not in the cache yet, and its
+            position; int64 ``(rows,)``.
+        attention: which columns of the cache hold tokens of the row, int64 ``(rows, columns)``.
+    """
+
+    rows: list[int]
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    attention: torch.Tensor
+    cache: DynamicCache
+
+    @classmethod
+    def start(
+        cls,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        rows: list[int],
+        pad_token_id: int,
+    ) -> _Batch:
+        """Read the prompts and choose the first tokens."""
+        longest = max(len(prompts[i]) for i in rows)
+        padded = [[pad_token_id] * (longest - len(prompts[i])) + list(prompts[i]) for i in rows]
+        lengths = torch.tensor([len(prompts[i]) for i in rows], device=model.device)
+        columns = torch.arange(longest, device=model.device)
+        attention = (columns >= longest - lengths[:, None]).long()
+        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+        cache = _make_cache(model)
+        ids = torch.tensor(padded, device=model.device)
+        chosen = _most_likely(model, ids, attention, positions, cache)
+        return cls(rows, chosen, lengths, attention, cache)
+
+    def step(self, model: PreTrainedModel) -> None:
+        """Choose the next token of every row."""
+        self.attention = pad(self.attention, (0, 1), value=1)
+        self.tokens = _most_likely(
+            model, self.tokens[:, None], self.attention, self.positions[:, None], self.cache
+        )
+        self.positions = self.positions + 1
+
+    def keep(self, going: Sequence[int]) -> _Batch:
+        """Drop all rows but those at these places (ascending); the last ones fill the gaps."""
+        if len(going) == len(self.rows):
+            return self
+        count = len(going)
+        staying = set(going)
+        movers = [place for place in going if place >= count]
+        order = [place if place in staying else movers.pop() for place in range(count)]
+        indices = torch.tensor(order, device=self.tokens.device)
+        self.cache.batch_select_indices(indices)
+        self.rows = [self.rows[place] for place in order]
+        self.tokens, self.positions = self.tokens[indices], self.positions[indices]
+        self.attention = self.attention[indices]
+        return self
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows can be added: not where a layer of the cache is of a special kind."""
+        return all(type(layer) is _RoomyLayer for layer in self.cache.layers)
+
+    def join(self, other: _Batch) -> None:
+        """Add the rows of another batch."""
+        columns = int(max(self.attention.sum(dim=1).max(), other.attention.sum(dim=1).max()))
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            mine.join(theirs, columns)
+        self.rows = self.rows + other.rows
+        self.tokens = torch.cat([self.tokens, other.tokens])
+        self.positions = torch.cat([self.positions, other.positions])
+        self.attention = torch.cat(
+            [_fit(batch.attention, columns, dim=1) for batch in (self, other)]
+        )
+
+
+def _most_likely(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    attention: torch.Tensor,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+) -> torch.Tensor:
+    """Read ``(rows, tokens)`` ids into the cache; int64 ``(rows,)``, what should follow."""
+    accepted = inspect.signature(model.forward).parameters
+    options = {"logits_to_keep": 1, "position_ids": positions}
+    logits = model(
+        input_ids=ids,
+        attention_mask=attention,
+        past_key_values=cache,
+        use_cache=True,
+        **{name: value for name, value in options.items() if name in accepted},
+    ).logits
+    return logits[:, -1].argmax(dim=-1)

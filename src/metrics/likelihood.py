@@ -1,18 +1,24 @@
-"""Log-probabilities of labelled tokens, batched and without wide logits."""
+"""Log-probabilities of labelled tokens: batched, shared prompts read once, no wide logits."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import IGNORED, Encoded, pad_batch
+from src.dataset.encoding import IGNORED, Encoded
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
+BRANCHED_TOKENS = 1024  # longest row of several continuations: attention between them is waste
+# A forward pass over more tokens than this is slower per token on a CPU: its activations leave the
+# processor's cache.
+CPU_TOKENS = 512
 
 
 @contextmanager
@@ -25,6 +31,103 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one row of a forward pass reads: one sequence, or several that branch off a prompt.
+
+    Attributes:
+        ids, positions: tokens and their positions in their own sequences.
+        branches: for each token 0 in the shared prompt, else the number of its sequence, from 1.
+        sources, targets: the hidden state of column ``sources[i]`` predicts token ``targets[i]``.
+        counts: (index of a sequence, how many of the targets are its), in order.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    branches: list[int]
+    sources: list[int]
+    targets: list[int]
+    counts: list[tuple[int, int]]
+
+
+def _make_row(sequences: Sequence[Encoded], members: Sequence[int], shared: int) -> _Row:
+    """One row for sequences that agree in their first ``shared`` tokens, where nothing is scored.
+
+    The last token of the prompt is no part of ``shared``: what it predicts is scored.
+    """
+    row = _Row(
+        list(sequences[members[0]].input_ids[:shared]),
+        list(range(shared)),
+        [0] * shared,
+        [],
+        [],
+        [],
+    )
+    for branch, index in enumerate(members, start=1):
+        sequence = sequences[index]
+        length = len(sequence.input_ids)
+        shift = len(row.ids) - shared  # from a token's position to its column
+        scored = [t for t in range(shared + 1, length) if sequence.labels[t] != IGNORED]
+        row.sources.extend(shift + t - 1 for t in scored)
+        row.targets.extend(sequence.labels[t] for t in scored)
+        row.counts.append((index, len(scored)))
+        row.ids.extend(sequence.input_ids[shared:])
+        row.positions.extend(range(shared, length))
+        row.branches.extend([branch] * (length - shared))
+    return row
+
+
+def _single_rows(sequences: Sequence[Encoded]) -> list[_Row]:
+    return [_make_row(sequences, [index], 0) for index in range(len(sequences))]
+
+
+def _branching_rows(sequences: Sequence[Encoded], most: int) -> list[_Row]:
+    """Rows in which sequences with the same prompt share it, at most ``most`` sequences in each."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
+        groups.setdefault(tuple(sequence.input_ids[: max(prompt - 1, 0)]), []).append(index)
+    rows = []
+    for prompt, members in groups.items():
+        parts: list[list[int]] = []
+        tokens = 0
+        for index in members:
+            added = len(sequences[index].input_ids) - len(prompt)
+            full = not parts or len(parts[-1]) == most or tokens + added > BRANCHED_TOKENS
+            if full or not prompt:
+                parts.append([])
+                tokens = len(prompt)
+            parts[-1].append(index)
+            tokens += added
+        rows += [_make_row(sequences, p, len(prompt) if len(p) > 1 else 0) for p in parts]
+    return rows
+
+
+def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> dict:
+    """Right-padded input of a forward pass.
+
+    In a causal model no token sees padding to its right, so single sequences need no mask, which
+    lets attention take its fast path.
+    """
+    longest = max(len(row.ids) for row in rows)
+
+    def padded(lists: Iterator[list[int]], filler: int) -> torch.Tensor:
+        filled = [values + [filler] * (longest - len(values)) for values in lists]
+        return torch.tensor(filled, device=model.device)
+
+    inputs = {"input_ids": padded((row.ids for row in rows), pad_token_id), "use_cache": False}
+    if all(len(row.counts) == 1 for row in rows):
+        return inputs
+    branches = padded((row.branches for row in rows), -1)
+    columns = torch.arange(longest, device=model.device)
+    own = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
+    hidden = ~(own & (columns <= columns[:, None]))
+    mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
+    inputs["attention_mask"] = mask.masked_fill(hidden, torch.finfo(model.dtype).min)[:, None]
+    inputs["position_ids"] = padded((row.positions for row in rows), 0)
+    return inputs
 
 
 def splits_into_backbone_and_head(model: PreTrainedModel) -> bool:
@@ -41,6 +144,35 @@ def splits_into_backbone_and_head(model: PreTrainedModel) -> bool:
         return torch.equal(head(hidden), model(input_ids=probe).logits)
 
 
+def _reads_branches(
+    model: PreTrainedModel, sequences: Sequence[Encoded], rows: Sequence[_Row], pad_token_id: int
+) -> bool:
+    """Whether the model reads branching rows as it reads their sequences one by one.
+
+    It must take positions and a mask of our making. Some architectures do not, or do it wrongly;
+    they are found by trying the last sequence of the longest row, which is farthest from its
+    prompt.
+    """
+    longest = max(len(sequence.input_ids) for sequence in sequences)
+    window = getattr(model.config, "sliding_window", None)
+    if (
+        "position_ids" not in inspect.signature(model.base_model.forward).parameters
+        or model.config._attn_implementation not in ("sdpa", "eager")
+        or (window is not None and window < longest)  # our mask would switch the window off
+    ):
+        return False
+    branching = max(rows, key=lambda row: (len(row.counts) > 1, len(row.ids)))
+    alone = _make_row(sequences, [branching.counts[-1][0]], 0)
+    states = [
+        model.base_model(**_inputs([row], pad_token_id, model)).last_hidden_state[0]
+        for row in (branching, alone)
+    ]
+    tail = branching.branches.count(branching.branches[-1])
+    together, apart = (state[-tail:] for state in states)
+    tolerance = torch.finfo(apart.dtype).eps ** 0.5 * apart.abs().max()
+    return bool((together - apart).abs().max() <= tolerance)
+
+
 def token_log_probs(
     model: PreTrainedModel,
     sequences: Sequence[Encoded],
@@ -52,46 +184,61 @@ def token_log_probs(
 ) -> list[np.ndarray]:
     """Log-probability of every labelled token given everything before it.
 
-    Sequences are run sorted by length in right-padded batches. Vocabulary-wide logits exist for at
+    Sequences whose unlabelled beginnings are equal (the answers to one question) are read in one
+    row, that beginning once, with a mask that hides them from each other, where the architecture
+    can do that. Rows are run sorted by length, right-padded. Vocabulary-wide logits exist for at
     most ``logits_chunk`` tokens at once, and only for labelled ones; architectures whose logits are
     more than the head of the hidden state run as many rows at once as that allows.
+
+    Args:
+        batch_size: the most sequences in a forward pass.
 
     Returns:
         For each sequence, in the order given, float32 ``(labelled tokens,)``. The first token of a
         sequence is never predicted.
     """
     results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].input_ids))
     with (
         evaluating(model),
-        tqdm(total=len(order), desc=description, unit="row", disable=None) as bar,
+        tqdm(total=len(sequences), desc=description, unit="row", disable=None) as bar,
     ):
         split = splits_into_backbone_and_head(model)
-        for rows in _batches(sequences, order, batch_size, None if split else logits_chunk):
-            batch = pad_batch([sequences[i] for i in rows], pad_token_id)
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            scored = batch["labels"][:, 1:] != IGNORED
-            targets = batch["labels"][:, 1:][scored]
-            inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-            if split:
-                states = model.base_model(**inputs).last_hidden_state[:, :-1][scored]
-                head = model.get_output_embeddings()
-            else:
-                states = model(**inputs).logits[:, :-1][scored]
-                head = torch.nn.Identity()
-            log_probs = torch.cat(
-                [
-                    _log_probs(head(part), target)
-                    for part, target in zip(
-                        states.split(logits_chunk), targets.split(logits_chunk), strict=True
-                    )
-                ]
-            )
-            counts = scored.sum(dim=1).tolist()
-            for row, values in zip(rows, log_probs.cpu().split(counts), strict=True):
-                results[row] = values.numpy()
-            bar.update(len(rows))
+        rows = _branching_rows(sequences, batch_size) if split else _single_rows(sequences)
+        shares = any(len(row.counts) > 1 for row in rows)
+        if shares and not _reads_branches(model, sequences, rows, pad_token_id):
+            rows = _single_rows(sequences)
+        limits = [CPU_TOKENS] if model.device.type == "cpu" else []
+        limits += [] if split else [logits_chunk]
+        for batch in _batches(rows, batch_size, min(limits, default=None)):
+            log_probs = _score(model, batch, split, pad_token_id, logits_chunk)
+            counts = [count for row in batch for count in row.counts]
+            parts = log_probs.split([length for _, length in counts])
+            for (index, _), values in zip(counts, parts, strict=True):
+                results[index] = values.numpy()
+            bar.update(len(counts))
     return results
+
+
+def _score(
+    model: PreTrainedModel, rows: Sequence[_Row], split: bool, pad_token_id: int, chunk: int
+) -> torch.Tensor:
+    """Log-probabilities of all targets of the rows, one after another, float32 on the CPU."""
+    inputs = _inputs(rows, pad_token_id, model)
+    if split:
+        states, head = model.base_model(**inputs).last_hidden_state, model.get_output_embeddings()
+    else:
+        states, head = model(**inputs).logits, torch.nn.Identity()
+    places = [(number, column) for number, row in enumerate(rows) for column in row.sources]
+    if not places:
+        return torch.empty(0)
+    states = states[tuple(torch.tensor(places, device=states.device).T)]
+    targets = torch.tensor([t for row in rows for t in row.targets], device=states.device)
+    return torch.cat(
+        [
+            _log_probs(head(part), target)
+            for part, target in zip(states.split(chunk), targets.split(chunk), strict=True)
+        ]
+    ).cpu()
 
 
 def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -100,16 +247,20 @@ def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
 
-def _batches(
-    sequences: Sequence[Encoded], order: Sequence[int], rows: int, tokens: int | None
-) -> Iterator[list[int]]:
-    """Runs of ``order`` (ascending length): at most ``rows`` rows, ``tokens`` padded tokens."""
-    batch: list[int] = []
-    for index in order:
-        padded = (len(batch) + 1) * len(sequences[index].input_ids)
-        if batch and (len(batch) == rows or (tokens is not None and padded > tokens)):
+def _batches(rows: Sequence[_Row], most: int, tokens: int | None) -> Iterator[list[_Row]]:
+    """Rows by length, branching ones apart: at most ``most`` sequences, ``tokens`` with padding.
+
+    A row that is longer than ``tokens`` runs alone.
+    """
+    for branching in (False, True):
+        batch: list[_Row] = []
+        chosen = [row for row in rows if (len(row.counts) > 1) == branching]
+        for row in sorted(chosen, key=lambda row: len(row.ids)):
+            sequences = sum(len(other.counts) for other in (*batch, row))
+            padded = (len(batch) + 1) * len(row.ids)
+            if batch and (sequences > most or (tokens is not None and padded > tokens)):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
             yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

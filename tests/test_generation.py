@@ -1,0 +1,130 @@
+"""Greedy generation when rows leave and join the batch, against one row at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import MistralConfig, Qwen2Config
+
+from src.metrics.generation import generate_greedy
+from tests.conftest import CONFIGS, VOCABULARY
+from tests.test_likelihood import SMALL, build
+
+MODELS = {
+    **CONFIGS,
+    "qwen2": Qwen2Config(**SMALL),
+    "sliding window": MistralConfig(**SMALL, sliding_window=6),
+}
+LIMIT = 30
+
+
+def make_prompts(count=17):
+    generator = torch.Generator().manual_seed(5)
+    return [
+        torch.randint(
+            3,
+            VOCABULARY,
+            (int(torch.randint(1, 20, (), generator=generator)),),
+            generator=generator,
+        ).tolist()
+        for _ in range(count)
+    ]
+
+
+@torch.no_grad()
+def one_by_one(model, prompt, stop):
+    """No cache, no batch, no padding."""
+    ids = list(prompt)
+    while len(ids) < LIMIT:
+        token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        if token in stop:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    """A model, prompts, EOS tokens that end about half of the rows early, and what is right."""
+    model = build(MODELS[request.param])
+    prompts = make_prompts()
+    unstopped = [one_by_one(model, prompt, set()) for prompt in prompts]
+    stop = {tokens[len(tokens) // 3] for tokens in unstopped[::3]}
+    return model, prompts, stop, [one_by_one(model, prompt, stop) for prompt in prompts]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
+def test_equals_one_row_at_a_time(case, batch_size):
+    model, prompts, stop, expected = case
+    assert len({len(tokens) for tokens in expected}) > 3
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=stop,
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=batch_size,
+        description="",
+    )
+    assert generated == expected
+
+
+def test_free_places_are_taken():
+    model = build(MODELS["llama"])
+    rows = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    # every prompt leaves room for as many tokens as its number
+    prompts = [[5] * (LIMIT - room) for room in (1, 2, 4, 8, 16, 3, 5, 7)]
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=4,
+        description="",
+    )
+    assert [len(tokens) for tokens in generated] == [1, 2, 4, 8, 16, 3, 5, 7]
+    assert max(count for count, _ in rows) == 4
+    # The longest continuation, one token from reading its prompt and fifteen steps, sets the pace:
+    # the prompts that wait at first cost no step of their own.
+    assert sum(length == 1 for _, length in rows) == 15
+
+
+def test_only_the_last_position_has_logits():
+    model = build(MODELS["llama"])
+    positions = []
+    model.lm_head.register_forward_hook(lambda _, inputs, output: positions.append(output.shape[1]))
+    generate_greedy(
+        model,
+        make_prompts(5),
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=5,
+        description="",
+    )
+    assert set(positions) == {1}
+
+
+def test_prompts_at_the_limit_get_nothing_and_settings_do_not_interfere():
+    model = build(MODELS["llama"])
+    prompts = [[5] * LIMIT, [5] * (LIMIT + 3), [6, 7, 8]]
+    expected = one_by_one(model, prompts[2], set())
+    model.generation_config.do_sample = True
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.eos_token_id = expected[0]
+    model.train()
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=4,
+        description="",
+    )
+    assert generated == [[], [], expected]
+    assert model.training

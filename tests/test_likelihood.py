@@ -1,0 +1,143 @@
+"""Log-probabilities where sequences share their prompts, against one row at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig, MistralConfig, Qwen2Config
+
+from src.dataset.encoding import IGNORED, Encoded
+from src.metrics.likelihood import token_log_probs
+from tests.conftest import CONFIGS, VOCABULARY
+
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+    "intermediate_size": 24,
+    "pad_token_id": 2,
+}
+SHARING = {
+    **{
+        name: CONFIGS[name]
+        for name in ("llama", "llama_tied", "mistral", "gpt2", "gpt_neox", "opt")
+    },
+    "qwen2": Qwen2Config(**SMALL),
+}
+ONE_BY_ONE = {
+    "gemma2": CONFIGS["gemma2"],  # caps its logits after the head
+    "sliding window": MistralConfig(**SMALL, sliding_window=6),
+    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2),  # ALiBi
+}
+
+
+def build(config):
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return model
+
+
+def answers_to_questions(seed=0):
+    """Three questions with six, four and one answers, shuffled, and two texts labelled whole."""
+    generator = np.random.default_rng(seed)
+
+    def tokens(low, high):
+        return generator.integers(3, VOCABULARY, generator.integers(low, high)).tolist()
+
+    sequences = []
+    for answers in (6, 4, 1):
+        question = tokens(4, 9)
+        for _ in range(answers):
+            answer = tokens(1, 8)
+            labels = [IGNORED] * len(question) + answer
+            sequences.append(Encoded(question + answer, labels))
+    for _ in range(2):
+        text = tokens(3, 15)
+        sequences.append(Encoded(text, list(text)))
+    return [sequences[i] for i in generator.permutation(len(sequences))]
+
+
+@torch.no_grad()
+def one_by_one(model, sequence):
+    logits = model(input_ids=torch.tensor([sequence.input_ids])).logits[0].log_softmax(-1)
+    return [
+        float(logits[t - 1, label])
+        for t, label in enumerate(sequence.labels)
+        if label != IGNORED and t > 0
+    ]
+
+
+def tokens_read(model, sequences, batch_size):
+    """Results, and how many tokens each forward pass of the backbone read, padding included."""
+    sizes = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append((*args, kwargs.get("input_ids"))[0].numel()),
+        with_kwargs=True,
+    )
+    results = token_log_probs(
+        model, sequences, batch_size=batch_size, pad_token_id=2, description=""
+    )
+    hook.remove()
+    return results, sizes
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("architecture", SHARING | ONE_BY_ONE)
+def test_sharing_prompts_changes_no_number(architecture, batch_size):
+    model = build((SHARING | ONE_BY_ONE)[architecture])
+    sequences = answers_to_questions()
+    results, _ = tokens_read(model, sequences, batch_size)
+    for sequence, values in zip(sequences, results, strict=True):
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", SHARING | ONE_BY_ONE)
+def test_a_shared_prompt_is_read_once_where_that_is_exact(architecture):
+    model = build((SHARING | ONE_BY_ONE)[architecture])
+    question = list(range(10, 30))
+    sequences = [
+        Encoded([*question, *answer], [IGNORED] * len(question) + answer)
+        for answer in ([40, 41], [50, 51], [60, 61], [40, 61])
+    ]
+    apart, together = 4 * 22, 19 + 4 * 3  # the question's last token belongs to each answer
+    _, sizes = tokens_read(model, sequences, 32)
+    assert sizes[-1] == (together if architecture in SHARING else apart)
+
+
+def test_answers_that_differ_in_their_question_are_not_mixed():
+    model = build(SHARING["llama"])
+    # the same prompt length and the same ids but one
+    sequences = [
+        Encoded([5, 6, 7, 8, 9, last], [IGNORED] * 4 + [9, last]) for last in range(20, 24)
+    ]
+    sequences.append(Encoded([5, 6, 4, 8, 9, 20], [IGNORED] * 4 + [9, 20]))
+    results, _ = tokens_read(model, sequences, 32)
+    for sequence, values in zip(sequences, results, strict=True):
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=1e-4)
+
+
+def test_a_sequence_without_labels_has_no_log_probs():
+    model = build(SHARING["llama"])
+    unlabelled = Encoded([5, 6, 7], [IGNORED] * 3)
+    labelled = Encoded([5, 6, 7], [IGNORED, IGNORED, 7])
+    results, _ = tokens_read(model, [unlabelled, labelled, unlabelled], 32)
+    assert [len(values) for values in results] == [0, 1, 0]
+    assert [len(v) for v in tokens_read(model, [unlabelled], 32)[0]] == [0]
+    assert tokens_read(model, [], 32)[0] == []
+
+
+def test_half_precision_models_share_prompts():
+    model = build(SHARING["llama"]).bfloat16()
+    sequences = answers_to_questions()
+    results, sizes = tokens_read(model, sequences, 32)
+    assert sum(sizes[4:]) < sum(len(s.input_ids) for s in sequences)  # after four probes
+    for sequence, values in zip(sequences, results, strict=True):
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=0.3)
