@@ -23,7 +23,7 @@ import xxhash
 
 from src.optim.bitmask import BitMask
 
-CPU_CHUNK = 1 << 17  # elements; what a chunk gathers stays in a core's cache
+CPU_CHUNK = 1 << 19  # elements; outweighs the cost of a call, and bounds temporary memory
 WIDE_CHUNK = 1 << 24  # for GPUs and for tensors without a mask: bounds temporary memory
 MASTER = "master"
 
