@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import WagleError
+from src.unlearn.mask import selection
 from src.unlearn.mask.kinds import layer_index, parameter_kind
 from src.unlearn.mask.selection import select_top
 from tests.conftest import CONFIGS, make_model
@@ -45,7 +46,16 @@ few_values = st.sampled_from([0.0, -0.0, DENORMAL, 2 * DENORMAL, 1.0, 1.0000001,
 any_value = st.floats(min_value=0, width=32, allow_infinity=False, allow_nan=False)
 values = st.one_of(few_values, any_value)
 tensors = st.lists(st.lists(values, min_size=1, max_size=40), min_size=1, max_size=4)
-ratios = st.lists(st.floats(0, 1), min_size=1, max_size=4)
+ratios = st.lists(st.floats(0, 1), min_size=1, max_size=4).map(lambda some: [*some, 0.0, 1.0])
+
+
+def check_against_sorting(named, wanted, chunk=1 << 20):
+    masks = select_top(stream_of(named, chunk), shapes_of(named), wanted)
+    assert list(masks) == list(dict.fromkeys(wanted))
+    total = sum(t.numel() for t in named.values())
+    for ratio, mask in masks.items():
+        assert shapes_of(named) == {name: bits.shape for name, bits in mask.items()}
+        assert (flat_mask(mask) == by_sorting(named, int(total * ratio))).all()
 
 
 @given(tensors, ratios, st.booleans(), st.sampled_from([8, 16, 1 << 20]))
@@ -53,12 +63,37 @@ def test_equals_a_stable_sort(lists, wanted, rounded, chunk):
     named = {f"t{i}": torch.tensor(v, dtype=torch.float32) for i, v in enumerate(lists)}
     if rounded:
         named = {n: t.bfloat16().float().nan_to_num(posinf=1.0) for n, t in named.items()}
-    wanted = [*wanted, 0.0, 1.0]
-    masks = select_top(stream_of(named, chunk), shapes_of(named), wanted)
-    total = sum(t.numel() for t in named.values())
-    for ratio in wanted:
-        expected = by_sorting(named, int(total * ratio))
-        assert (flat_mask(masks[ratio]) == expected).all()
+    check_against_sorting(named, wanted, chunk)
+
+
+doubles = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
+close = st.integers(0, 9).map(lambda steps: 1.0 + steps * 2.0**-52)  # all the same in float32
+
+
+@given(st.lists(st.one_of(close, doubles), min_size=1, max_size=60), ratios)
+def test_float64_is_ranked_exactly(scores, wanted):
+    check_against_sorting({"t": torch.tensor(scores, dtype=torch.float64)}, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_scores(dtype):
+    scores = torch.rand(4000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    check_against_sorting({"a": scores[:1000], "b": scores[1000:]}, [0.1, 0.5])
+
+
+@given(tensors, ratios)
+def test_scores_on_another_device(lists, wanted):
+    """What runs there, torch instead of numpy, run here."""
+    on_cpu = selection._Ranking._pieces
+
+    def elsewhere(self, number):
+        for name, start, piece in on_cpu(self, number):
+            yield name, start, torch.from_numpy(piece)
+
+    named = {f"t{i}": torch.tensor(v, dtype=torch.float32) for i, v in enumerate(lists)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection._Ranking, "_pieces", elsewhere)
+        check_against_sorting(named, wanted, 16)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "heavy-tailed", "bfloat16", "constant"])
@@ -74,17 +109,41 @@ def test_equals_a_stable_sort_on_large_tensors(kind):
         elif kind == "constant":
             scores = torch.full(shape, 0.25)
         named[name] = scores
-    total = sum(t.numel() for t in named.values())
-    masks = select_top(stream_of(named, 1 << 16), shapes_of(named), [0.1, 0.5, 0.8, 0.95])
-    for ratio, mask in masks.items():
-        assert (flat_mask(mask) == by_sorting(named, int(total * ratio))).all()
+    check_against_sorting(named, [0.1, 0.5, 0.8, 0.95], 1 << 16)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
-def test_unusable_scores_name_their_tensor(bad):
-    named = {"good": torch.ones(5), "model.bad": torch.tensor([1.0, bad, 2.0])}
-    with pytest.raises(WagleError, match=r"1 scores of model\.bad"):
-        select_top(stream_of(named), shapes_of(named), [0.5])
+def test_the_count_is_rounded_down_as_python_does():
+    named = {"t": torch.rand(100)}
+    (mask,) = select_top(stream_of(named), shapes_of(named), [0.29]).values()
+    assert int(100 * 0.29) == mask["t"].count() == 28
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, -float("inf")])
+def test_unusable_scores_name_their_tensor_and_their_number(bad):
+    named = {"good": torch.ones(50), "model.bad": torch.ones(50), "behind": torch.full((9,), bad)}
+    named["model.bad"][[1, 20, 49]] = bad
+    with pytest.raises(WagleError, match=r"^3 scores of model\.bad"):
+        select_top(stream_of(named, chunk=8), shapes_of(named), [0.5])
+
+
+def test_streams_that_do_not_fit_are_refused():
+    named = {"a": torch.ones(20), "b": torch.ones(20)}
+    for size in (10, 30):
+        with pytest.raises(ValueError, match=r"lacks scores, or has too many.*" + str(20 - size)):
+            select_top(stream_of({**named, "b": torch.ones(size)}), shapes_of(named), [0.5])
+    mixed = {**named, "b": torch.ones(20, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"scores of b are torch\.float64"):
+        select_top(stream_of(mixed), shapes_of(named), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "options"),
+    [(1.5, {}), (-0.1, {}), (float("nan"), {}), (0.5, {"scope": "row"}), (0.5, {"exclude": ["x"]})],
+)
+def test_wrong_arguments_are_refused(ratio, options):
+    named = {"a": torch.ones(20)}
+    with pytest.raises(ValueError, match=r"ratio lies|scope is|kinds to exclude"):
+        select_top(stream_of(named), shapes_of(named), [ratio], **options)
 
 
 LAYERED = {
@@ -101,14 +160,16 @@ LAYERED = {
 def test_scopes_rank_within_their_groups(scope):
     generator = torch.Generator().manual_seed(0)
     named = {n: torch.rand(size, generator=generator) for n, size in LAYERED.items()}
-    (mask,) = select_top(stream_of(named), shapes_of(named), [0.4], scope=scope).values()
+    shares = [0.01, 0.4]
+    masks = select_top(stream_of(named, 8), shapes_of(named), shares, scope=scope)
     groups = {}
     for name in named:
         groups.setdefault(layer_index(name) if scope == "layer" else name, []).append(name)
     for names in groups.values():
         part = {name: named[name] for name in names}
-        count = int(sum(t.numel() for t in part.values()) * 0.4)
-        assert (flat_mask({n: mask[n] for n in names}) == by_sorting(part, count)).all()
+        for ratio, mask in masks.items():
+            count = int(sum(t.numel() for t in part.values()) * ratio)
+            assert (flat_mask({n: mask[n] for n in names}) == by_sorting(part, count)).all()
 
 
 def test_excluded_kinds_are_neither_selected_nor_counted():
