@@ -2,7 +2,8 @@
 
 * ``.pt``: a torch-saved dict from parameter name to a bool tensor of the parameter's shape, True
   where the weight is selected; Wanda masks as published are keyed 0, 1, 2, … over the linear layers
-  of the decoder blocks instead. Never unpickled beyond plain tensors.
+  of the decoder blocks instead. Never unpickled beyond plain tensors. Files written here also hold
+  the provenance, which ``torch.load`` passes over.
 * ``.safetensors``: one uint8 tensor of packed bits per parameter; shapes, provenance and a checksum
   are in the header.
 """
@@ -13,20 +14,27 @@ import json
 import os
 import pickle
 import struct
+import uuid
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
 
 FORMAT = "wagle mask 1"
+SUFFIXES = (".pt", ".safetensors")
+_BLOCK = 1 << 24  # weights or bytes that pass through memory at once
 _UNREADABLE = (  # what zipfile and torch raise for damaged archives
     *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
     *(ValueError, KeyError, NotImplementedError, RuntimeError),
@@ -37,25 +45,21 @@ def save_mask(mask: Mask, path: Path, *, provenance: Mapping[str, str] | None = 
     """Write a mask in the form that the file's suffix says; the file appears only complete.
 
     Args:
-        provenance: how the mask was made; kept in the packed form's header.
+        provenance: how the mask was made; kept in the file.
 
     Raises:
         WagleError: the suffix is neither .pt nor .safetensors.
     """
+    _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    # A name of its own, since several runs may be making the same mask.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    origin = json.dumps(dict(provenance or {}))
     try:
         if path.suffix == ".pt":
-            torch.save({name: bits.to_bool().cpu() for name, bits in mask.items()}, partial)
-        elif path.suffix == ".safetensors":
-            tensors = {name: bits.bits.cpu() for name, bits in mask.items()}
-            shapes = json.dumps({name: list(bits.shape) for name, bits in mask.items()})
-            origin = json.dumps(dict(provenance or {}))
-            checksum = _checksum(tensors, shapes, origin)
-            header = {"format": FORMAT, "shapes": shapes, "provenance": origin}
-            save_file(tensors, partial, {**header, "checksum": checksum})
+            _save_published(mask, partial, origin)
         else:
-            raise WagleError(f"{path}: a mask file ends in .pt or .safetensors")
+            _save_packed(mask, partial, origin)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -70,40 +74,128 @@ def load_mask(
 
     Args:
         shapes: the model's parameters; the mask must have just these names and shapes. ``None``
-            skips that check.
+            skips that check, and the numbers in a published Wanda mask stay names ("0", "1", …).
         linear_names: weights of the decoder blocks' linear layers in module order, for published
             Wanda masks; everything outside those layers is selected, as published.
 
     Raises:
-        WagleError: the file is damaged, holds something else, or does not fit the model.
+        WagleError: the file is missing or damaged, holds something else, or does not fit the model.
     """
+    _check_present(path)
     if path.suffix == ".pt":
         mask = _load_published(path, shapes, linear_names)
-    elif path.suffix == ".safetensors":
-        mask = _load_packed(path)
     else:
-        raise WagleError(f"{path}: a mask file ends in .pt or .safetensors")
+        mask = _load_packed(path)
     if shapes is not None:
         mask = _fitted(mask, shapes, path)
     return mask
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """How a packed mask was made; empty for the published form, which does not say."""
-    if path.suffix != ".safetensors":
-        return {}
-    with _open_packed(path) as file:
-        return json.loads(_packed_header(file, path)["provenance"])
+    """How a mask was made, as its file says; empty for files of other programs.
+
+    Raises:
+        WagleError: the file is missing or damaged, or is no mask.
+    """
+    _check_present(path)
+    if path.suffix == ".safetensors":
+        with _open_packed(path) as file:
+            return json.loads(_packed_header(file, path)["provenance"])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _PROVENANCE not in archive.namelist():
+                return {}
+            return json.loads(archive.read(_PROVENANCE))
+    except _UNREADABLE as error:
+        raise WagleError(f"{path} is damaged or is no torch-saved file: {error}") from error
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise WagleError(f"{path}: a mask file ends in {' or '.join(SUFFIXES)}")
+
+
+def _check_present(path: Path) -> None:
+    _check_suffix(path)
+    if not path.is_file():
+        raise WagleError(f"there is no mask file {path}")
+
+
+# A torch-saved file is an archive of a pickle and a record per storage. torch.save wants all bool
+# tensors in memory at once, half as much as a 16-bit model; here they pass through block by block.
+_PROVENANCE = "mask/provenance.json"
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """Stands in the pickle for the bytes of record ``mask/data/{key}``."""
+
+    key: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Stands in the pickle for a contiguous bool tensor."""
+
+    storage: _Storage
+    shape: torch.Size
+
+
+class _Pickler(pickle.Pickler):
+    """Describes tensors and storages as ``torch.save`` does."""
+
+    def persistent_id(self, obj: object) -> tuple | None:
+        if isinstance(obj, _Storage):
+            return ("storage", torch.BoolStorage, obj.key, "cpu", obj.numel)
+        return None
+
+    def reducer_override(self, obj: object):
+        if not isinstance(obj, _Tensor):
+            return NotImplemented
+        stride = torch.empty(obj.shape, device="meta").stride()
+        arguments = (obj.storage, 0, tuple(obj.shape), stride, False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+def _save_published(mask: Mask, path: Path, provenance: str) -> None:
+    pickled = BytesIO()
+    _Pickler(pickled, protocol=2).dump(
+        {
+            name: _Tensor(_Storage(str(index), bits.numel), bits.shape)
+            for index, (name, bits) in enumerate(mask.items())
+        }
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (
+            ("mask/data.pkl", pickled.getvalue()),
+            ("mask/byteorder", b"little"),
+            ("mask/version", b"3\n"),
+            (_PROVENANCE, provenance.encode()),
+        ):
+            archive.writestr(zipfile.ZipInfo(name), content)
+        masks = tqdm(mask.values(), desc=f"writing {path.stem}", unit="tensor", disable=None)
+        for index, bits in enumerate(masks):
+            entry = zipfile.ZipInfo(f"mask/data/{index}")  # carries no date: same mask, same file
+            entry.file_size = bits.numel
+            with archive.open(entry, "w") as record:
+                for start in range(0, bits.numel, _BLOCK):
+                    record.write(bits.flat(start, start + _BLOCK).cpu().numpy().data)
+
+
+def _save_packed(mask: Mask, path: Path, provenance: str) -> None:
+    tensors = {name: bits.bits.cpu() for name, bits in mask.items()}
+    shapes = json.dumps({name: list(bits.shape) for name, bits in mask.items()})
+    checksum = _checksum(tensors, shapes, provenance)
+    header = {"format": FORMAT, "shapes": shapes, "provenance": provenance, "checksum": checksum}
+    save_file(tensors, path, header)
 
 
 def _load_published(
     path: Path, shapes: Mapping[str, torch.Size] | None, linear_names: Sequence[str]
 ) -> Mask:
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not check the CRCs
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise WagleError(f"{path} is damaged: the checksum of {damaged} is wrong")
+        _verify(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise WagleError(
@@ -114,19 +206,41 @@ def _load_published(
         raise WagleError(f"{path} is damaged or is no torch-saved file: {error}") from error
     if not isinstance(content, dict) or not content:
         raise WagleError(f"{path} is no mask: expected a dict of bool tensors")
+    outside = {}
     if all(isinstance(key, int) for key in content):
-        content = _wanda_names(content, linear_names, path)
-        missing = {} if shapes is None else {n: s for n, s in shapes.items() if n not in content}
-        outside = {name: BitMask.full(shape, True) for name, shape in missing.items()}
-    else:
-        outside = {}
+        if shapes is None:
+            content = {str(key): content[key] for key in sorted(content)}
+        else:
+            content = _wanda_names(content, linear_names, path)
+            missing = {name: shape for name, shape in shapes.items() if name not in content}
+            outside = {name: BitMask.full(shape, True) for name, shape in missing.items()}
     mask = {}
     for name, tensor in content.items():
+        if not isinstance(name, str):
+            raise WagleError(f"{path} is no mask: {name!r} is not the name of a parameter")
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bool:
             found = getattr(tensor, "dtype", type(tensor).__name__)
             raise WagleError(f"{path}: the entry {name!r} should be a bool tensor, found {found}")
         mask[name] = BitMask.from_bool(tensor)
     return {**mask, **outside}
+
+
+def _verify(path: Path) -> None:
+    """Read all of an archive: zipfile checks the CRCs, torch does not."""
+    with (
+        zipfile.ZipFile(path) as archive,
+        tqdm(
+            desc=f"checking {path.name}",
+            total=sum(record.file_size for record in archive.infolist()),
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        ) as bar,
+    ):
+        for record in archive.infolist():
+            with archive.open(record) as content:
+                while block := content.read(_BLOCK):
+                    bar.update(len(block))
 
 
 def _wanda_names(
@@ -160,7 +274,8 @@ def _open_packed(path: Path):
 def _packed_header(file, path: Path) -> dict[str, str]:
     header = file.metadata() or {}
     if header.get("format") != FORMAT:
-        raise WagleError(f"{path} is a safetensors file but no mask of this program")
+        found = f", its format is {header['format']!r}" if "format" in header else ""
+        raise WagleError(f"{path} is a safetensors file but no mask of this program{found}")
     if not {"shapes", "provenance", "checksum"} <= set(header):
         raise WagleError(f"{path} is damaged: its header is incomplete")
     return header
