@@ -210,6 +210,7 @@ def test_published_wanda_masks_select_everything_outside_the_blocks(tmp_path):
     numbered = {i: inside[name].to_bool() for i, name in enumerate(names)}
     torch.save(numbered, tmp_path / "m.pt")
     mask = load_mask(tmp_path / "m.pt", shapes, names)
+    assert list(mask) == list(shapes)
     for name, shape in shapes.items():
         assert mask[name] == (inside[name] if name in inside else BitMask.full(shape, True))
     unnamed = load_mask(tmp_path / "m.pt")

@@ -11,14 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.config import load_config, mask_ratio
-from src.errors import ConfigError
+from src.errors import ConfigError, WagleError
 from src.exec.entry import run_main
+
+if TYPE_CHECKING:
+    from src.optim.bitmask import Mask
 
 SHOWN_TENSORS = 5  # most and least alike tensors that ``compare`` shows
 
@@ -42,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         command.add_argument("--json", action="store_true", help="print JSON instead of tables")
     convert = commands.add_parser("convert", help="between .pt and .safetensors")
     convert.add_argument("mask", type=_existing)
-    convert.add_argument("new_mask", type=Path)
+    convert.add_argument("new_mask", type=_absent)
     options, rest = parser.parse_known_args(argv)
     if rest and options.command != "make":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -59,6 +63,15 @@ def _existing(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def _absent(text: str) -> Path:
+    path = Path(text)
+    if path.exists():
+        raise argparse.ArgumentTypeError(f"{text} exists already")
+    if path.suffix not in (".pt", ".safetensors"):
+        raise argparse.ArgumentTypeError(f"{text} should end in .pt or .safetensors")
     return path
 
 
@@ -86,9 +99,14 @@ def _make(ratios: str, argv: Sequence[str]) -> int:
 
 def _inspect(path: Path, as_json: bool) -> int:
     from src.unlearn.mask.file import load_mask, read_provenance
+    from src.unlearn.mask.kinds import KINDS, layer_index
     from src.unlearn.mask.statistics import density, density_by
 
     mask = load_mask(path)
+    layers: dict[str, Mask] = {}
+    for name, bits in mask.items():
+        index = layer_index(name)
+        layers.setdefault("outside" if index is None else str(index), {})[name] = bits
     report = {
         "weights": sum(bits.numel for bits in mask.values()),
         "selected": sum(bits.count() for bits in mask.values()),
@@ -96,15 +114,25 @@ def _inspect(path: Path, as_json: bool) -> int:
         "provenance": read_provenance(path),
         "by kind": density_by(mask, "kind"),
         "by layer": density_by(mask, "layer"),
+        "by layer and kind": {layer: density_by(m, "kind") for layer, m in layers.items()},
     }
     if as_json:
         print(json.dumps(report, indent=2))
         return 0
-    print(f"{path}: {report['selected']} of {report['weights']} weights selected")
+    print(
+        f"{path}: {report['selected']} of {report['weights']} weights selected "
+        f"({report['density']:.4%})"
+    )
     for key, value in report["provenance"].items():
         print(f"  {key}: {value}")
-    for what in ("by kind", "by layer"):
-        _print_shares(f"selected {what}", report[what])
+    shares = report["by layer and kind"]
+    kinds = [kind for kind in KINDS if kind in report["by kind"]]
+    rows = {
+        **{layer: {**by, "all": report["by layer"][layer]} for layer, by in shares.items()},
+        "all": {**report["by kind"], "all": report["density"]},
+    }
+    title = "percent selected, per layer and kind"
+    _print_table(title, [*kinds, "all"], rows, lambda share: f"{share:.1%}"[:-1])
     return 0
 
 
@@ -118,31 +146,46 @@ def _compare(first: Path, second: Path, *, show_all: bool, as_json: bool) -> int
         return 0
     print(f"Jaccard similarity of {first} and {second}: {overall:.4f}")
     ordered = sorted(tensors, key=tensors.__getitem__)
+    title = "similarity per tensor"
     if not show_all and len(ordered) > 2 * SHOWN_TENSORS:
         ordered = ordered[:SHOWN_TENSORS] + ordered[-SHOWN_TENSORS:]
-    _print_shares("similarity per tensor", {name: tensors[name] for name in ordered})
+        title += f", the {SHOWN_TENSORS} least and the {SHOWN_TENSORS} most alike"
+    rows = {name: {"Jaccard": tensors[name]} for name in ordered}
+    _print_table(title, ["Jaccard"], rows, "{:.4f}".format)
     return 0
 
 
 def _convert(path: Path, new_path: Path) -> int:
     from src.unlearn.mask.file import load_mask, read_provenance, save_mask
 
-    if new_path.exists():
-        raise ConfigError(f"{new_path} exists already")
-    save_mask(load_mask(path), new_path, provenance=read_provenance(path))
+    mask = load_mask(path)
+    if all(name.isdigit() for name in mask):
+        raise WagleError(
+            f"{path} numbers its layers (a published Wanda mask); only with the model do they have "
+            "names. Give it to unlearn.mask_path as it is"
+        )
+    save_mask(mask, new_path, provenance=read_provenance(path))
     print(f"wrote {new_path}")
     return 0
 
 
-def _print_shares(title: str, shares: Mapping[str, float]) -> None:
+def _print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Mapping[str, float]],
+    style: Callable[[float], str],
+) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    table.add_column("share", justify="right")
-    for name, share in shares.items():
-        table.add_row(name, f"{share:.4f}")
+    tight = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, title_justify="left", **tight)  # a Llama's kinds fit 80 columns
+    table.add_column(no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(style(row[column]) if column in row else "" for column in columns))
     Console().print(table)
 
 
