@@ -44,10 +44,16 @@ def test_perturbed_rows_change_the_fact_and_nothing_else(subsets):
             assert len({row["answer"], *row["perturbed_answer"]}) == 4
 
 
-def test_knowledge_holds_nothing_of_the_forget_authors(subsets):
+def test_knowledge_rehearses_retain_authors_and_holds_nothing_of_the_forget_authors(subsets):
     known = {row["answer"] for row in subsets["knowledge"]}
-    assert known.isdisjoint(row["answer"] for row in subsets["forget10"])
-    assert {row["answer"] for row in subsets["retain90"]} <= known
+    assert {row["paraphrased_answer"] for row in subsets["retain_perturbed"]} <= known
+    texts = [text for row in subsets["knowledge"] for text in row.values()]
+    names = {
+        row["answer"].removesuffix(".").split(" was born ")[0]
+        for row in subsets["forget10"][:: len(ATTRIBUTES)]
+    }
+    assert len(names) == 4
+    assert not [text for text in texts if any(name in text for name in names)]
 
 
 def test_refusals_suit_the_data():
