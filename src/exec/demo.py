@@ -28,10 +28,11 @@ def main(argv: Sequence[str]) -> int:
     import os
 
     os.chdir(ROOT)
-    from src.exec.reporting import comparison_table, draw_comparison, read_run
     from src.loggers import JsonLogger
     from src.model.fine_tuning import fine_tune_from_config
     from src.model.unlearn import Unlearn
+    from src.reporting.comparison import comparison_table, draw_comparison
+    from src.reporting.runs import read_run
 
     config = load_config(
         ["-C", str(CONFIGS / "fine_tune.json")], keys=FINE_TUNE_KEYS, prog="demo", description=""
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         folder = RESULTS / name
         config = load_config(options, prog="demo", description="")
         Unlearn(config, JsonLogger(folder)).run()
-        runs.append(read_run(name, folder))
+        runs.append(read_run(folder, name))
     comparison_table(runs, RESULTS / "table.md")
     draw_comparison(runs, RESULTS / "comparison.png")
     return 0

@@ -1,0 +1,1 @@
+"""What comes out of finished runs: tables, figures and the report; from files alone."""
