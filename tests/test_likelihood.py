@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, MistralConfig, Qwen2Config
 
 from src.dataset.encoding import IGNORED, Encoded
+from src.errors import WagleError
 from src.metrics.likelihood import token_log_probs
 from tests.conftest import CONFIGS, VOCABULARY
 
@@ -141,3 +142,13 @@ def test_half_precision_models_share_prompts():
     assert sum(sizes[4:]) < sum(len(s.input_ids) for s in sequences)  # after four probes
     for sequence, values in zip(sequences, results, strict=True):
         np.testing.assert_allclose(values, one_by_one(model, sequence), atol=0.3)
+
+
+def test_a_model_that_diverged_is_refused():
+    model = build(SHARING["llama"])
+    with torch.no_grad():
+        model.lm_head.weight[7] = torch.nan
+    with pytest.raises(WagleError, match=r"asking.*diverged"):
+        token_log_probs(
+            model, answers_to_questions(), batch_size=4, pad_token_id=2, description="asking"
+        )

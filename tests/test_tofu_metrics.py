@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 
 from src.dataset.templates import TEMPLATES
 from src.errors import ConfigError
-from src.metrics.membership import min_k_aucs, min_k_score
+from src.metrics.membership import attack_aucs, min_k_score, min_k_scores
 from src.metrics.sentence import closest_candidates
 from src.metrics.tofu import MAX_TOTAL_LENGTH, evaluate_tofu, summarize_tofu, tofu_subsets
 from tests.conftest import make_model
@@ -139,20 +139,18 @@ def test_every_row_follows_its_definition(model, tokenizer, protocol):
 
 def test_membership_inference_reads_the_whole_text(model, tokenizer):
     result = evaluate(model, tokenizer, "corrected")
-    texts = {
-        name: [
-            np.array(
-                all_log_probs(
-                    model,
-                    tokenizer,
-                    TEMPLATE.question(row["question"]) + TEMPLATE.answer_start + row["answer"],
-                )
-            )
+    scores = {}
+    for name in ("forget", "retain"):
+        texts = [
+            TEMPLATE.question(row["question"]) + TEMPLATE.answer_start + row["answer"]
             for row in SETS[name]
         ]
-        for name in ("forget", "retain")
-    }
-    assert result["MIA"] == pytest.approx(min_k_aucs(texts["forget"], texts["retain"]))
+        scores[name] = [
+            min_k_scores(np.array(all_log_probs(model, tokenizer, text))) for text in texts
+        ]
+        for row, expected in zip(result[name]["rows"], scores[name], strict=True):
+            assert row["MIA"] == pytest.approx(expected, rel=1e-4)
+    assert result["MIA"] == pytest.approx(attack_aucs(scores["forget"], scores["retain"]))
     assert next(iter(result["MIA"])) == "Min_10.0% Prob"
     assert len(result["MIA"]) == 6
 
@@ -167,10 +165,15 @@ def test_min_k_by_hand():
     log_probs = np.array([-1.0, -4.0, -2.0, -8.0, -0.5])
     assert min_k_score(log_probs, 40) == 6.0  # int(0.4 · 5) = 2 tokens: −8 and −4
     assert min_k_score(log_probs, 10) == 8.0  # at least one
-    forget = [np.array([-3.0]), np.array([-1.0])]
-    retain = [np.array([-2.0]), np.array([-0.5])]
-    # of the four pairs, forget scores higher in (3, 2), (3, 0.5), (1, 0.5)
-    assert set(min_k_aucs(forget, retain).values()) == {0.75}
+    # of a hundred tokens, twenty-nine are 29 %, whatever 0.29 · 100 is in floating point
+    assert min_k_score(-np.arange(100.0), 29) == np.arange(71, 100).mean()
+
+
+def test_auc_by_hand():
+    forget = [{"a": 3.0, "b": 0.0}, {"a": 1.0, "b": 1.0}]
+    retain = [{"a": 2.0, "b": 2.0}, {"a": 0.5, "b": 3.0}]
+    # of the four pairs, forget has the higher "a" in (3, 2), (3, 0.5), (1, 0.5)
+    assert attack_aucs(forget, retain) == {"a": 0.75, "b": 0.0}
 
 
 def test_closest_candidate_by_hand():

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from src.dataset.encoding import IGNORED, Encoded
+from src.errors import WagleError
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
 BRANCHED_TOKENS = 1024  # longest row of several continuations: attention between them is waste
@@ -196,6 +197,9 @@ def token_log_probs(
     Returns:
         For each sequence, in the order given, float32 ``(labelled tokens,)``. The first token of a
         sequence is never predicted.
+
+    Raises:
+        WagleError: the model's output is not finite.
     """
     results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
     with (
@@ -211,6 +215,11 @@ def token_log_probs(
         limits += [] if split else [logits_chunk]
         for batch in _batches(rows, batch_size, min(limits, default=None)):
             log_probs = _score(model, batch, split, pad_token_id, logits_chunk)
+            if not log_probs.isfinite().all():
+                raise WagleError(
+                    f"{description}: the model gives probabilities that are not numbers; its "
+                    "weights have probably diverged in training (try a lower learning rate)"
+                )
             counts = [count for row in batch for count in row.counts]
             parts = log_probs.split([length for _, length in counts])
             for (index, _), values in zip(counts, parts, strict=True):

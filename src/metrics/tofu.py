@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import ks_2samp
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,8 +17,9 @@ from src.dataset.templates import Template
 from src.errors import ConfigError
 from src.metrics.generation import generate_greedy
 from src.metrics.likelihood import token_log_probs
-from src.metrics.membership import min_k_aucs
+from src.metrics.membership import attack_aucs, min_k_scores
 from src.metrics.sentence import closest_candidates
+from src.metrics.text import rouge_l_recall
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together
 MAX_TEXT_LENGTH = 512
@@ -58,12 +58,13 @@ def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
 class _Row:
     """One question and what the model says to it.
 
-    ``answer``, ``paraphrase`` and ``perturbed`` are log-probabilities of answer tokens; ``text`` is
-    that of all tokens of the question with its answer.
+    ``answer``, ``paraphrase`` and ``perturbed`` are log-probabilities of answer tokens; ``text``
+    (authors only) those of all tokens of the question with its answer.
     """
 
     source: Mapping[str, Any]
     is_author: bool
+    answer_tokens: int = 0
     text: np.ndarray = field(default_factory=lambda: np.empty(0))
     answer: np.ndarray = field(default_factory=lambda: np.empty(0))
     paraphrase: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -100,8 +101,8 @@ def evaluate_tofu(
 
     Returns:
         The content of ``tofu.json``: per set the means of truth_ratio, truth_prob, rougeL_score and
-        acc, and per row these values with the generated answers and the token-mean losses that
-        they come from; "Forget Quality"; "MIA".
+        acc, and per row these values with the generated answers, and the token-mean losses and
+        membership scores that they come from; "Forget Quality"; "MIA".
     """
     rows = {
         name: [_Row(source, name in AUTHOR_SETS) for source in list(sets[name])[:limit]]
@@ -114,13 +115,13 @@ def evaluate_tofu(
     for name, group in rows.items():
         result[name] = _summarize_set(group, encoder)
     result["Forget Quality"] = float(
-        ks_2samp(_column(result, "forget"), _column(result, "retain")).pvalue
+        ks_2samp(*(_column(result, name, "truth_ratio") for name in AUTHOR_SETS)).pvalue
     )
-    result["MIA"] = min_k_aucs([r.text for r in rows["forget"]], [r.text for r in rows["retain"]])
+    result["MIA"] = attack_aucs(*(_column(result, name, "MIA") for name in AUTHOR_SETS))
     return result
 
 
-def _column(result: Mapping[str, Any], name: str, key: str = "truth_ratio") -> list[float]:
+def _column(result: Mapping[str, Any], name: str, key: str) -> list[Any]:
     return [row[key] for row in result[name]["rows"]]
 
 
@@ -142,11 +143,13 @@ def _score(
     for row in rows:
         source = row.source
         answer = encode(source["question"], source["answer"])
-        # Membership inference reads every token of the text; the answer's are the last of them.
-        sequences.append(Encoded(answer.input_ids, list(answer.input_ids)))
-        row.answer = np.empty(sum(label != IGNORED for label in answer.labels))
         if row.is_author:
+            # Membership inference reads every token of the text; the answer's are the last of them.
+            row.answer_tokens = sum(label != IGNORED for label in answer.labels)
+            sequences.append(Encoded(answer.input_ids, list(answer.input_ids)))
             sequences.append(encode(row.perturbed_question, source["paraphrased_answer"]))
+        else:
+            sequences.append(answer)
         sequences += [encode(row.perturbed_question, p) for p in source["perturbed_answer"]]
     scored = iter(
         token_log_probs(
@@ -158,9 +161,12 @@ def _score(
         )
     )
     for row in rows:
-        row.text = next(scored)
-        row.answer = row.text[-len(row.answer) :]
-        row.paraphrase = next(scored) if row.is_author else row.answer
+        if row.is_author:
+            row.text = next(scored)
+            row.answer = row.text[-row.answer_tokens :]
+            row.paraphrase = next(scored)
+        else:
+            row.answer = row.paraphrase = next(scored)
         row.perturbed = [next(scored) for _ in row.source["perturbed_answer"]]
 
 
@@ -215,7 +221,6 @@ def _loss(log_probs: np.ndarray) -> float:
 
 
 def _summarize_set(rows: Sequence[_Row], encoder: SentenceTransformer) -> dict[str, Any]:
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
     accuracies = _accuracies(rows, encoder)
     documents = []
     for row, acc in zip(rows, accuracies, strict=True):
@@ -225,10 +230,9 @@ def _summarize_set(rows: Sequence[_Row], encoder: SentenceTransformer) -> dict[s
             "question": row.source["question"],
             "answer": row.source["answer"],
             "generated": row.generated,
-            "generated_paraphrase": row.generated_paraphrase,
             "truth_ratio": float(np.mean(np.exp(-np.array(perturbed))) / (paraphrase + 1e-12)),
             "truth_prob": float(np.exp(-_loss(row.answer))),
-            "rougeL_score": scorer.score(row.source["answer"], row.generated)["rougeL"].recall,
+            "rougeL_score": rouge_l_recall(row.source["answer"], row.generated),
             "acc": acc,
             "loss": {
                 "answer": _loss(row.answer),
@@ -241,8 +245,9 @@ def _summarize_set(rows: Sequence[_Row], encoder: SentenceTransformer) -> dict[s
                 "perturbed": [len(p) for p in row.perturbed],
             },
         }
-        if row.generated_paraphrase is None:
-            del document["generated_paraphrase"]
+        if row.is_author:
+            document["generated_paraphrase"] = row.generated_paraphrase
+            document["MIA"] = min_k_scores(row.text)
         documents.append(document)
     means = {
         key: statistics.fmean(document[key] for document in documents)
