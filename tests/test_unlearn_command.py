@@ -292,3 +292,4 @@ def test_without_a_hub_the_paper_configuration_says_what_to_do(tmp_path):
     assert "--overall.model_name" in output
     assert "--dataset.data_dir" in output
     assert "Traceback" not in output
+    assert "Retrying" not in output  # the hub's libraries would, for minutes

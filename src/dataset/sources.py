@@ -16,6 +16,7 @@ import datasets
 from src.dataset.encoding import Encoded, encode_answer, encode_text
 from src.dataset.templates import Template
 from src.errors import WagleError
+from src.hub import connect_to_hub
 
 DATA = Path(__file__).resolve().parents[2] / "files" / "data"
 
@@ -44,6 +45,7 @@ class Request:
         """Rows of a hub data set, or of the JSON-lines file ``data_dir / local``."""
         if self.data_dir is not None:
             return read_json_lines(self.data_dir / local)
+        connect_to_hub()
         try:
             return datasets.load_dataset(
                 hub, config, split=split, cache_dir=str(self.cache_dir), **hub_options

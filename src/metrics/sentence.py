@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from src.errors import WagleError
+from src.hub import connect_to_hub
 
 
 def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransformer:
@@ -24,6 +25,8 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
         WagleError: it cannot be found.
     """
     path = _package_folder(name) or name
+    if not Path(path).is_dir():
+        connect_to_hub()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     try:
         return SentenceTransformer(str(path), device=str(device))

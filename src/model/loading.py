@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from src.errors import ConfigError, WagleError
+from src.hub import connect_to_hub
 
 
 def resolve_device(name: str) -> torch.device:
@@ -83,7 +84,10 @@ def load_model(
         if gguf is not None:
             model, tokenizer = _load_gguf(gguf, dtype)
         else:
-            options = {} if Path(name).is_dir() else {"cache_dir": str(cache_dir)}
+            options = {}
+            if not Path(name).is_dir():
+                connect_to_hub()
+                options = {"cache_dir": str(cache_dir)}
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:

@@ -1,0 +1,35 @@
+"""The model hub, asked once whether it is there."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from functools import cache
+
+import datasets
+from huggingface_hub import constants
+
+_PATIENCE = 5.0  # seconds
+
+
+@cache
+def connect_to_hub() -> bool:
+    """Whether the hub answers; where it does not, only what is cached is used from now on.
+
+    Left alone, the hub's libraries try every single request several times with growing pauses:
+    minutes of waiting, even where everything needed is in the cache.
+    """
+    if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    return not constants.HF_HUB_OFFLINE
+
+
+def _answers(address: str) -> bool:
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True  # a refusal is an answer
+    except OSError:
+        return False
+    return True
