@@ -21,7 +21,7 @@ from src.dataset.pairing import (
     UnlearnDataset,
     draw_forget_rows,
 )
-from src.dataset.sources import load_rows, read_json_lines
+from src.dataset.sources import load_rows
 from src.dataset.templates import TEMPLATES, resolve_template
 from src.errors import ConfigError, WagleError
 
@@ -194,7 +194,7 @@ def test_local_files(tmp_path):
         load_rows("Tofu_forget05", data_dir=tmp_path, cache_dir=tmp_path / "cache")
     (folder / "forget05.json").write_text("this is not JSON")
     with pytest.raises(WagleError, match=r"forget05.json cannot be read as JSON lines"):
-        read_json_lines(folder / "forget05.json")
+        load_rows("Tofu_forget05", data_dir=tmp_path, cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.skipif(

@@ -1,109 +1,238 @@
-"""The data sets by name, from the hub or from local files.
+"""The data sets by name, from the hub or from local files; docs/data.md lists them.
 
 To add one: write a loader that returns rows with the columns ``question`` and ``answer`` (or
-``text``) and register it in ``SOURCES``, with its pattern in ``src/config.py``.
+``text``) and register it in ``SOURCES``, with its name in ``src/config.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import datasets
 
 from src.dataset.encoding import Encoded, encode_answer, encode_text
+from src.dataset.reading import DATA, FLAG, TEXT, TEXTS, Request, Role, read_json_lines
 from src.dataset.templates import Template
 from src.errors import WagleError
-from src.hub import connect_to_hub
-
-DATA = Path(__file__).resolve().parents[2] / "files" / "data"
-
-Role = Literal["forget", "retain"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a loader is asked for.
-
-    Attributes:
-        subset: what follows the underscore of the data set's name, "" where there is none.
-        role: some data sets hold different rows for forgetting and for retaining.
-        data_dir: read local files below this folder instead of the hub.
-        cache_dir: the hub's cache.
-    """
-
-    subset: str
-    role: Role
-    data_dir: Path | None
-    cache_dir: Path
-
-    def rows(
-        self, hub: str, config: str | None, local: str, split: str = "train", **hub_options: str
-    ) -> datasets.Dataset:
-        """Rows of a hub data set, or of the JSON-lines file ``data_dir / local``."""
-        if self.data_dir is not None:
-            return read_json_lines(self.data_dir / local)
-        connect_to_hub()
-        try:
-            return datasets.load_dataset(
-                hub, config, split=split, cache_dir=str(self.cache_dir), **hub_options
-            )
-        except (ConnectionError, OSError) as error:
-            raise WagleError(
-                f"the data set {hub} ({config or 'default'}) is not in the cache and the hub "
-                f"cannot be reached ({type(error).__name__}); give local files with "
-                f"--dataset.data_dir FOLDER (it would read FOLDER/{local}), or connect to the "
-                "network"
-            ) from error
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: how to load it and how long its examples may become (tokens)."""
+    """A data set, or a family of them.
+
+    Attributes:
+        load: how to load its rows.
+        max_length: how long its examples may become (tokens).
+        subsets: what may follow the underscore of its name; ``None``: the loader finds out.
+    """
 
     load: Callable[[Request], datasets.Dataset]
     max_length: int
+    subsets: tuple[str, ...] | None = ("",)
 
 
-def read_json_lines(path: Path) -> datasets.Dataset:
-    """Rows of a JSON-lines file.
-
-    Raises:
-        WagleError: the file is missing or is not JSON lines.
-    """
-    if not path.is_file():
-        raise WagleError(f"there is no data file {path}; it should hold one JSON object per line")
-    try:
-        return datasets.Dataset.from_json(str(path), cache_dir=str(_arrow_cache()))
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        raise WagleError(f"{path} cannot be read as JSON lines: {error}") from error
+# --------------------------------------------------------------------- questions with answers
 
 
-def _arrow_cache() -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "wagle"
+def _tofu_columns(subset: str) -> dict[str, str]:
+    columns = {"question": TEXT, "answer": TEXT}
+    if subset.endswith("_perturbed"):
+        columns["perturbed_answer"] = TEXTS
+        if subset.startswith(("forget", "retain")):
+            columns |= {"paraphrased_question": TEXT, "paraphrased_answer": TEXT}
+    return columns
 
 
 def _tofu(request: Request) -> datasets.Dataset:
-    return request.rows("locuslab/TOFU", request.subset, f"TOFU/{request.subset}.json")
+    subset = request.subset
+    columns = _tofu_columns(subset)
+    return request.rows(f"TOFU/{subset}.json", "locuslab/TOFU", subset, columns=columns)
 
 
 def _demo(request: Request) -> datasets.Dataset:
-    folder = DATA / "demo" if request.data_dir is None else request.data_dir / "demo"
-    return read_json_lines(folder / f"{request.subset}.json")
+    folder = (request.data_dir or DATA) / "demo"
+    return read_json_lines(folder / f"{request.subset}.json", _tofu_columns(request.subset))
 
+
+def _copyright(request: Request) -> datasets.Dataset:
+    """Chunks of a text that the user owns; a subset ``train_300`` is one of the evaluation sets."""
+    folder = DATA / "hp" if request.data_dir is None else request.data_dir / "HP"
+    part, _, length = request.subset.partition("_")
+    path = folder / (f"hp_{part}_qa_{length}.jsonl" if part else "hp_qa.jsonl")
+    if not path.is_file():
+        raise WagleError(
+            f"there is no data file {path}; make it from a text that you own: "
+            f"python src/exec/prepare_copyright.py TEXT --tokenizer NAME --output_dir {folder}"
+        )
+    rows = read_json_lines(path, {"prompt": TEXT, "response": TEXT})
+    # A prompt may end within a word or before a space; the template puts a space of its own there.
+    responses = [response.lstrip() for response in rows["response"]]
+    return datasets.Dataset.from_dict({"question": rows["prompt"][:], "answer": responses})
+
+
+_PKU_REVISION = "ff7ba91063016c78a225b0f74e1c0860bb18230f"
+_PKU_ANSWERS = {f"response_{i}": f"is_response_{i}_safe" for i in (0, 1)}
+
+
+def _safe_pku(request: Request) -> datasets.Dataset:
+    """Every unsafe response with its prompt; as ``test`` the prompts of the test part, once each.
+
+    Ji et al. 2023, arXiv 2307.04657.
+    """
+    split = request.subset or "train"
+    flags = dict.fromkeys(_PKU_ANSWERS.values(), FLAG)
+    rows = request.rows(
+        f"SafePku/{split}.jsonl",
+        "PKU-Alignment/PKU-SafeRLHF",
+        columns={"prompt": TEXT, **dict.fromkeys(_PKU_ANSWERS, TEXT), **flags},
+        split=split,
+        revision=_PKU_REVISION,
+    )
+    if split == "test":
+        return datasets.Dataset.from_dict({"question": list(dict.fromkeys(rows["prompt"]))})
+    unsafe = rows.map(_unsafe_responses, batched=True, remove_columns=rows.column_names)
+    if len(unsafe) == 0:
+        raise WagleError("SafePku holds no unsafe response: there is nothing to forget")
+    return unsafe
+
+
+def _unsafe_responses(batch: Mapping[str, list[Any]]) -> dict[str, list[str]]:
+    pairs = [
+        (prompt, batch[response][row])
+        for row, prompt in enumerate(batch["prompt"])
+        for response, is_safe in _PKU_ANSWERS.items()
+        if not batch[is_safe][row]
+    ]
+    return {"question": [q for q, _ in pairs], "answer": [a for _, a in pairs]}
+
+
+def _truthful_qa(request: Request) -> datasets.Dataset:
+    """Lin et al. 2022, arXiv 2109.07958; its only part is called validation."""
+    rows = request.rows(
+        "TruthfulQA/generation.jsonl",
+        "truthfulqa/truthful_qa",
+        "generation",
+        columns={"question": TEXT, "best_answer": TEXT},
+        split="validation",
+    )
+    return rows.select_columns(["question", "best_answer"]).rename_column("best_answer", "answer")
+
+
+def _real_toxicity_prompts(request: Request) -> datasets.Dataset:
+    """Gehman et al. 2020, arXiv 2009.11462; prompts alone."""
+    rows = request.rows(
+        "RealToxicityPrompts/prompts.jsonl",
+        "allenai/real-toxicity-prompts",
+        columns={"prompt.text": TEXT},
+    )
+    return rows.select_columns(["prompt.text"]).rename_column("prompt.text", "question")
+
+
+# ------------------------------------------------------------------------------- running text
+
+
+def _without_blanks(rows: datasets.Dataset) -> datasets.Dataset:
+    """The column ``text`` of the rows that have any."""
+    rows = rows.select_columns(["text"])
+    return rows.select([row for row, text in enumerate(rows["text"]) if text.strip()])
+
+
+def _wmdp(parts: tuple[str, ...], request: Request) -> datasets.Dataset:
+    """The corpora to forget or to retain (Li et al. 2024, arXiv 2403.03218)."""
+    return datasets.concatenate_datasets([_wmdp_corpus(part, request) for part in parts])
+
+
+def _wmdp_corpus(part: str, request: Request) -> datasets.Dataset:
+    columns = {"text": TEXT}
+    corpus = f"{part}-{request.role}-corpus"
+    if corpus == "bio-forget-corpus":  # its authors give access on request only
+        folder = DATA if request.data_dir is None else request.data_dir / "WMDP"
+        path = folder / "bio_remove_dataset.jsonl"
+        if not path.is_file():
+            raise WagleError(
+                f"there is no data file {path}: WMDP's biology corpus to be forgotten is not on "
+                "the hub. Ask its authors for access (https://www.wmdp.ai) and put the file "
+                "there, or use WMDPCyber"
+            )
+        return _without_blanks(read_json_lines(path, columns))
+    local = f"WMDP/{corpus}.jsonl"
+    return _without_blanks(request.rows(local, "cais/wmdp-corpora", corpus, columns=columns))
+
+
+_C4_FILES = {
+    "train": "en/c4-train.00001-of-01024.json.gz",
+    "validation": "en/c4-validation.00000-of-00008.json.gz",
+}
+
+
+def _c4(request: Request) -> datasets.Dataset:
+    """One file of C4 (Raffel et al. 2020, arXiv 1910.10683), which has a thousand of them."""
+    split = request.subset or "train"
+    rows = request.rows(
+        f"C4/{split}.jsonl",
+        "allenai/c4",
+        columns={"text": TEXT},
+        split=split,
+        data_files={split: _C4_FILES[split]},
+    )
+    return _without_blanks(rows)
+
+
+def _wikitext(request: Request) -> datasets.Dataset:
+    """Merity et al. 2016, arXiv 1609.07843; a row is a line of an article."""
+    rows = request.rows(
+        "wikitext/train.jsonl", "Salesforce/wikitext", "wikitext-2-raw-v1", columns={"text": TEXT}
+    )
+    return _without_blanks(rows)
+
+
+# ----------------------------------------------------------------------------------- registry
+
+_PROMPT_LENGTHS = (50, 100, 200, 300)
 
 SOURCES: dict[str, Source] = {
-    "Tofu": Source(_tofu, max_length=512),
-    "Demo": Source(_demo, max_length=512),
+    "Tofu": Source(_tofu, max_length=512, subsets=None),
+    "Demo": Source(_demo, max_length=512, subsets=None),
+    "WMDPCyber": Source(partial(_wmdp, ("cyber",)), max_length=1024),
+    "WMDPBio": Source(partial(_wmdp, ("bio",)), max_length=1024),
+    "WMDPALL": Source(partial(_wmdp, ("cyber", "bio")), max_length=1024),
+    "HP": Source(
+        _copyright,
+        max_length=1024,
+        subsets=("", *(f"{part}_{n}" for part in ("train", "test") for n in _PROMPT_LENGTHS)),
+    ),
+    "SafePku": Source(_safe_pku, max_length=512, subsets=("", "test")),
+    "C4": Source(_c4, max_length=512, subsets=("", "validation")),
+    "wikitext": Source(_wikitext, max_length=512),
+    "TruthfulQA": Source(_truthful_qa, max_length=512),
+    "RealToxicityPrompts": Source(_real_toxicity_prompts, max_length=512),
 }
 """By the part of the name before the underscore."""
 
 
 def find_source(name: str) -> Source:
-    """The source of the data set called ``name``."""
-    return SOURCES[name.partition("_")[0]]
+    """The source of the data set called ``name``.
+
+    Raises:
+        WagleError: there is none.
+    """
+    family, _, subset = name.partition("_")
+    source = SOURCES.get(family)
+    if source is None or (source.subsets is not None and subset not in source.subsets):
+        raise WagleError(f"there is no data set {name}; there are {', '.join(_names())}")
+    return source
+
+
+def _names() -> list[str]:
+    names = []
+    for family, source in SOURCES.items():
+        subsets = ("SUBSET",) if source.subsets is None else source.subsets
+        names += [f"{family}_{subset}".removesuffix("_") for subset in subsets]
+    return names
 
 
 def load_rows(
@@ -112,7 +241,9 @@ def load_rows(
     """Rows of a data set, with the columns ``question`` and ``answer``, or ``text``.
 
     Args:
-        name: as in ``dataset.forget_dataset_name``, for example ``Tofu_forget10``.
+        name: as in ``dataset.forget_dataset_name``, for example ``Tofu_forget10``. Some are for
+            evaluation alone: ``HP_train_300``, ``HP_test_300`` (and 50, 100, 200),
+            ``C4_validation``, and, without an answer, ``SafePku_test``, ``RealToxicityPrompts``.
         data_dir: read local files below this folder instead of the hub.
         cache_dir: the hub's cache.
         role: whether the rows are to be forgotten or retained.

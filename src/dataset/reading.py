@@ -1,0 +1,142 @@
+"""Rows from the hub or from local JSON-lines files, with the columns that they must have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import pyarrow.compute
+
+from src.errors import WagleError
+from src.hub import connect_to_hub
+
+DATA = Path(__file__).resolve().parents[2] / "files" / "data"
+
+Role = Literal["forget", "retain"]
+Columns = Mapping[str, str]
+"""What each column holds: ``TEXT``, ``TEXTS`` or ``FLAG``; ``a.b`` is field b of column a."""
+
+TEXT, TEXTS, FLAG = "text", "a list of texts", "true or false"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loader is asked for.
+
+    Attributes:
+        subset: what follows the underscore of the data set's name, "" where there is none.
+        role: some data sets hold different rows for forgetting and for retaining.
+        data_dir: read local files below this folder instead of the hub.
+        cache_dir: the hub's cache.
+    """
+
+    subset: str
+    role: Role
+    data_dir: Path | None
+    cache_dir: Path
+
+    def rows(
+        self,
+        local: str,
+        hub: str,
+        config: str | None = None,
+        *,
+        columns: Columns,
+        split: str = "train",
+        **hub_options: Any,
+    ) -> datasets.Dataset:
+        """Rows of the JSON-lines file ``data_dir / local``, or of a hub data set.
+
+        Args:
+            local: file name below ``data_dir``.
+            hub, config, split, hub_options: for ``datasets.load_dataset``.
+            columns: what the rows must have; other columns are left as they are, but structs
+                become columns of their own (``prompt.text``).
+
+        Raises:
+            WagleError: no such file; neither hub nor cache has the data; a column is missing.
+        """
+        if self.data_dir is not None:
+            return read_json_lines(self.data_dir / local, columns)
+        connect_to_hub()
+        try:
+            rows = datasets.load_dataset(
+                hub, config, split=split, cache_dir=str(self.cache_dir), **hub_options
+            )
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise WagleError(
+                f"the data set {hub} ({config or 'default'}) is not in the cache {self.cache_dir}, "
+                "and the hub cannot be reached or does not offer it. Give local files with "
+                f"--dataset.data_dir FOLDER (it would read FOLDER/{local}), or connect to the "
+                f"network. [{type(error).__name__}: {str(error).partition(chr(10))[0]}]"
+            ) from error
+        return check_columns(rows, columns, f"the hub's {hub} ({config or 'default'}, {split})")
+
+
+def read_json_lines(path: Path, columns: Columns) -> datasets.Dataset:
+    """Rows of a JSON-lines file.
+
+    Raises:
+        WagleError: the file is missing, is not JSON lines, or lacks one of ``columns``.
+    """
+    if not path.is_file():
+        raise WagleError(f"there is no data file {path}; it should hold {_expected(columns)}")
+    try:
+        rows = datasets.Dataset.from_json(str(path), cache_dir=str(_arrow_cache()))
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        raise WagleError(
+            f"{path} cannot be read as JSON lines ({error.__cause__ or error}); it should hold "
+            f"{_expected(columns)}"
+        ) from error
+    return check_columns(rows, columns, str(path))
+
+
+def check_columns(rows: datasets.Dataset, columns: Columns, where: str) -> datasets.Dataset:
+    """The rows, structs flattened, after a check that every row has a value in all ``columns``.
+
+    Args:
+        where: names the rows in messages.
+
+    Raises:
+        WagleError: there is no row, or a column is missing, holds something else or has a gap.
+    """
+    rows = rows.flatten()
+    if len(rows) == 0:
+        raise WagleError(f"{where} holds no rows; it should hold {_expected(columns)}")
+    for name, kind in columns.items():
+        if name not in rows.column_names:
+            there = ", ".join(rows.column_names)
+            raise WagleError(
+                f"{where} has no column {name}, only {there}; it should hold {_expected(columns)}"
+            )
+        gap = pyarrow.compute.index(rows.data.column(name).is_null(), True).as_py()
+        if gap >= 0:
+            raise WagleError(
+                f"{where}, row {gap + 1}: {name} is missing; it should hold {_expected(columns)}"
+            )
+        found = _kind(rows.features[name])
+        if found != kind:
+            raise WagleError(
+                f"{where}: column {name} holds {found}; it should hold {_expected(columns)}"
+            )
+    return rows
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, datasets.List):
+        return TEXTS if _kind(feature.feature) == TEXT else "a list of something else"
+    kinds = {"string": TEXT, "large_string": TEXT, "bool": FLAG}
+    dtype = getattr(feature, "dtype", type(feature).__name__)
+    return kinds.get(dtype, dtype)
+
+
+def _expected(columns: Columns) -> str:
+    fields = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+    return f"one JSON object per line, with {fields}"
+
+
+def _arrow_cache() -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "wagle"
