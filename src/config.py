@@ -309,6 +309,8 @@ UNLEARN_KEYS = (
         ("attribution_dtype", Choice("float32", "float64"), "float32", "of sums of gradients"),
         ("p", Float(), 0.01, "accepted for old configs, has no effect", True),
         ("q", Float(), 0.01, "accepted for old configs, has no effect", True),
+        ("gradient_cache", Text("path"), None,
+         "sums of gradients are kept in files that start so; not set: beside the mask", True),
         ("sophia", Flag(), False, "Sophia-G instead of AdamW"),
         ("sophia_params.betas_low", _DECAY, 0.9, "decay of the mean gradient"),
         ("sophia_params.betas_high", _DECAY, 0.95, "decay of the mean Hessian diagonal"),
@@ -323,6 +325,7 @@ UNLEARN_KEYS = (
         ("gradient_checkpointing", Flag(), False, "saves memory, takes time"),
     ),
     *_section("unlearn", *((f"{method}.{name}", *rest) for method, rows in METHOD_PARAMS.items()
+        ("save_model", Flag(), True, "false: keep the run's numbers, not its model", True),
                            for name, *rest in rows)),
     *_section(
         "dataset",

@@ -28,7 +28,7 @@ class JsonLogger(Logger):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+        self._lock = _lock(folder)
         self._log: list[dict[str, float]] = []
 
     def start(self, config: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
@@ -105,3 +105,18 @@ class JsonLogger(Logger):
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def in_use(folder: Path) -> bool:
+    """Whether a process is writing to the run folder at this moment."""
+    if not folder.is_dir():
+        return False
+    try:
+        with _lock(folder):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+
+

@@ -74,10 +74,17 @@ def mask_fingerprint(mask: Mask) -> str:
 
 
 class Stopwatch:
-    """Seconds spent in named phases."""
+    """Seconds spent in named phases, and the process's peak memory at the end of each.
+
+    Attributes:
+        seconds: by phase.
+        memory: by phase, as :func:`peak_memory` says; since it never falls, the growth from one
+            phase to the next is what that phase needed on top.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.memory: dict[str, dict[str, int]] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -87,6 +94,7 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.memory[name] = peak_memory()
 
     def report(self) -> dict[str, Any]:
         """Seconds per phase, rounded to milliseconds."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
+from peft import PeftModel
 from tqdm import tqdm
 from transformers import TrainerCallback, set_seed
 
@@ -170,15 +172,17 @@ class Unlearn:
         if self.config["unlearn.mask_path"] is None:
             return
         path = Path(self.config["unlearn.mask_path"])
-        if path.is_file():
+        origin = "loaded from"
+        if not path.is_file():
+            with self._mask_lock():
+                if not path.is_file():  # another run may have made it meanwhile
+                    ratio = mask_ratio(path)
+                    self.mask = self.make_masks([ratio])[ratio]
+                    save_mask(self.mask, path, provenance=self._mask_provenance(ratio))
+                    origin = "saved to"
+        if self.mask is None:
             shapes = {name: p.shape for name, p in self.model.named_parameters()}
             self.mask = load_mask(path, shapes, list(block_linears(self.model)))
-            origin = "loaded from"
-        else:
-            ratio = mask_ratio(path)
-            self.mask = self.make_masks([ratio])[ratio]
-            save_mask(self.mask, path, provenance=self._mask_provenance(ratio))
-            origin = "saved to"
         self.fingerprints["mask"] = mask_fingerprint(self.mask)
         tqdm.write(f"mask: {self.density():.4%} of the weights selected, {origin} {path}")
 
@@ -200,16 +204,29 @@ class Unlearn:
             scope=config["unlearn.mask_scope"],
             exclude=tuple(config["unlearn.mask_exclude"]),
         )
-        path = Path(config["unlearn.mask_path"])
-        prefix = path.with_name(path.stem.rpartition("_")[0] or path.stem)
-        return make_masks(self.model, self.dataset, ratios, settings, prefix)
+        return make_masks(self.model, self.dataset, ratios, settings, self._gradient_cache())
+
+    def _gradient_cache(self) -> Path:
+        """What the names of the files with sums of gradients start with."""
+        if self.config["unlearn.gradient_cache"] is not None:
+            return Path(self.config["unlearn.gradient_cache"])
+        path = Path(self.config["unlearn.mask_path"])
+        return path.with_name(path.stem.rpartition("_")[0] or path.stem)
+
+    def _mask_lock(self) -> FileLock:
+        """Lets one of several runs with the same sums of gradients make them; the others wait."""
+        prefix = self._gradient_cache()
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(prefix.with_name(f".{prefix.name}.lock"))
 
     def write_masks(self, ratios: list[float]) -> list[Path]:
         """Make the masks of several ratios and save them beside ``unlearn.mask_path``."""
         given = Path(self.config["unlearn.mask_path"])
         stem = given.stem.rpartition("_")[0]
         paths = []
-        for ratio, mask in self.make_masks(ratios).items():
+        with self._mask_lock():
+            masks = self.make_masks(ratios)
+        for ratio, mask in masks.items():
             paths.append(given.with_name(f"{stem}_{ratio:g}{given.suffix}"))
             save_mask(mask, paths[-1], provenance=self._mask_provenance(ratio))
         return paths
@@ -283,8 +300,8 @@ class Unlearn:
         )
 
     def save(self) -> None:
-        """Save model and tokenizer into the run folder."""
-        if self.logger.folder is not None:
+        """Save model and tokenizer into the run folder, unless only numbers are wanted."""
+        if self.logger.folder is not None and self.config["unlearn.save_model"]:
             save_model(self.model, self.tokenizer, self.logger.folder / "checkpoints")
 
     def evaluate(self) -> dict[str, Any]:
@@ -336,3 +353,4 @@ class _TrainingLog(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs:
             self.logger.log_step({"step": state.global_step, **logs})
+            "peak_memory_bytes_after": self.watch.memory,
