@@ -160,9 +160,8 @@ _TOFU_SUBSETS = (
     *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
     *("real_authors_perturbed", "world_facts_perturbed"),
 )
-_PLAIN_DATASETS = (
-    *("WMDPCyber", "WMDPBio", "WMDPALL", "HP", "SafePku", "C4", "wikitext", "TruthfulQA"),
-)
+TEXT_DATASETS = ("WMDPCyber", "WMDPBio", "WMDPALL", "C4", "wikitext")  # no questions, no answers
+_PLAIN_DATASETS = (*TEXT_DATASETS[:3], "HP", "SafePku", *TEXT_DATASETS[3:], "TruthfulQA")
 DATASETS = (
     *(f"Tofu_{subset}" for subset in _TOFU_SUBSETS),
     *(f"Demo_{subset}" for subset in (*_TOFU_SUBSETS, "knowledge")),
@@ -187,6 +186,7 @@ METHODS = (
     *("CL", "CL+FT", "CL+KL", "RL", "KL"),
 )
 METHOD_ALIASES = {"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"}
+REFUSING_METHODS = ("CL", "CL+FT", "CL+KL", "DPO+FT")  # they answer forget questions with refusals
 
 # ----------------------------------------------------------------------------------- the keys
 
@@ -691,6 +691,7 @@ def _hint(checker: Checker, value: Any) -> str:
 def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Rules about several keys, or about the files they name; keys with bad values are ``None``."""
     yield from _mask_clashes(values)
+    yield from _text_clashes(values)
     for name in ("unlearn.resume_path", "dataset.data_dir"):
         if values.get(name) is not None and not Path(values[name]).is_dir():
             yield name, "there is no such folder"
@@ -731,6 +732,25 @@ def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "unlearn.mask_scope", f"{rule}; leave this at global"
         if values["unlearn.mask_exclude"]:
             yield "unlearn.mask_exclude", f"{rule}; leave this empty"
+
+
+def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Running text has no question to be refused and no answer to be exchanged."""
+    names = ["dataset.forget_dataset_name"]
+    if not values.get("dataset.self_retain"):
+        names.append("dataset.retain_dataset_name")
+    texts = [name for name in names if values.get(name) in TEXT_DATASETS]
+    if not texts:
+        return
+    wrong = "{} needs questions with answers, and this is running text; change either"
+    method = values["unlearn.unlearn_method"]
+    needed = names if method == "RL" else names[:1] if method in REFUSING_METHODS else []
+    if values["unlearn.resume_path"] is None:
+        yield from ((name, wrong.format(method)) for name in texts if name in needed)
+    path = values["unlearn.mask_path"]
+    score_type = values["unlearn.score_type"] or _score_type_of_folder(path)
+    if path and not Path(path).exists() and score_type == "wagle_cl" and names[0] in texts:
+        yield names[0], wrong.format(score_type)
 
 
 def _score_type_of_folder(mask_path: str | None) -> str:
