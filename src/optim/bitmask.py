@@ -43,9 +43,11 @@ class BitMask:
     def full(cls, shape: Sequence[int], value: bool) -> BitMask:
         """Mask of the given shape on the CPU with every element equal to ``value``."""
         numel = math.prod(shape)
-        bits = torch.full(((numel + 7) // 8,), 255 if value else 0, dtype=torch.uint8)
-        if value and numel % 8:
-            bits[-1] = (1 << numel % 8) - 1
+        bits = torch.from_numpy(np.zeros((numel + 7) // 8, np.uint8))  # no memory until written
+        if value:
+            bits.fill_(255)
+            if numel % 8:
+                bits[-1] = (1 << numel % 8) - 1
         return cls(bits, shape)
 
     @classmethod
@@ -73,9 +75,8 @@ class BitMask:
     def count(self) -> int:
         """Number of True elements."""
         if self.bits.device.type == "cpu":
-            counts = np.bincount(self.bits.numpy(), minlength=256)
-        else:
-            counts = torch.bincount(self.bits, minlength=256).cpu().numpy()
+            return int(np.bitwise_count(self.bits.numpy()).sum(dtype=np.int64))
+        counts = torch.bincount(self.bits, minlength=256).cpu().numpy()
         return int(counts @ _ONES_IN_BYTE)
 
     def to(self, device: torch.device | str) -> BitMask:
