@@ -1,8 +1,8 @@
 """Make, inspect, compare and convert mask files.
 
 python src/exec/mask.py make --ratios 0.8,0.4 --config_file CONFIG.json [--section.key value …]
-python src/exec/mask.py inspect MASK [--json]
-python src/exec/mask.py compare MASK MASK [--all] [--json]
+python src/exec/mask.py inspect MASK [--json] [--figure NAME]
+python src/exec/mask.py compare MASK MASK [--all] [--json] [--figure NAME]
 python src/exec/mask.py convert MASK NEW_MASK
 """
 
@@ -22,7 +22,7 @@ from src.errors import ConfigError, WagleError
 from src.exec.entry import run_main
 
 if TYPE_CHECKING:
-    from src.optim.bitmask import Mask
+    from matplotlib.figure import Figure
 
 SHOWN_TENSORS = 5  # most and least alike tensors that ``compare`` shows
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     compare.add_argument("--all", action="store_true", help="show every tensor")
     for command in (inspect, compare):
         command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+        command.add_argument("--figure", type=Path, help="draw it too: NAME.png and NAME.pdf")
     convert = commands.add_parser("convert", help="between .pt and .safetensors")
     convert.add_argument("mask", type=_existing)
     convert.add_argument("new_mask", type=_absent)
@@ -53,9 +54,11 @@ def main(argv: Sequence[str]) -> int:
     if options.command == "make":
         return _make(options.ratios, rest)
     if options.command == "inspect":
-        return _inspect(options.mask, options.json)
+        return _inspect(options.mask, options.json, options.figure)
     if options.command == "compare":
-        return _compare(*options.masks, show_all=options.all, as_json=options.json)
+        return _compare(
+            *options.masks, show_all=options.all, as_json=options.json, figure=options.figure
+        )
     return _convert(options.mask, options.new_mask)
 
 
@@ -97,16 +100,12 @@ def _make(ratios: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _inspect(path: Path, as_json: bool) -> int:
+def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
     from src.unlearn.mask.file import load_mask, read_provenance
-    from src.unlearn.mask.kinds import KINDS, layer_index
-    from src.unlearn.mask.statistics import density, density_by
+    from src.unlearn.mask.kinds import KINDS
+    from src.unlearn.mask.statistics import density, density_by, density_table
 
     mask = load_mask(path)
-    layers: dict[str, Mask] = {}
-    for name, bits in mask.items():
-        index = layer_index(name)
-        layers.setdefault("outside" if index is None else str(index), {})[name] = bits
     report = {
         "weights": sum(bits.numel for bits in mask.values()),
         "selected": sum(bits.count() for bits in mask.values()),
@@ -114,8 +113,12 @@ def _inspect(path: Path, as_json: bool) -> int:
         "provenance": read_provenance(path),
         "by kind": density_by(mask, "kind"),
         "by layer": density_by(mask, "layer"),
-        "by layer and kind": {layer: density_by(m, "kind") for layer, m in layers.items()},
+        "by layer and kind": density_table(mask),
     }
+    if figure is not None:
+        from src.reporting.figures import draw_density
+
+        _write_figure(figure, draw_density(report["by layer and kind"], report["density"]))
     if as_json:
         print(json.dumps(report, indent=2))
         return 0
@@ -136,11 +139,19 @@ def _inspect(path: Path, as_json: bool) -> int:
     return 0
 
 
-def _compare(first: Path, second: Path, *, show_all: bool, as_json: bool) -> int:
+def _compare(
+    first: Path, second: Path, *, show_all: bool, as_json: bool, figure: Path | None
+) -> int:
     from src.unlearn.mask.file import load_mask
-    from src.unlearn.mask.statistics import jaccard
+    from src.unlearn.mask.statistics import chance_jaccard, jaccard, jaccard_table
 
-    overall, tensors = jaccard(load_mask(first), load_mask(second))
+    masks = load_mask(first), load_mask(second)
+    overall, tensors = jaccard(*masks)
+    if figure is not None:
+        from src.reporting.figures import draw_similarity
+
+        table, chance = jaccard_table(*masks), chance_jaccard(*masks)
+        _write_figure(figure, draw_similarity(table, overall, chance))
     if as_json:
         print(json.dumps({"overall": overall, "tensors": tensors}, indent=2))
         return 0
@@ -167,6 +178,13 @@ def _convert(path: Path, new_path: Path) -> int:
     save_mask(mask, new_path, provenance=read_provenance(path))
     print(f"wrote {new_path}")
     return 0
+
+
+def _write_figure(name: Path, figure: Figure) -> None:
+    from src.loggers.files import write_figure
+
+    for path in write_figure(name, figure):
+        print(f"wrote {path}", file=sys.stderr)  # standard output may be JSON
 
 
 def _print_table(

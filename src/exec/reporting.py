@@ -19,7 +19,13 @@ def make_logger(config: Config) -> Logger:
     if config["overall.logger"] == "none":
         return Logger()
     name = config["logger.name"] or time.strftime("%Y-%m-%d_%H-%M-%S")
-    return JsonLogger(Path(config["logger.json.root"]) / name)
+    folder = Path(config["logger.json.root"]) / name
+    if config["overall.logger"] == "json":
+        return JsonLogger(folder)
+    from src.loggers.wandb_logger import WandbLogger  # wandb takes its time to import
+
+    project, mode = config["logger.wandb.project"], config["logger.wandb.mode"]
+    return WandbLogger(folder, project=project, mode=mode)
 
 
 def print_results(results: Mapping[str, Any], folder: Path | None) -> None:

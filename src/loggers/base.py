@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Logger:
     """Keeps nothing (``overall.logger none``); the base of the loggers that do.
 
-    The life of a run: ``start``, any number of ``log_step`` and ``save``, then ``finish``, or
-    ``fail`` when an error ended it.
+    The life of a run: ``start``, any number of ``log_step``, ``save`` and ``save_figure``,
+    then ``finish``, or ``fail`` when an error ended it.
 
     Attributes:
         folder: the run folder, ``None`` when nothing is kept.
@@ -32,6 +35,9 @@ class Logger:
 
     def save(self, name: str, content: Any) -> None:
         """Keep one JSON document of the run, such as ``tofu.json``."""
+
+    def save_figure(self, name: str, figure: Figure) -> None:
+        """Keep a picture of the run, such as ``training``."""
 
     def finish(self, results: dict[str, Any], manifest: dict[str, Any]) -> None:
         """Close the run; only now does it count as finished."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from src.errors import ConfigError
 from src.loggers.base import Logger
-from src.loggers.files import write_json
+from src.loggers.files import write_figure, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFIG, MANIFEST, RESULTS, TRAINING_LOG = "config.json", "manifest.json", "results.json", "log.json"
 
@@ -86,6 +89,10 @@ class JsonLogger(Logger):
         """Write ``{folder}/{name}``."""
         write_json(self.folder / name, content)
 
+    def save_figure(self, name: str, figure: Figure) -> None:
+        """Write ``{folder}/images/{name}.png`` and ``.pdf``."""
+        write_figure(self.folder / "images" / name, figure)
+
     def finish(self, results: dict[str, Any], manifest: dict[str, Any]) -> None:
         """Write the manifest and, last of all, ``results.json``."""
         self._write_manifest("finished", manifest)
@@ -103,8 +110,6 @@ class JsonLogger(Logger):
         write_json(self.folder / MANIFEST, {**head, **manifest})
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 def in_use(folder: Path) -> bool:
     """Whether a process is writing to the run folder at this moment."""
     if not folder.is_dir():
@@ -120,3 +125,5 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

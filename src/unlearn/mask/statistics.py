@@ -1,12 +1,23 @@
-"""What a mask selects, and how alike two masks are; on packed bits, without unpacking models."""
+"""What a mask selects, how alike two masks are, how scores are spread.
+
+Masks are counted on their packed bits, scores as they stream by: nothing as long as the model is
+made.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
-from src.unlearn.mask.kinds import layer_index, parameter_kind
+from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
+
+LayerKindTable = dict[str, dict[str, float]]
+"""A number for each layer (``"0"``, ``"1"``, … and ``"outside"``) and, in it, each kind."""
 
 
 def density(mask: Mask) -> float:
@@ -21,9 +32,8 @@ def density_by(mask: Mask, what: str) -> dict[str, float]:
     """
     totals: dict[str, list[int]] = {}
     for name, bits in mask.items():
-        index = layer_index(name)
         group = {
-            "layer": "outside" if index is None else str(index),
+            "layer": _layer(name),
             "kind": parameter_kind(name),
             "tensor": name,
         }[what]
@@ -31,6 +41,33 @@ def density_by(mask: Mask, what: str) -> dict[str, float]:
         total[0] += bits.count()
         total[1] += bits.numel
     return {group: selected / size for group, (selected, size) in totals.items()}
+
+
+def density_table(mask: Mask) -> LayerKindTable:
+    """Selected share per layer and kind of parameter."""
+    return _table((name, bits.count(), bits.numel) for name, bits in mask.items())
+
+
+def _layer(name: str) -> str:
+    index = layer_index(name)
+    return "outside" if index is None else str(index)
+
+
+def _table(parts: Iterable[tuple[str, int, int]]) -> LayerKindTable:
+    """Quotients per layer and kind, from (parameter name, dividend, divisor); 0 / 0 is 1."""
+    sums: dict[str, dict[str, list[int]]] = {}
+    for name, dividend, divisor in parts:
+        cell = sums.setdefault(_layer(name), {}).setdefault(parameter_kind(name), [0, 0])
+        cell[0] += dividend
+        cell[1] += divisor
+    return {
+        layer: {
+            kind: row[kind][0] / row[kind][1] if row[kind][1] else 1.0
+            for kind in KINDS
+            if kind in row
+        }
+        for layer, row in sums.items()
+    }
 
 
 def jaccard(first: Mask, second: Mask) -> tuple[float, dict[str, float]]:
@@ -41,18 +78,103 @@ def jaccard(first: Mask, second: Mask) -> tuple[float, dict[str, float]]:
     Raises:
         WagleError: the masks are of different models.
     """
+    counts = _overlaps(first, second)
+    both, either = map(sum, zip(*counts.values(), strict=True))
+    per_tensor = {name: b / e if e else 1.0 for name, (b, e) in counts.items()}
+    return (both / either if either else 1.0), per_tensor
+
+
+def jaccard_table(first: Mask, second: Mask) -> LayerKindTable:
+    """As :func:`jaccard`, per layer and kind of parameter.
+
+    Raises:
+        WagleError: the masks are of different models.
+    """
+    return _table((name, *counts) for name, counts in _overlaps(first, second).items())
+
+
+def chance_jaccard(first: Mask, second: Mask) -> float:
+    """What :func:`jaccard` would be near if both masks had chosen their weights at random.
+
+    For densities a and b, independent selections share ab of all weights and cover a + b − ab.
+    """
+    a, b = density(first), density(second)
+    return a * b / (a + b - a * b) if a or b else 1.0
+
+
+def _overlaps(first: Mask, second: Mask) -> dict[str, tuple[int, int]]:
+    """Sizes of intersection and union, per tensor."""
     if {n: m.shape for n, m in first.items()} != {n: m.shape for n, m in second.items()}:
         raise WagleError("the masks name other parameters or shapes: they are of different models")
-    both = either = 0
-    per_tensor = {}
-    for name, a in first.items():
-        common = _count(a.bits & second[name].bits, a.shape)
-        union = _count(a.bits | second[name].bits, a.shape)
-        per_tensor[name] = common / union if union else 1.0
-        both += common
-        either += union
-    return (both / either if either else 1.0), per_tensor
+    return {
+        name: (
+            _count(a.bits & second[name].bits, a.shape),
+            _count(a.bits | second[name].bits, a.shape),
+        )
+        for name, a in first.items()
+    }
 
 
 def _count(bits: torch.Tensor, shape: torch.Size) -> int:
     return BitMask(bits, shape).count()
+
+
+_BINS_PER_OCTAVE = 8
+_LOWEST, _HIGHEST = -1074, 1025  # exponents of float64: every positive float has its bin
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """How often scores of each size occur, in bins of equal width on a logarithmic axis.
+
+    Attributes:
+        edges: float64 ``(bins + 1,)``, increasing; eight bins for every factor of two.
+        counts: int64 ``(bins,)``.
+        zeros: scores that are exactly 0, which no logarithmic bin holds.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    zeros: int
+
+    @property
+    def total(self) -> int:
+        """Number of scores."""
+        return self.zeros + int(self.counts.sum())
+
+    def threshold(self, ratio: float) -> float:
+        """The score that the share ``ratio`` of all weights reaches, right to within its bin.
+
+        Within a bin scores are taken to be spread evenly on the logarithmic axis. 0 where the
+        share takes in zero scores.
+        """
+        below = (1 - ratio) * self.total - self.zeros
+        if below < 0 or not len(self.counts):
+            return 0.0
+        reached = np.concatenate([[0], self.counts.cumsum()])
+        return float(np.exp2(np.interp(below, reached, np.log2(self.edges))))
+
+
+def score_histogram(chunks: Iterable[tuple[str, int, torch.Tensor]]) -> ScoreHistogram:
+    """Count scores in one pass over a stream, such as ``score_stream(…)()`` gives.
+
+    Args:
+        chunks: (parameter name, start, scores), the scores non-negative and finite.
+
+    Raises:
+        WagleError: a score is negative, infinite or NaN.
+    """
+    counts = np.zeros((_HIGHEST - _LOWEST) * _BINS_PER_OCTAVE, dtype=np.int64)
+    zeros = 0
+    for name, _, scores in chunks:
+        values = scores.numpy()
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise WagleError(f"the scores of {name} are not all finite and at least 0")
+        positive = values[values > 0]
+        zeros += values.size - positive.size
+        bins = np.floor(np.log2(positive) * _BINS_PER_OCTAVE).astype(np.int64)
+        counts += np.bincount(bins - _LOWEST * _BINS_PER_OCTAVE, minlength=counts.size)
+    used = np.flatnonzero(counts)
+    first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    edges = np.exp2(np.arange(first, stop + 1) / _BINS_PER_OCTAVE + _LOWEST)
+    return ScoreHistogram(edges, counts[first:stop], zeros)
