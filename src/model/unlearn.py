@@ -32,10 +32,11 @@ from src.model.evaluation import EVALUATIONS, EvaluationContext
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.lora import add_lora, merge_lora
 from src.optim.bitmask import Mask
+from src.reporting.figures import draw_density, draw_training
 from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.gradients import GradientSettings
 from src.unlearn.mask.make import MaskSettings, make_masks
-from src.unlearn.mask.statistics import density
+from src.unlearn.mask.statistics import density, density_table
 from src.unlearn.mask.structure import block_linears
 from src.unlearn.objectives import OBJECTIVES
 from src.unlearn.reference import SwappedWeights, reference_losses
@@ -55,6 +56,7 @@ class Unlearn:
         model, tokenizer: after :meth:`load`.
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
+        training_log: one dict per logged step, after :meth:`train`.
     """
 
     def __init__(self, config: Config, logger: Logger) -> None:
@@ -96,6 +98,8 @@ class Unlearn:
                 self.train()
             with self.watch.phase("save"):
                 self.save()
+            with self.watch.phase("draw"):
+                self.draw()
         with self.watch.phase("evaluate"):
             return self.evaluate()
 
@@ -272,6 +276,7 @@ class Unlearn:
                 callbacks=[_TrainingLog(self.logger)],
             )
             trainer.train()
+            self.training_log = trainer.state.log_history
         if config["unlearn.use_lora"]:
             self.model = merge_lora(model)
         self.model.eval()
@@ -303,6 +308,17 @@ class Unlearn:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
         if self.logger.folder is not None and self.config["unlearn.save_model"]:
             save_model(self.model, self.tokenizer, self.logger.folder / "checkpoints")
+
+    def draw(self) -> None:
+        """Keep pictures of the training and of what the mask selects, and the latter's numbers."""
+        if self.logger.folder is None:
+            return
+        method = self.config["unlearn.unlearn_method"]
+        self.logger.save_figure("training", draw_training({method: self.training_log}))
+        if self.mask is not None:
+            shares = density_table(self.mask)
+            self.logger.save("mask.json", {"density": self.density(), "by layer and kind": shares})
+            self.logger.save_figure("mask_density", draw_density(shares, self.density()))
 
     def evaluate(self) -> dict[str, Any]:
         """Run the task's evaluation; its documents go to the logger, its summary is returned."""
@@ -341,6 +357,7 @@ class Unlearn:
             "fingerprints": self.fingerprints,
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes_after": self.watch.memory,
         }
 
 
@@ -353,4 +370,3 @@ class _TrainingLog(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs:
             self.logger.log_step({"step": state.global_step, **logs})
-            "peak_memory_bytes_after": self.watch.memory,
