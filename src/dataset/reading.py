@@ -86,6 +86,8 @@ def read_json_lines(path: Path, columns: Columns) -> datasets.Dataset:
         raise WagleError(f"there is no data file {path}; it should hold {_expected(columns)}")
     try:
         rows = datasets.Dataset.from_json(str(path), cache_dir=str(_arrow_cache()))
+    except StopIteration as error:  # what the reader makes of a file without lines
+        raise WagleError(f"{path} holds no rows; it should hold {_expected(columns)}") from error
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         raise WagleError(
             f"{path} cannot be read as JSON lines ({error.__cause__ or error}); it should hold "
@@ -101,11 +103,9 @@ def check_columns(rows: datasets.Dataset, columns: Columns, where: str) -> datas
         where: names the rows in messages.
 
     Raises:
-        WagleError: there is no row, or a column is missing, holds something else or has a gap.
+        WagleError: a column is missing, holds something else or has a gap.
     """
     rows = rows.flatten()
-    if len(rows) == 0:
-        raise WagleError(f"{where} holds no rows; it should hold {_expected(columns)}")
     for name, kind in columns.items():
         if name not in rows.column_names:
             there = ", ".join(rows.column_names)

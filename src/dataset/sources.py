@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 
+from src.dataset.chunks import PROMPT_LENGTHS
 from src.dataset.encoding import Encoded, encode_answer, encode_text
 from src.dataset.reading import DATA, FLAG, TEXT, TEXTS, Request, Role, read_json_lines
 from src.dataset.templates import Template
@@ -69,9 +70,9 @@ def _copyright(request: Request) -> datasets.Dataset:
             f"python src/exec/prepare_copyright.py TEXT --tokenizer NAME --output_dir {folder}"
         )
     rows = read_json_lines(path, {"prompt": TEXT, "response": TEXT})
-    # A prompt may end within a word or before a space; the template puts a space of its own there.
-    responses = [response.lstrip() for response in rows["response"]]
-    return datasets.Dataset.from_dict({"question": rows["prompt"][:], "answer": responses})
+    # Chunks begin and end within sentences; the template puts a space of its own at the seams.
+    questions, answers = ([text.lstrip() for text in rows[name]] for name in ("prompt", "response"))
+    return datasets.Dataset.from_dict({"question": questions, "answer": answers})
 
 
 _PKU_REVISION = "ff7ba91063016c78a225b0f74e1c0860bb18230f"
@@ -94,10 +95,7 @@ def _safe_pku(request: Request) -> datasets.Dataset:
     )
     if split == "test":
         return datasets.Dataset.from_dict({"question": list(dict.fromkeys(rows["prompt"]))})
-    unsafe = rows.map(_unsafe_responses, batched=True, remove_columns=rows.column_names)
-    if len(unsafe) == 0:
-        raise WagleError("SafePku holds no unsafe response: there is nothing to forget")
-    return unsafe
+    return rows.map(_unsafe_responses, batched=True, remove_columns=rows.column_names)
 
 
 def _unsafe_responses(batch: Mapping[str, list[Any]]) -> dict[str, list[str]]:
@@ -137,8 +135,8 @@ def _real_toxicity_prompts(request: Request) -> datasets.Dataset:
 
 def _without_blanks(rows: datasets.Dataset) -> datasets.Dataset:
     """The column ``text`` of the rows that have any."""
-    rows = rows.select_columns(["text"])
-    return rows.select([row for row, text in enumerate(rows["text"]) if text.strip()])
+    written = [row for row, text in enumerate(rows["text"]) if text.strip()]
+    return rows.select_columns(["text"]).select(written)
 
 
 def _wmdp(parts: tuple[str, ...], request: Request) -> datasets.Dataset:
@@ -192,8 +190,6 @@ def _wikitext(request: Request) -> datasets.Dataset:
 
 # ----------------------------------------------------------------------------------- registry
 
-_PROMPT_LENGTHS = (50, 100, 200, 300)
-
 SOURCES: dict[str, Source] = {
     "Tofu": Source(_tofu, max_length=512, subsets=None),
     "Demo": Source(_demo, max_length=512, subsets=None),
@@ -203,7 +199,7 @@ SOURCES: dict[str, Source] = {
     "HP": Source(
         _copyright,
         max_length=1024,
-        subsets=("", *(f"{part}_{n}" for part in ("train", "test") for n in _PROMPT_LENGTHS)),
+        subsets=("", *(f"{part}_{n}" for part in ("train", "test") for n in PROMPT_LENGTHS)),
     ),
     "SafePku": Source(_safe_pku, max_length=512, subsets=("", "test")),
     "C4": Source(_c4, max_length=512, subsets=("", "validation")),
@@ -252,7 +248,12 @@ def load_rows(
         WagleError: the hub cannot be reached, or a local file is missing or malformed.
     """
     subset = name.partition("_")[2]
-    return find_source(name).load(Request(subset, role, data_dir, cache_dir))
+    rows = find_source(name).load(Request(subset, role, data_dir, cache_dir))
+    if len(rows) == 0:
+        raise WagleError(
+            f"no row of {name} can be used: its texts are blank, or its responses are all safe"
+        )
+    return rows
 
 
 def row_encoder(
