@@ -176,5 +176,6 @@ def score_histogram(chunks: Iterable[tuple[str, int, torch.Tensor]]) -> ScoreHis
         counts += np.bincount(bins - _LOWEST * _BINS_PER_OCTAVE, minlength=counts.size)
     used = np.flatnonzero(counts)
     first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    edges = np.exp2(np.arange(first, stop + 1) / _BINS_PER_OCTAVE + _LOWEST)
+    exponents = np.arange(first, stop + 1) / _BINS_PER_OCTAVE + _LOWEST
+    edges = np.exp2(np.minimum(exponents, np.nextafter(1024, 0)))  # no further than a float goes
     return ScoreHistogram(edges, counts[first:stop], zeros)

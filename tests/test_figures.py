@@ -1,0 +1,286 @@
+"""Numbers behind the figures, and figures that can be read in print."""
+
+from __future__ import annotations
+
+import statistics
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from src.errors import WagleError
+from src.exec import mask as mask_tool
+from src.optim.bitmask import BitMask
+from src.reporting.figures import (
+    DOUBLE_COLUMN,
+    SINGLE_COLUMN,
+    draw_density,
+    draw_ratio_sweep,
+    draw_score_histogram,
+    draw_similarity,
+    draw_similarity_matrix,
+    draw_tradeoff,
+    draw_training,
+)
+from src.unlearn.mask.file import save_mask
+from src.unlearn.mask.statistics import (
+    chance_jaccard,
+    density_table,
+    jaccard,
+    jaccard_table,
+    score_histogram,
+)
+
+LAYER = "model.layers.1."
+NAMES = {
+    "embedding": "model.embed_tokens.weight",
+    "query": LAYER + "self_attn.q_proj.weight",
+    "query bias": LAYER + "self_attn.q_proj.bias",
+}
+
+
+def make(**bits):
+    tensors = {name: torch.tensor(b, dtype=torch.bool) for name, b in bits.items()}
+    return {NAMES[name.replace("_", " ")]: BitMask.from_bool(t) for name, t in tensors.items()}
+
+
+FIRST = make(embedding=[1, 1, 0, 0], query=[1, 0, 1, 1, 1, 0], query_bias=[0, 0])
+SECOND = make(embedding=[0, 1, 1, 0], query=[1, 0, 1, 0, 0, 0], query_bias=[0, 0])
+
+
+def test_tables_of_masks_by_hand():
+    assert density_table(FIRST) == {"outside": {"embedding": 2 / 4}, "1": {"q": 4 / 8}}
+    assert jaccard_table(FIRST, SECOND) == {"outside": {"embedding": 1 / 3}, "1": {"q": 2 / 4}}
+    nothing = make(query=[0, 0])
+    assert jaccard_table(nothing, nothing) == {"1": {"q": 1.0}}
+    with pytest.raises(WagleError, match="different models"):
+        jaccard_table(FIRST, nothing)
+
+
+def test_chance_is_what_random_masks_reach():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(density: float):
+        tensor = torch.rand(200_000, generator=generator) < density
+        return {"w": BitMask.from_bool(tensor)}
+
+    first, second = draw(0.8), draw(0.3)
+    assert chance_jaccard(first, second) == pytest.approx(0.24 / 0.86, abs=5e-3)
+    assert jaccard(first, second)[0] == pytest.approx(chance_jaccard(first, second), abs=5e-3)
+    empty = {"w": BitMask.full((8,), False)}
+    assert chance_jaccard(empty, empty) == 1.0
+
+
+def log_normal(dtype=torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.exp(3 * torch.randn(50_000, generator=generator) - 15).to(dtype)
+    scores[:1000] = 0
+    return scores
+
+
+def chunks(scores: torch.Tensor, size: int):
+    return ((f"t{i}", 0, part) for i, part in enumerate(scores.split(size)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_score_histogram_against_numpy(dtype):
+    scores = log_normal(dtype)
+    histogram = score_histogram(chunks(scores, 7_000))
+    assert (histogram.zeros, histogram.total) == (1000, 50_000)
+    positive = scores[scores > 0].double().numpy()
+    np.testing.assert_array_equal(histogram.counts, np.histogram(positive, histogram.edges)[0])
+    np.testing.assert_allclose(histogram.edges[1:] / histogram.edges[:-1], 2 ** (1 / 8))
+    for ratio in (0.01, 0.1, 0.5, 0.8, 0.95):
+        exact = np.quantile(scores.double().numpy(), 1 - ratio)
+        assert histogram.threshold(ratio) == pytest.approx(exact, rel=2 ** (1 / 8) - 1)
+    assert histogram.threshold(0.99) == 0
+
+
+def test_score_histogram_of_extreme_scores():
+    scores = torch.tensor([5e-324, 1.0, torch.finfo(torch.float64).max], dtype=torch.float64)
+    histogram = score_histogram([("w", 0, scores)])
+    assert histogram.counts.sum() == 3
+    assert (histogram.counts[0], histogram.counts[-1], histogram.zeros) == (1, 1, 0)
+    assert score_histogram([("w", 0, torch.zeros(3))]).threshold(0.5) == 0
+    for bad in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(WagleError, match="scores of w"):
+            score_histogram([("w", 0, torch.tensor([1.0, bad]))])
+
+
+# ------------------------------------------------------------------------------- the pictures
+
+KINDS = ("q", "k", "v", "o", "gate", "up", "down", "norm")
+LLAMA_7B = {
+    "outside": {"embedding": 0.14, "norm": 1.0, "head": 0.97},
+    **{str(i): dict.fromkeys(KINDS, 0.7 + 0.009 * i) for i in range(32)},
+}
+SWEEP = [
+    (score_type, ratio, {"UE Avg": 0.3 + ratio / 3 + seed / 50, "UT Avg": 1 - ratio / 5})
+    for score_type in ("WAGLE", "random", "magnitude")
+    for ratio in (1.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99)
+    for seed in (0, 1, 2)
+]
+TRADEOFF = [("Original", "", {"UE Avg": 0.1, "UT Avg": 1.0})] + [
+    (method, mask, {"UE Avg": 0.4 + i / 10 + seed / 40, "UT Avg": 0.9 - j / 20 + seed / 30})
+    for i, method in enumerate(("GradDiff", "NPO", "PO"))
+    for j, mask in enumerate(("Dense", "Random", "Magnitude", "Wanda", "LoRA", "WAGLE"))
+    for seed in (0, 1, 2)
+]
+LOG = [
+    *({"step": s, "loss": -s / 9, "grad_norm": 10.0**s, "learning_rate": 1e-5} for s in (2, 4, 6)),
+    {"step": 6, "train_runtime": 1.5},
+]
+FIGURES = {
+    "sweep": lambda: draw_ratio_sweep(SWEEP),
+    "sweep in one column": lambda: draw_ratio_sweep(SWEEP, width=SINGLE_COLUMN),
+    "trade-off": lambda: draw_tradeoff(TRADEOFF),
+    "training": lambda: draw_training({"GradDiff": LOG}),
+    "training of several": lambda: draw_training({f"run {i}": LOG for i in range(6)}),
+    "density": lambda: draw_density(LLAMA_7B, 0.8),
+    "similarity": lambda: draw_similarity(LLAMA_7B, 0.7, 0.65),
+    "matrix": lambda: draw_similarity_matrix(["WAGLE", "random"], [[1, 0.6], [0.6, 1]]),
+    "scores": lambda: draw_score_histogram(score_histogram(chunks(log_normal(), 9_999))),
+}
+
+
+def texts(figure: Figure) -> list[Text]:
+    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_can_be_read_in_a_column(name):
+    before = dict(matplotlib.rcParams)
+    figure = FIGURES[name]()
+    assert dict(matplotlib.rcParams) == before
+    expected = DOUBLE_COLUMN if name == "sweep" else SINGLE_COLUMN
+    width, height = figure.get_size_inches()
+    assert width == pytest.approx(expected)
+    assert height < 9  # a page
+    assert min(text.get_fontsize() for text in texts(figure)) >= 7
+    FigureCanvasAgg(figure).draw()
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 >= -0.01
+    assert drawn.y0 >= -0.01
+    assert drawn.x1 <= width + 0.01
+    assert drawn.y1 <= height + 0.01
+
+
+def test_the_style_of_a_notebook_does_not_matter():
+    with matplotlib.rc_context({"font.size": 30, "axes.titlesize": 40, "figure.dpi": 37}):
+        figure = FIGURES["density"]()
+    assert max(text.get_fontsize() for text in texts(figure)) == 8
+
+
+def error_bars(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By label: the points, and half of each vertical bar's length."""
+    result = {}
+    for container in axes.containers:
+        segments = container.lines[2][0].get_segments()
+        halves = np.array([(s[1][1] - s[0][1]) / 2 if len(s) else np.nan for s in segments])
+        result[container.get_label()] = (container.lines[0].get_xydata(), halves)
+    return result
+
+
+def test_ratio_sweep_shows_means_and_deviations():
+    figure = draw_ratio_sweep([*SWEEP, ("single", 0.5, {"UE Avg": 0.7, "UT Avg": 0.8})])
+    efficacy, utility = figure.axes
+    assert efficacy.get_ylabel().startswith("UE Avg")
+    assert utility.get_ylabel().startswith("UT Avg")
+    assert "ρ" in utility.get_xlabel()
+    points, halves = error_bars(efficacy)["WAGLE"]
+    ratios = sorted({ratio for _, ratio, _ in SWEEP})
+    np.testing.assert_allclose(points[:, 0], ratios)
+    np.testing.assert_allclose(points[:, 1], [0.3 + r / 3 + 0.02 for r in ratios])
+    np.testing.assert_allclose(halves, statistics.stdev([0, 1 / 50, 2 / 50]))
+    np.testing.assert_allclose(error_bars(utility)["random"][1], 0, atol=1e-12)
+    points, halves = error_bars(efficacy)["single"]
+    np.testing.assert_allclose(points, [[0.5, 0.7]])
+    assert np.isnan(halves).all()  # one seed says nothing about the spread
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "mean ± standard deviation, 1–3 seeds"
+    assert {t.get_text() for t in legend.get_texts()} == {"WAGLE", "random", "magnitude", "single"}
+
+
+def test_tradeoff_has_a_point_for_each_method_and_mask():
+    figure = draw_tradeoff(TRADEOFF, x="UT Avg", y="UE Avg")
+    (axes,) = figure.axes
+    points = np.concatenate(
+        [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)]
+    )
+    assert len(points) == 19
+    np.testing.assert_allclose(points[0], [1.0, 0.1])
+    np.testing.assert_allclose(points[1], [0.9 + 1 / 30, 0.4 + 1 / 40])
+    labels = {t.get_text() for t in figure.legends[0].get_texts()} - {""}
+    assert labels == {"Original", "GradDiff", "NPO", "PO"} | {m for _, m, _ in TRADEOFF} - {""}
+
+
+def test_training_curves_leave_out_what_was_not_logged():
+    figure = draw_training({"a": LOG})
+    loss, norm, rate = figure.axes
+    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[s, -s / 9] for s in (2, 4, 6)])
+    assert (loss.get_yscale(), norm.get_yscale()) == ("linear", "log")
+    assert rate.get_xlabel() == "optimizer step"
+    short = draw_training({"a": [{"step": 1, "loss": 2.0}]})
+    assert len(short.axes) == 1
+
+
+def test_heat_maps_show_every_cell_where_it_belongs():
+    figure = draw_density(LLAMA_7B, 0.8)
+    axes = figure.axes[0]
+    layers = [t.get_text() for t in axes.get_yticklabels()]
+    kinds = [t.get_text() for t in axes.get_xticklabels()]
+    assert layers == [*map(str, range(32)), "outside"]
+    assert kinds == [*KINDS, "embedding", "head"]
+    shown = {
+        (layers[round(t.get_position()[1])], kinds[round(t.get_position()[0])]): t.get_text()
+        for t in axes.texts
+    }
+    assert shown == {
+        (layer, kind): f"{share * 100:.0f}"
+        for layer, row in LLAMA_7B.items()
+        for kind, share in row.items()
+    }
+    assert axes.get_title() == "80.0% of all weights selected"
+    assert figure.axes[1].get_xlabel() == "selected weights (%)"
+
+
+def test_noise_does_not_look_like_a_pattern():
+    for level, expected in ((0.8, (75, 85)), (0.99, (90, 100)), (0.0, (0, 10))):
+        table = {"0": {"q": level, "k": level}}
+        image = draw_density(table, level).axes[0].collections[0]
+        assert image.get_clim() == pytest.approx(expected)
+
+
+def test_score_lines_stand_at_the_percentiles():
+    scores = log_normal()
+    histogram = score_histogram(chunks(scores, 9_999))
+    figure = draw_score_histogram(histogram, ratios=(0.5, 0.99), label="WAGLE score")
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    lines = {line.get_label(): line.get_xdata()[0] for line in axes.lines}
+    assert lines["ρ = 0.5 (50th percentile)"] == pytest.approx(
+        float(scores.median()), rel=2 ** (1 / 8) - 1
+    )
+    assert np.isnan(lines["ρ = 0.99 (reaches 0)"])
+    assert "(2.0% are 0)" in axes.get_title()
+    assert "WAGLE score" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("command", ["inspect", "compare"])
+def test_the_mask_tool_draws(tmp_path, command, capsys):
+    paths = [tmp_path / "a_0.5.pt", tmp_path / "b_0.5.pt"]
+    for path, mask in zip(paths, (FIRST, SECOND), strict=True):
+        save_mask(mask, path)
+    masks = paths[: 1 if command == "inspect" else 2]
+    argv = [command, *map(str, masks), "--json", "--figure", str(tmp_path / "picture_0.5")]
+    assert mask_tool.main(argv) == 0
+    assert (tmp_path / "picture_0.5.png").stat().st_size > 1000
+    assert (tmp_path / "picture_0.5.pdf").stat().st_size > 1000
+    output = capsys.readouterr()
+    assert output.out.startswith("{")
+    assert "picture_0.5.png" in output.err
