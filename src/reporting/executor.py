@@ -1,0 +1,288 @@
+"""Running planned runs: several at a time, on this machine or through submitit.
+
+Each run is a process of its own, so nothing that happens to it can harm the others. What is done
+is read off the run folders alone; killing this process at any moment loses nothing that was done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from src.errors import ConfigError
+from src.loggers.json_logger import MANIFEST, RESULTS, in_use
+from src.reporting.plan import PlannedRun
+
+if TYPE_CHECKING:
+    import submitit
+
+SCRIPT = Path(__file__).resolve().parents[1] / "exec" / "unlearn_model.py"
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 60.0  # for an interrupted run to close its folder
+DAY_MINUTES = 24 * 60  # submitit's own limit is five minutes
+
+Finished = Callable[[PlannedRun, str | None], None]
+"""Called with a run that has ended, and the reason if it failed."""
+
+
+class Job(Protocol):
+    """A run that has been started."""
+
+    def ended(self) -> bool:
+        """Whether it has come to its end, good or bad."""
+
+    def interrupt(self) -> None:
+        """Ask it to close its folder and end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def reason(self) -> str:
+        """After the end of a failed run: why, as far as that can be seen from outside."""
+
+
+Start = Callable[[PlannedRun, int], Job]
+"""Starts a run in a slot, a number from 0."""
+
+
+def command_of(run: PlannedRun) -> list[str]:
+    """What is executed, for a shell: ``shlex.join(command_of(run))``."""
+    return [sys.executable, str(SCRIPT), *run.arguments]
+
+
+def find_finished(root: Path) -> dict[str, Path]:
+    """Folders of the finished runs below ``root``, by their configurations' fingerprints."""
+    finished = {}
+    for results in sorted(root.rglob(RESULTS)):
+        manifest = _manifest(results.parent)
+        if "fingerprint" in manifest:
+            finished[manifest["fingerprint"]] = results.parent
+    return finished
+
+
+def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Finished) -> None:
+    """Run all, at most ``slots`` at a time; a run that fails is reported, and the others go on.
+
+    A run whose folder another process is writing to (another table's, or one that a killed table
+    has left running) is put off until that process has ended.
+
+    Raises:
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the runs that were going on have ended.
+    """
+    waiting = list(runs)
+    active: dict[int, tuple[PlannedRun, Job, float]] = {}
+    # SIGINT is ignored by what a shell starts in the background, and children inherit that.
+    handlers = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while waiting or active:
+            for slot in set(range(slots)) - set(active):
+                run = next((run for run in waiting if not in_use(run.folder)), None)
+                if run is None:
+                    break
+                waiting.remove(run)
+                if is_finished(run.folder):  # another process has done it meanwhile
+                    finished(run, None)
+                else:
+                    active[slot] = run, start(run, slot), time.time()
+            time.sleep(POLL_SECONDS)
+            for slot, (run, job, since) in list(active.items()):
+                if not job.ended():
+                    continue
+                del active[slot]
+                if is_finished(run.folder):
+                    finished(run, None)
+                elif in_use(run.folder):
+                    waiting.append(run)
+                else:
+                    finished(run, _failure(run.folder, since) or job.reason())
+    finally:
+        _stop([job for _, job, _ in active.values()])
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds a finished run."""
+    return (folder / RESULTS).is_file()
+
+
+def _interrupt(kind: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.interrupt()
+    end = time.monotonic() + GRACE_SECONDS
+    try:
+        while not all(job.ended() for job in jobs) and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:  # a second Ctrl-C: no more patience
+        pass
+    for job in jobs:
+        if not job.ended():
+            job.kill()
+
+
+def _failure(folder: Path, since: float) -> str:
+    """Why the run says it has failed, in one line; empty where it could not say."""
+    path = folder / MANIFEST
+    if not path.is_file() or path.stat().st_mtime < since:  # an earlier attempt's
+        return ""
+    lines = str(_manifest(folder).get("error", "")).strip().splitlines()
+    return lines[0][:300] if lines else ""
+
+
+def _manifest(folder: Path) -> Mapping[str, object]:
+    path = folder / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+# ------------------------------------------------------------------------------- this machine
+
+
+class LocalJob:
+    """A process in a session of its own: Ctrl-C reaches it once, from here.
+
+    Args:
+        log: file for everything that it prints.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as file:
+            file.write(f"{shlex.join(command)}\n")
+            file.flush()
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def interrupt(self) -> None:
+        if not self.ended():
+            self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def reason(self) -> str:
+        status = self.process.returncode
+        if status < 0:
+            name = signal.Signals(-status).name
+            return f"killed by {name}" + (", maybe out of memory" if name == "SIGKILL" else "")
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"exit status {status}: {lines[-1][:300]} [{self.log}]"
+
+
+def start_here(logs: Path, devices: Sequence[str], slots: int) -> Start:
+    """Runs as processes of this machine; slot ``i`` has device ``i``, round and round.
+
+    Args:
+        logs: folder for what runs print.
+        devices: like ``cuda:0``, or ``cpu``. None: all runs see all devices, and share the cores.
+        slots: how many run at a time.
+
+    Raises:
+        ConfigError: a device has another name, or is not among the visible ones.
+    """
+    environments = [_environment(device) for device in devices]
+    if not environments:
+        environments = [{}]
+        if slots > 1 and "OMP_NUM_THREADS" not in os.environ:
+            # Left alone, every run would use every core, and they would wait for one another.
+            environments = [{"OMP_NUM_THREADS": str(max(1, _cores() // slots))}]
+
+    def start(run: PlannedRun, slot: int) -> LocalJob:
+        environment = {**os.environ, **environments[slot % len(environments)]}
+        log = logs / run.row.name / f"{run.folder.name}.log"
+        return LocalJob(command_of(run), environment, log)
+
+    return start
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _environment(device: str) -> dict[str, str]:
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    match = re.fullmatch(r"cuda:(\d+)", device)
+    if match is None:
+        raise ConfigError(f"--devices takes names like cuda:0, or cpu, not {device!r}")
+    index = int(match.group(1))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return {"CUDA_VISIBLE_DEVICES": str(index)}
+    names = [name for name in visible.split(",") if name]
+    if index >= len(names):
+        raise ConfigError(f"--devices names {device}, but CUDA_VISIBLE_DEVICES is {visible!r}")
+    return {"CUDA_VISIBLE_DEVICES": names[index]}
+
+
+# ----------------------------------------------------------------------------------- submitit
+
+
+class SubmittedJob:
+    """A job of submitit's."""
+
+    def __init__(self, job: submitit.Job) -> None:
+        self.job = job
+
+    def ended(self) -> bool:
+        return self.job.done()
+
+    def interrupt(self) -> None:
+        self.job.cancel(check=False)
+
+    kill = interrupt
+
+    def reason(self) -> str:
+        return f"job {self.job.job_id} ended as {self.job.state} [{self.job.paths.stderr}]"
+
+
+def submit_with_submitit(
+    folder: Path, cluster: str, parameters: Mapping[str, int | float | str]
+) -> Start:
+    """Runs as jobs of submitit.
+
+    Args:
+        folder: for submitit's scripts and logs.
+        cluster: ``slurm`` or ``local``.
+        parameters: of its ``AutoExecutor``, such as ``gpus_per_node``.
+
+    Raises:
+        ConfigError: there is no Slurm here, or no such parameter.
+    """
+    import submitit
+
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor.update_parameters(**{"timeout_min": DAY_MINUTES, "name": "wagle", **parameters})
+    except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"submitit cannot use {cluster}: {error}") from error
+
+    def start(run: PlannedRun, slot: int) -> SubmittedJob:
+        return SubmittedJob(executor.submit(subprocess.run, command_of(run), check=True))
+
+    return start

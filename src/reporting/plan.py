@@ -1,0 +1,405 @@
+"""Which runs a table needs, and the command line of each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from src.config import METHOD_ALIASES, SCORE_TYPES, UNLEARN_KEYS, Config, load_config, mask_ratio
+from src.errors import ConfigError
+
+TASKS = ("tofu", "wmdp", "copyright", "toxic")
+STUDIES = ("mu", "ratio", "cost")
+"""Tables about any task; unless more methods are named, about one method."""
+
+METHODS = ("GradDiff", "NPO", "PO")
+RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
+MUS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+USUAL_RATIO = 0.8
+
+ORIGINAL, DENSE, LORA = "Original", "Dense", "LoRA"
+_TITLES = {
+    **{"random": "Random", "magnitude": "Magnitude", "wanda": "Wanda", "wagle": "WAGLE"},
+    **{"wagle_cl": "WAGLE-CL", "wagle_gn": "WAGLE-GN", "snip": "SNIP", "ffn": "FFN"},
+}
+MASKS: dict[str, str | None] = {
+    **{DENSE: None, LORA: None},
+    **{_TITLES.get(score_type, score_type): score_type for score_type in SCORE_TYPES},
+}
+"""Score type by the name that a mask has in tables."""
+
+TASK_MASKS = (DENSE, "Random", "Magnitude", "Wanda", LORA, "WAGLE")
+RATIO_MASKS = ("WAGLE", "Random", "Magnitude")
+MU_MASKS = ("WAGLE", "WAGLE-GN")
+
+# What a mask depends on besides the model, the data and the ratio. A score type that is not named
+# here is taken to depend on both, which is never wrong.
+_DEPENDS_ON = {
+    **{"random": ("seed",), "wagle_gn": ("seed",)},
+    **dict.fromkeys(("magnitude", "gradient", "snip", "wanda", "ffn"), ()),
+}
+_MASK_KEYS = (
+    *("overall.model_name", "overall.dtype", "unlearn.gradient_accumulation_steps"),
+    *("unlearn.mask_scope", "unlearn.mask_exclude", "unlearn.attribution_dtype"),
+)
+
+# Keys that a table sets itself, and the option that decides them.
+_TAKEN = {
+    "overall.seed": "--seeds",
+    "unlearn.unlearn_method": "--methods",
+    "unlearn.mask_path": "--masks and --ratios",
+    "unlearn.score_type": "--masks",
+    "unlearn.use_lora": "--masks LoRA",
+    "unlearn.gradient_cache": "-o",
+    "unlearn.resume_path": "--methods",
+    "logger.name": "-o",
+    "logger.json.root": "-o",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: everything about a run but its seed.
+
+    Attributes:
+        method: as in the table; ``ORIGINAL`` stands for the model before unlearning.
+        mask: a name in ``MASKS``, empty for the original.
+        ratio: share of the weights that are selected, where the mask has one to choose.
+        mu: WAGLE's μ, in tables that vary it.
+    """
+
+    method: str
+    mask: str = ""
+    ratio: float | None = None
+    mu: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Readable, and fit for a folder: ``GradDiff+WAGLE_0.8``."""
+        mask = f"+{self.mask}" if self.mask else ""
+        ratio = "" if self.ratio is None else f"_{plain(self.ratio)}"
+        mu = "" if self.mu is None else f"_mu{self.mu!r}"
+        return f"{self.method}{mask}{ratio}{mu}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of ``unlearn_model.py``.
+
+    Attributes:
+        row: where it belongs in the table.
+        seed: ``overall.seed``; ``None`` for the original, which is evaluated once.
+        arguments: of ``unlearn_model.py``.
+        folder: the run folder.
+        config: what the arguments amount to.
+    """
+
+    row: Row
+    seed: int | None
+    arguments: tuple[str, ...]
+    folder: Path
+    config: Config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the configuration; finished runs are found by it."""
+        return self.config.fingerprint()
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return self.row.name if self.seed is None else f"{self.row.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; ``None`` leaves a choice to the table.
+
+    Attributes:
+        table: one of ``TASKS`` and ``STUDIES``.
+        config_file: a configuration for all methods, or a folder with a ``METHOD.json`` for each.
+        output: runs go to ``runs/`` and masks to ``masks/`` in this folder.
+        overrides: further ``--section.key value`` arguments of every run.
+    """
+
+    table: str
+    config_file: Path
+    output: Path
+    methods: Sequence[str] | None = None
+    masks: Sequence[str] | None = None
+    ratios: Sequence[float] | None = None
+    mus: Sequence[float] | None = None
+    seeds: Sequence[int] = (0, 1, 2)
+    overrides: Sequence[str] = ()
+
+
+def plain(number: float) -> str:
+    """A ratio without exponent, as names of mask files carry it."""
+    return f"{number:.8f}".rstrip("0").rstrip(".")
+
+
+def find_mask(name: str) -> str:
+    """The name that a mask has in tables, whatever the case, or from its score type.
+
+    Raises:
+        ConfigError: there is no such mask.
+    """
+    for title, score_type in MASKS.items():
+        if name.lower() in (title.lower(), score_type):
+            return title
+    raise ConfigError(f"there is no mask {name!r}; --masks takes {', '.join(MASKS)}")
+
+
+def plan_runs(request: Request) -> list[PlannedRun]:
+    """All runs of a table, in the order of its lines.
+
+    Raises:
+        ConfigError: a configuration is wrong, or the choices do not go together.
+    """
+    _check(request)
+    output = _near(request.output)
+    sources = _sources(request)
+    bases = {method: _load(arguments) for method, arguments in sources.items()}
+    for method, base in bases.items():
+        _check_base(request, method, base)
+    runs = []
+    if request.table != "cost":
+        runs.append(_original(bases, output))
+    for row in _rows(request, bases):
+        runs += [_run(request, row, seed, sources[row.method], output) for seed in request.seeds]
+    return runs
+
+
+def _check(request: Request) -> None:
+    if request.masks and request.table == "mu":
+        raise ConfigError(f"table mu is about {' and '.join(MU_MASKS)}; leave --masks out")
+    if request.mus and request.table != "mu":
+        raise ConfigError("--mus is for --table mu; elsewhere write --unlearn.mu VALUE")
+    for ratio in request.ratios or ():
+        if mask_ratio(f"_{plain(ratio)}.pt") != ratio:
+            raise ConfigError(
+                f"--ratios takes numbers above 0 and up to 1, of at most 8 decimals, not {ratio}"
+            )
+    taken = {**_TAKEN, "unlearn.mu": "--mus"} if request.table == "mu" else _TAKEN
+    for key in _keys(request.overrides):
+        if key in taken:
+            raise ConfigError(f"{key} differs between the runs of a table; use {taken[key]}")
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [text[2:].partition("=")[0] for text in overrides if text.startswith("--")]
+
+
+def _check_base(request: Request, method: str, base: Config) -> None:
+    task = base["unlearn.task_name"]
+    if request.table in TASKS and task != request.table:
+        raise ConfigError(
+            f"--table {request.table} needs unlearn.task_name {request.table}, but the "
+            f"configuration of {method} has {task}"
+        )
+    if base["unlearn.resume_path"] is not None:
+        raise ConfigError(
+            f"the configuration of {method} has unlearn.resume_path, so nothing would be trained"
+        )
+
+
+def _near(folder: Path) -> Path:
+    """The folder from here, so that other spellings of it give the same configurations."""
+    folder = folder.resolve()
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _load(arguments: Sequence[str]) -> Config:
+    return load_config(arguments, prog="unlearn_model.py", description="")
+
+
+def _sources(request: Request) -> dict[str, list[str]]:
+    """For each method the arguments that all its runs share."""
+    given = Path(request.config_file)
+    if given.is_dir():
+        files = {method: _method_file(given, method) for method in request.methods or METHODS}
+        if request.methods is None:
+            files = {method: path for method, path in files.items() if path.is_file()}
+        if not files:
+            raise ConfigError(
+                f"{given} holds none of {', '.join(f'{m}.json' for m in METHODS)}; say with "
+                "--methods which of its files to use"
+            )
+        sources = {m: ["--config_file", str(path), *request.overrides] for m, path in files.items()}
+    else:
+        common = ["--config_file", str(given), *request.overrides]
+        methods = request.methods or [_method_of(_load(common), given)]
+        sources = {m: [*common, "--unlearn.unlearn_method", m] for m in methods}
+    if request.methods is None and request.table in STUDIES:
+        sources = dict(list(sources.items())[:1])
+    return sources
+
+
+def _method_file(folder: Path, method: str) -> Path:
+    paths = [folder / f"{method}{suffix}" for suffix in (".json", ".yaml", ".yml")]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _method_of(config: Config, path: Path) -> str:
+    method = config["unlearn.unlearn_method"]
+    if method == "origin":
+        raise ConfigError(
+            f"{path} names no unlearn.unlearn_method; say with --methods which to use"
+        )
+    aliases = {name: alias for alias, name in METHOD_ALIASES.items()}
+    return aliases.get(method, method)
+
+
+def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
+    """The lines below the original, each once: at ratio 1 every mask is the dense one."""
+    rows = []
+    for method, base in bases.items():
+        for ratio in request.ratios or _ratios(request, method, base):
+            for mask in _masks(request):
+                mus = request.mus or MUS if request.table == "mu" and mask == "WAGLE" else (None,)
+                rows += [_row(method, mask, ratio, mu) for mu in mus]
+    return list(dict.fromkeys(rows))
+
+
+def _row(method: str, mask: str, ratio: float, mu: float | None) -> Row:
+    if MASKS[mask] in (None, "ffn"):  # there is no ratio to choose
+        return Row(method, mask)
+    return Row(method, DENSE) if ratio == 1 else Row(method, mask, ratio, mu)
+
+
+def _masks(request: Request) -> Sequence[str]:
+    if request.masks:
+        return [find_mask(name) for name in request.masks]
+    return {"ratio": RATIO_MASKS, "mu": MU_MASKS}.get(request.table, TASK_MASKS)
+
+
+def _ratios(request: Request, method: str, base: Config) -> Sequence[float]:
+    """All for the sweep; else that of METHOD+WAGLE's configuration, or of the method's own mask."""
+    if request.table == "ratio":
+        return RATIOS
+    path = base["unlearn.mask_path"]
+    masked = _method_file(Path(request.config_file), f"{method}+WAGLE")
+    if masked.is_file():
+        path = _load(["--config_file", str(masked)])["unlearn.mask_path"]
+    return ((path and mask_ratio(path)) or USUAL_RATIO,)
+
+
+def _original(bases: Mapping[str, Config], output: Path) -> PlannedRun:
+    """The model before unlearning; only keys that its evaluation may depend on are given.
+
+    Raises:
+        ConfigError: the methods' configurations would evaluate it in different ways.
+    """
+    settings = {method: _evaluation_settings(base) for method, base in bases.items()}
+    (first, chosen), *others = settings.items()
+    for method, other in others:
+        differing = [key for key in {**chosen, **other} if chosen.get(key) != other.get(key)]
+        if differing:
+            raise ConfigError(
+                f"the configurations of {first} and {method} belong in different tables: they "
+                f"differ in {', '.join(differing)}"
+            )
+    arguments = ["--unlearn.unlearn_method", "origin"]
+    for key, value in chosen.items():
+        arguments += [f"--{key}", value]
+    return _finish(Row(ORIGINAL), None, arguments, output)
+
+
+def _evaluation_settings(base: Config) -> dict[str, str]:
+    """What is not at its default, as it is written on the command line."""
+    settings = {}
+    for key in UNLEARN_KEYS:
+        evaluated = key.name.startswith(("overall.", "dataset.", "evaluation."))
+        idle = key.name in ("overall.seed", "overall.logger", "dataset.batch_size")
+        value = base[key.name]
+        if key.name != "unlearn.task_name" and (not evaluated or idle or value == key.default):
+            continue
+        settings[key.name] = value if isinstance(value, str) else json.dumps(value)
+    return settings
+
+
+def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: Path) -> PlannedRun:
+    score_type = MASKS[row.mask]
+    settings = {
+        "overall.seed": seed,
+        "unlearn.use_lora": "true" if row.mask == LORA else "false",
+        "unlearn.mask_path": "null",
+    }
+    if row.mu is not None:
+        settings["unlearn.mu"] = repr(row.mu)
+    if "unlearn.save_model" not in _keys(request.overrides):
+        settings["unlearn.save_model"] = "false"
+    if score_type is None:
+        return _finish(row, seed, [*source, *_options(settings)], output)
+    settings["unlearn.score_type"] = score_type
+    if request.table == "cost":
+        # In the run's own folder: there is nothing to be reused, also after an interruption.
+        name = f"cost/{row.name}"
+        mask = f"mask_{plain(row.ratio or 1)}.safetensors"
+        settings["unlearn.mask_path"] = str(output / "runs" / name / mask)
+        folder = _folder(name, seed, _load([*source, *_options(settings)]), output)
+    else:
+        base = _load([*source, *_options(settings)])
+        folder = output / "masks" / _mask_folder(base, score_type)
+        mask = _mask_name(base, score_type, row.ratio)
+    settings["unlearn.mask_path"] = str(folder / mask)
+    settings["unlearn.gradient_cache"] = str(folder / "sums")
+    arguments = [*source, *_options(settings)]
+    return _finish(row, seed, arguments, output, folder if request.table == "cost" else None)
+
+
+def _options(settings: Mapping[str, object]) -> Iterator[str]:
+    for key, value in settings.items():
+        yield f"--{key}"
+        yield str(value)
+
+
+def _finish(
+    row: Row,
+    seed: int | None,
+    arguments: Sequence[str],
+    output: Path,
+    folder: Path | None = None,
+) -> PlannedRun:
+    """Choose the run folder unless it is given: the name is readable, and other settings differ."""
+    try:
+        config = _load(arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{row.name}: {error}") from error
+    root = output / "runs"
+    folder = folder or _folder(row.name, seed, config, output)
+    logger = "wandb" if config["overall.logger"] == "wandb" else "json"
+    place = {
+        "overall.logger": logger,
+        "logger.json.root": root,
+        "logger.name": folder.relative_to(root),
+    }
+    return PlannedRun(row, seed, (*arguments, *_options(place)), folder, config)
+
+
+def _folder(name: str, seed: int | None, config: Config, output: Path) -> Path:
+    run = "evaluation" if seed is None else f"seed{seed}"
+    return output / "runs" / name / f"{run}-{config.fingerprint()[:8]}"
+
+
+def _mask_folder(config: Config, score_type: str) -> str:
+    """Shared by all masks that are made from the same model, data and, where it matters, seed."""
+    relevant = [
+        (key.name, config[key.name])
+        for key in UNLEARN_KEYS
+        if key.name in _MASK_KEYS or (key.name.startswith("dataset.") and not key.inert)
+    ]
+    digest = hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:8]
+    seeded = "seed" in _DEPENDS_ON.get(score_type, ("seed", "mu"))
+    return f"{digest}/seed{config['overall.seed']}" if seeded else f"{digest}/any_seed"
+
+
+def _mask_name(config: Config, score_type: str, ratio: float | None) -> str:
+    weighed = "mu" in _DEPENDS_ON.get(score_type, ("seed", "mu"))
+    mu = f"_mu{config['unlearn.mu']!r}" if weighed else ""
+    return f"{score_type}{mu}_{plain(ratio or 1)}.safetensors"

@@ -1,0 +1,160 @@
+"""From planned runs to a written table: what is done, what is to do, how long that may take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from src.loggers.files import write_text
+from src.reporting.executor import Start, execute, find_finished
+from src.reporting.plan import PlannedRun
+from src.reporting.runs import Run, read_run
+from src.reporting.tables import (
+    FORMS,
+    Outcome,
+    Table,
+    aggregate,
+    runs_to_csv,
+    to_csv,
+    to_latex,
+    to_markdown,
+    values_of,
+)
+
+
+class Reproduction:
+    """The runs of one table, and what has come of them so far.
+
+    Args:
+        table: a name in ``FORMS``.
+        runs: as planned.
+        output: runs are looked for in ``runs/`` in this folder, and the table goes into it.
+        command: what makes this table, to be shown in it.
+
+    Attributes:
+        failures: reasons by fingerprint, of the runs that this process has tried.
+    """
+
+    def __init__(self, table: str, runs: Sequence[PlannedRun], output: Path, command: str) -> None:
+        self.table = table
+        self.runs = runs
+        self.output = output
+        self.command = command
+        self.failures: dict[str, str] = {}
+        self._known: dict[str, Run] = {}
+        for fingerprint, folder in find_finished(output / "runs").items():
+            self._known[fingerprint] = read_run(folder)
+
+    @property
+    def missing(self) -> list[PlannedRun]:
+        """Runs that have not finished, in the order in which they are to be run."""
+        missing = {r.fingerprint: r for r in self.runs if r.fingerprint not in self._known}
+        return list(missing.values())
+
+    def plan(self, slots: int) -> str:
+        """What is done and what is to do, for the terminal."""
+        rows = list(dict.fromkeys(run.row for run in self.runs))
+        width = max(len(row.name) for row in rows)
+        missing = self.missing
+        total = len({run.fingerprint for run in self.runs})
+        done = total - len(missing)
+        lines = [f"table {self.table}: {total} runs, {done} done, {len(missing)} to do"]
+        for row in rows:
+            members = [run for run in self.runs if run.row == row]
+            there = sum(run.fingerprint in self._known for run in members)
+            lines.append(f"  {row.name:{width}}  {there} of {len(members)} done")
+        if missing:
+            lines.append(f"time: {self._estimate(missing, slots)}")
+        return "\n".join(lines)
+
+    def _estimate(self, missing: Sequence[PlannedRun], slots: int) -> str:
+        seconds: dict[tuple[Any, ...], list[float]] = {}
+        for run in self._known.values():
+            seconds.setdefault(_kind(run.config), []).append(sum(run.manifest["seconds"].values()))
+        known = [seconds[_kind(run.config)] for run in missing if _kind(run.config) in seconds]
+        if not known:
+            return "unknown, as no run of this kind has finished yet"
+        total = sum(sum(times) / len(times) for times in known) / slots
+        unknown = len(missing) - len(known)
+        rest = f", and {unknown} runs of a kind that has not finished yet" if unknown else ""
+        return f"about {_duration(total)}{rest} (each run's start not counted)"
+
+    def run(self, start: Start, slots: int) -> None:
+        """Run what is missing; the table on disk is up to date after each run.
+
+        Raises:
+            KeyboardInterrupt: on SIGINT or SIGTERM, after the runs that were going on have ended.
+        """
+        missing = self.missing
+        began = time.monotonic()
+        self.write()
+        with tqdm(total=len(missing), desc=self.table, unit="run", disable=None) as bar:
+
+            def finished(run: PlannedRun, failure: str | None) -> None:
+                if failure is None:
+                    self._known[run.fingerprint] = read_run(run.folder)
+                else:
+                    self.failures[run.fingerprint] = failure
+                self.write()
+                bar.update()
+                ended = len(missing) - len(self.missing) + len(self.failures)
+                left = (time.monotonic() - began) / ended * (len(missing) - ended)
+                what = "done" if failure is None else f"FAILED: {failure}"
+                ahead = f", about {_duration(left)} left" if ended < len(missing) else ""
+                tqdm.write(f"{ended} of {len(missing)}{ahead}: {run.title}: {what}", sys.stderr)
+
+            execute(missing, start, slots, finished)
+
+    def outcomes(self) -> list[Outcome]:
+        """Of every planned run."""
+        outcomes = []
+        for run in self.runs:
+            known = self._known.get(run.fingerprint)
+            values = None if known is None else values_of(known)
+            folder = str(run.folder if known is None else known.folder)
+            failure = self.failures.get(run.fingerprint)
+            outcomes.append(Outcome(run.row, run.seed, folder, values, failure))
+        return outcomes
+
+    def write(self) -> Table:
+        """Write the table and its runs into the output folder."""
+        self._clear_sums()
+        outcomes = self.outcomes()
+        table = aggregate(FORMS[self.table], outcomes)
+        self.output.mkdir(parents=True, exist_ok=True)
+        files = {
+            ".md": to_markdown(table, self.command),
+            ".tex": to_latex(table, f"tab:{self.table}"),
+            ".csv": to_csv(table),
+            "_runs.csv": runs_to_csv(outcomes),
+        }
+        for suffix, text in files.items():
+            write_text(self.output / f"{self.table}{suffix}", text)
+        return table
+
+    def _clear_sums(self) -> None:
+        """Remove the sums of gradients of finished runs that share them with no other run."""
+        if self.table == "cost":
+            for run in self.runs:
+                if run.fingerprint in self._known:
+                    for path in run.folder.glob("sums.*"):
+                        path.unlink()
+
+
+def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Runs that take about as long as one another."""
+    masked = config["unlearn.mask_path"] is not None
+    return config["unlearn.unlearn_method"], config["unlearn.use_lora"], masked
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,417 @@
+"""Tables of many runs: mean ± sample standard deviation over seeds, as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from src.reporting.plan import ORIGINAL, Row
+from src.reporting.runs import Run
+
+MISSING = "–"
+MEBIBYTE = 2**20
+_SYMBOLS = {"ratio": "ρ", "mu": "μ"}
+
+# --------------------------------------------------------------------------- what tables show
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        group: heading above several columns; empty where there is none.
+        title: heading.
+        key: name of the value; see :func:`values_of`.
+        better: 1 where more is better, -1 where less is, 0 where none is marked as best.
+        digits: after the decimal point.
+    """
+
+    group: str
+    title: str
+    key: str
+    better: int = 1
+    digits: int = 3
+
+    @property
+    def name(self) -> str:
+        """Group and title, for formats with one line of headings."""
+        return f"{self.group} {self.title}".strip()
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a table shows.
+
+    Attributes:
+        caption: what it is about.
+        columns: the numbers, from left to right.
+        block: attributes that rows share when the best of them is marked.
+        varied: the attributes of a row that are shown.
+    """
+
+    caption: str
+    columns: tuple[Column, ...]
+    block: tuple[str, ...] = ("method",)
+    varied: tuple[str, ...] = ("method", "mask", "ratio")
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Headings of everything but the numbers."""
+        return (*(_SYMBOLS.get(name, name) for name in self.varied), "seeds")
+
+
+def _group(group: str, *titles: str, key: str | None = None, **options: Any) -> Iterator[Column]:
+    """Columns whose keys are the group (or ``key``) and the title."""
+    for title in titles:
+        yield Column(group, title, f"{key or group} {title}", **options)
+
+
+_AVERAGES = (*_group("UE", "Avg"), *_group("UT", "Avg"))
+
+FORMS: dict[str, Form] = {
+    "tofu": Form(
+        "TOFU: unlearning efficacy (UE) and utility (UT)",
+        (
+            *_group("UE", "FQ", "MIA", "1-FA", "1-RougeL", "Avg"),
+            *_group("retain", "acc", "RougeL", key="UT retain"),
+            *_group("real authors", "acc", "RougeL", key="UT real authors"),
+            *_group("world facts", "acc", "RougeL", key="UT world facts"),
+            *_group("UT", "Avg"),
+        ),
+    ),
+    "mu": Form(
+        "WAGLE's Hessian diagonal: several μ, and Gauss-Newton",
+        _AVERAGES,
+        varied=("method", "mask", "ratio", "mu"),
+    ),
+    "ratio": Form("Share ρ of the weights that may change", _AVERAGES, block=("method", "ratio")),
+    "cost": Form(
+        "Cost of masks: seconds, and the process's peak memory by the end of each phase",
+        (
+            Column("making the mask", "s", "seconds mask", 0, 1),
+            Column("making the mask", "MiB", "memory mask", 0, 0),
+            Column("training", "s", "seconds train", 0, 1),
+            Column("training", "MiB", "memory train", 0, 0),
+        ),
+    ),
+}
+"""By table. To add one: a line here, and its name in ``TASKS`` of ``plan.py``."""
+
+
+def values_of(run: Run) -> dict[str, float]:
+    """The numbers of a finished run by name.
+
+    Those of ``results.json``, and for each phase from the manifest ``seconds PHASE`` and ``memory
+    PHASE``: the peak in MiB up to its end, on the accelerators where they were used.
+    """
+    values = {
+        name: value
+        for name, value in run.results.items()
+        if name != "seed" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    for phase, seconds in run.manifest["seconds"].items():
+        values[f"seconds {phase}"] = seconds
+    for phase, peaks in run.manifest.get("peak_memory_bytes_after", {}).items():
+        accelerators = sum(size for name, size in peaks.items() if name != "resident")
+        values[f"memory {phase}"] = (accelerators or peaks["resident"]) / MEBIBYTE
+    return values
+
+
+# -------------------------------------------------------------------------------- aggregation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has come of a planned run.
+
+    Attributes:
+        row, seed: as planned.
+        folder: the run folder.
+        values: the numbers of a finished run, see :func:`values_of`; else ``None``.
+        failure: why it failed; ``None`` where it did not, or has not been tried.
+    """
+
+    row: Row
+    seed: int | None
+    folder: str
+    values: Mapping[str, float] | None = None
+    failure: str | None = None
+
+    @property
+    def status(self) -> str:
+        if self.values is not None:
+            return "finished"
+        return "pending" if self.failure is None else "failed"
+
+
+class Statistic(NamedTuple):
+    """Over the seeds of a row: ``deviation`` is the sample standard deviation, of two or more."""
+
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with its numbers.
+
+    Attributes:
+        outcomes: of all its seeds.
+        cells: one per column; ``None`` where no run has the number.
+        best: indices of the columns in which this row is the best of its block.
+        notes: numbers of the notes about failures.
+    """
+
+    row: Row
+    outcomes: tuple[Outcome, ...]
+    cells: tuple[Statistic | None, ...]
+    best: frozenset[int]
+    notes: tuple[int, ...]
+
+    @property
+    def finished(self) -> int:
+        """How many seeds the numbers are about."""
+        return sum(outcome.values is not None for outcome in self.outcomes)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines in order, and the reasons of failures, numbered from 1."""
+
+    form: Form
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def pending(self) -> int:
+        """How many runs have neither finished nor failed yet."""
+        return sum(o.status == "pending" for line in self.lines for o in line.outcomes)
+
+
+def summarize(numbers: Sequence[float]) -> Statistic | None:
+    """Mean and sample standard deviation (divisor n − 1)."""
+    if not numbers:
+        return None
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Statistic(statistics.fmean(numbers), deviation)
+
+
+def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
+    """Put runs together by row; rows keep the order in which they come first."""
+    by_row: dict[Row, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_row.setdefault(outcome.row, []).append(outcome)
+    cells = {row: tuple(_cells(form, members)) for row, members in by_row.items()}
+    best = _best(form, cells)
+    notes: list[str] = []
+    lines = []
+    for row, members in by_row.items():
+        numbers = []
+        for outcome in members:
+            if outcome.status == "failed":
+                seed = "" if outcome.seed is None else f", seed {outcome.seed}"
+                notes.append(f"{row.name}{seed}: {outcome.failure}")
+                numbers.append(len(notes))
+        lines.append(Line(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers)))
+    return Table(form, tuple(lines), tuple(notes))
+
+
+def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Statistic | None]:
+    finished = [outcome.values for outcome in outcomes if outcome.values is not None]
+    for column in form.columns:
+        yield summarize([values[column.key] for values in finished if column.key in values])
+
+
+def _best(form: Form, cells: Mapping[Row, Sequence[Statistic | None]]) -> dict[Row, set[int]]:
+    """For each row the columns in which its mean, as printed, is the best of several."""
+    best: dict[Row, set[int]] = {row: set() for row in cells}
+    blocks: dict[tuple[Any, ...], list[Row]] = {}
+    for row in cells:
+        if row.method != ORIGINAL:
+            blocks.setdefault(tuple(getattr(row, name) for name in form.block), []).append(row)
+    for rows, (index, column) in itertools.product(blocks.values(), enumerate(form.columns)):
+        means = {
+            row: round(column.better * cells[row][index].mean, column.digits)
+            for row in rows
+            if cells[row][index] is not None
+        }
+        if column.better and len(set(means.values())) > 1:
+            for row, mean in means.items():
+                if mean == max(means.values()):
+                    best[row].add(index)
+    return best
+
+
+# ---------------------------------------------------------------------------------- rendering
+
+
+def to_markdown(table: Table, command: str) -> str:
+    """A pipe table with its caption and notes.
+
+    Args:
+        command: what made it, for whoever wants to make it again.
+    """
+    form = table.form
+    heads = [*form.heads, *map(_heading, form.columns)]
+    rows = [heads, ["---"] * len(heads)]
+    for line in table.lines:
+        cells = [
+            f"**{text}**" if index in line.best else text
+            for index, text in enumerate(_texts(form, line))
+        ]
+        rows.append([*_leads(form, line.row), _seeds(line), *cells])
+    # Pipes are the only characters that would end a cell.
+    pipes = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    notes = [f"{number}. {note}" for number, note in enumerate(table.notes, start=1)]
+    parts = [f"{form.caption}. {_explanation(table)}", "\n".join(pipes)]
+    parts += ["Failed:\n\n" + "\n".join(notes)] if notes else []
+    return "\n\n".join([*parts, f"Made by `{command}`"]) + "\n"
+
+
+def to_latex(table: Table, label: str) -> str:
+    """A ``table`` environment; needs the package booktabs."""
+    form = table.form
+    leads = len(form.heads)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(f'{form.caption}. {_explanation(table)}')}}}",
+        rf"\label{{{label}}}",
+        rf"\begin{{tabular}}{{{'l' * leads}{'r' * len(form.columns)}}}",
+        r"\toprule",
+        *_latex_heads(form, leads),
+    ]
+    for _, block in itertools.groupby(table.lines, key=lambda line: line.row.method):
+        lines.append(r"\midrule")
+        for line in block:
+            cells = [
+                _latex_cell(text, index in line.best)
+                for index, text in enumerate(_texts(form, line))
+            ]
+            leading = [escape(text) for text in (*_leads(form, line.row), _seeds(line))]
+            lines.append(" & ".join([*leading, *cells]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        lines += ["", r"\smallskip\footnotesize\raggedright"]
+        for number, note in enumerate(table.notes, start=1):
+            lines.append(rf"[{number}] {escape(note)}\par")
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """One line a row: mean and standard deviation in columns of their own, in full precision."""
+    columns = table.form.columns
+    names = [f"{column.name} {kind}" for column in columns for kind in ("mean", "std")]
+    rows = [["method", "mask", "ratio", "mu", "seeds", "failed", "pending", *names]]
+    for line in table.lines:
+        states = [outcome.status for outcome in line.outcomes]
+        numbers = [number for cell in line.cells for number in (cell or (None, None))]
+        counts = [line.finished, states.count("failed"), states.count("pending")]
+        rows.append([*_identity(line.row), *counts, *numbers])
+    return _csv(rows)
+
+
+def runs_to_csv(outcomes: Iterable[Outcome]) -> str:
+    """One line a run, with all its numbers."""
+    outcomes = list(outcomes)
+    names = list(dict.fromkeys(name for o in outcomes for name in o.values or ()))
+    rows = [["method", "mask", "ratio", "mu", "seed", "status", "reason", "folder", *names]]
+    for outcome in outcomes:
+        values = outcome.values or {}
+        about = [outcome.seed, outcome.status, outcome.failure, outcome.folder]
+        rows.append([*_identity(outcome.row), *about, *(values.get(name) for name in names)])
+    return _csv(rows)
+
+
+def _identity(row: Row) -> list[Any]:
+    return [row.method, row.mask, row.ratio, row.mu]
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _heading(column: Column) -> str:
+    arrow = {1: " ↑", -1: " ↓", 0: ""}[column.better]
+    return f"{column.name}{arrow}"
+
+
+def _explanation(table: Table) -> str:
+    parts = ["Mean ± sample standard deviation over seeds"]
+    if any(column.better for column in table.form.columns):
+        shared = " and ρ" if "ratio" in table.form.block else ""
+        parts.append(f"best of each method{shared} in bold")
+    if table.pending:
+        parts.append(f"unfinished: {table.pending} runs are still to be done")
+    return "; ".join(parts) + "."
+
+
+def _leads(form: Form, row: Row) -> list[str]:
+    """What a row is about, as text."""
+    values = [getattr(row, name) for name in form.varied]
+    return [
+        (value or MISSING) if isinstance(value, str | None) else f"{value:g}" for value in values
+    ]
+
+
+def _seeds(line: Line) -> str:
+    """How many runs the numbers are about, and of how many where some are missing."""
+    planned = len(line.outcomes)
+    text = str(planned) if line.finished == planned else f"{line.finished} of {planned}"
+    return f"{text} [{', '.join(map(str, line.notes))}]" if line.notes else text
+
+
+def _texts(form: Form, line: Line) -> Iterator[str]:
+    for column, cell in zip(form.columns, line.cells, strict=True):
+        if cell is not None:
+            spread = "" if cell.deviation is None else f" ± {cell.deviation:.{column.digits}f}"
+            yield f"{cell.mean:.{column.digits}f}{spread}"
+        elif line.finished:
+            yield MISSING
+        else:
+            yield "failed" if line.notes else "pending"
+
+
+def _latex_heads(form: Form, leads: int) -> Iterator[str]:
+    """A line of groups with rules below them, and a line of titles."""
+    groups, rules, start = [], [], leads + 1
+    for group, members in itertools.groupby(form.columns, key=lambda column: column.group):
+        count = len(list(members))
+        groups.append(rf"\multicolumn{{{count}}}{{c}}{{{escape(group)}}}")
+        if group:
+            rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
+        start += count
+    if rules:
+        yield " & ".join([*[""] * leads, *groups]) + r" \\"
+        yield "".join(rules)
+    titles = [_heading(column).removeprefix(column.group).strip() for column in form.columns]
+    yield " & ".join(escape(text) for text in (*form.heads, *titles)) + r" \\"
+
+
+def _latex_cell(text: str, best: bool) -> str:
+    mean, sign, spread = escape(text).partition(r"$\pm$")
+    bold = rf"\textbf{{{mean.strip()}}}" if best else mean.strip()
+    return f"{bold} {sign} {spread.strip()}" if sign else bold
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "ρ": r"$\rho$", "μ": r"$\mu$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
+    **{"–": "--", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$"},
+}
+_SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
+
+
+def escape(text: str) -> str:
+    """Plain text as LaTeX shows it."""
+    return _SPECIAL.sub(lambda match: _LATEX[match.group()], text)
