@@ -183,9 +183,12 @@ PUBLISHED_SCORE_TYPES = {
 
 METHODS = (
     *("origin", "FT", "l1_sparse", "GA", "GA+FT", "GA+KL", "NPO+FT"),
-    *("CL", "CL+FT", "CL+KL", "RL", "KL"),
+    *("CL", "CL+FT", "CL+KL", "RL", "KL", "SimNPO+FT", "DPO+FT", "RMU"),
 )
-METHOD_ALIASES = {"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"}
+METHOD_ALIASES = {
+    **{"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"},
+    **{"SimNPO": "SimNPO+FT", "DPO": "DPO+FT"},
+}
 REFUSING_METHODS = ("CL", "CL+FT", "CL+KL", "DPO+FT")  # they answer forget questions with refusals
 
 # ----------------------------------------------------------------------------------- the keys
@@ -243,7 +246,6 @@ METHOD_PARAMS: dict[str, tuple[_Row, ...]] = {
     "CL+FT": (("gamma", Float(), 1.0, "weight of the retain term"),),
     "CL+KL": (_RETAIN_WEIGHT,),
     "KL": (_FORGET_WEIGHT,),
-    # These three are accepted in files; their names join METHODS together with their objectives.
     "SimNPO+FT": (
         _RETAIN_WEIGHT,
         ("beta", _POSITIVE, 2.5, "inverse temperature"),
@@ -286,7 +288,7 @@ UNLEARN_KEYS = (
     *_section(
         "unlearn",
         ("unlearn_method", Choice(*METHODS, aliases=METHOD_ALIASES), "origin",
-         "objective; GradDiff, NPO and PO are GA+FT, NPO+FT and CL+FT"),
+         "objective; GradDiff is GA+FT, PO is CL+FT, NPO, SimNPO and DPO have +FT"),
         ("num_epochs", _COUNT, 1, "passes over the forget set"),
         ("lr", _RATE, 1e-4, "learning rate"),
         ("weight_decay", _RATE, 0.0, "decoupled weight decay"),
@@ -307,10 +309,10 @@ UNLEARN_KEYS = (
         ("attribution_offload", Choice("none", "cpu", "disk"), "none",
          "where sums of gradients are kept; none: with the weights"),
         ("attribution_dtype", Choice("float32", "float64"), "float32", "of sums of gradients"),
-        ("p", Float(), 0.01, "accepted for old configs, has no effect", True),
-        ("q", Float(), 0.01, "accepted for old configs, has no effect", True),
         ("gradient_cache", Text("path"), None,
          "sums of gradients are kept in files that start so; not set: beside the mask", True),
+        ("p", Float(), 0.01, "accepted for old configs, has no effect", True),
+        ("q", Float(), 0.01, "accepted for old configs, has no effect", True),
         ("sophia", Flag(), False, "Sophia-G instead of AdamW"),
         ("sophia_params.betas_low", _DECAY, 0.9, "decay of the mean gradient"),
         ("sophia_params.betas_high", _DECAY, 0.95, "decay of the mean Hessian diagonal"),
@@ -323,9 +325,9 @@ UNLEARN_KEYS = (
         ("master_weights", Flag(), None,
          "float32 copy of the selected weights; not set: where the dtype is 16-bit"),
         ("gradient_checkpointing", Flag(), False, "saves memory, takes time"),
+        ("save_model", Flag(), True, "false: keep the run's numbers, not its model", True),
     ),
     *_section("unlearn", *((f"{method}.{name}", *rest) for method, rows in METHOD_PARAMS.items()
-        ("save_model", Flag(), True, "false: keep the run's numbers, not its model", True),
                            for name, *rest in rows)),
     *_section(
         "dataset",

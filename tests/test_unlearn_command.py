@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from src.config import METHODS, load_config
+from src.config import load_config
 from src.dataset.demo_benchmark import make_benchmark
 from src.errors import ConfigError, WagleError
 from src.exec import mask as mask_tool
@@ -180,32 +180,61 @@ def train(options, changes):
     return before, dict(run.model.named_parameters()), run.mask
 
 
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "origin"])
-def test_every_method_trains_with_and_without_a_mask(options, tmp_path, method, masked):
-    path = tmp_path / "random" / "m_0.3.pt" if masked else None
-    changes = {"unlearn.unlearn_method": method, "unlearn.max_steps": 3, "unlearn.mask_path": path}
-    if method in ("GA+KL", "CL+KL", "KL", "CL+FT", "NPO+FT"):
-        changes[f"unlearn.{method}.gamma"] = 0.5
-    before, after, mask = train(options, changes)
-    moved = 0
-    for name, weights in before.items():
-        selected = torch.ones_like(weights, dtype=bool) if mask is None else mask[name].to_bool()
-        assert torch.equal(weights[~selected], after[name][~selected])
-        moved += int((weights != after[name]).sum())
-    assert moved > 0
-
-
-@pytest.mark.parametrize("changes", [{"unlearn.use_lora": True}, {"unlearn.sophia": True}])
-def test_lora_and_sophia(options, changes):
-    before, after, _ = train(
-        options, {"unlearn.mask_path": None, "unlearn.max_steps": 11, **changes}
-    )
+@pytest.mark.parametrize("method", ["GA+KL", "DPO+FT", "RMU"])
+def test_lora_trains_adapters_whatever_the_method(options, method):
+    changes = {"unlearn.unlearn_method": method, "unlearn.mask_path": None}
+    changes |= {"unlearn.use_lora": True, "unlearn.RMU.layer": 1, "unlearn.GA+KL.gamma": 0.5}
+    before, after, _ = train(options, changes)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    if "unlearn.use_lora" in changes:
-        assert changed == {n for n in before if "q_proj" in n or "v_proj" in n}
-    else:
-        assert changed == set(before)
+    assert changed == {n for n in before if "q_proj" in n or "v_proj" in n}
+
+
+def test_rmu_without_a_mask_updates_its_layers_alone(options, capsys):
+    changes = {"unlearn.unlearn_method": "RMU", "unlearn.RMU.layer": 0, "unlearn.mask_path": None}
+    before, after, _ = train(options, {**changes, "unlearn.mask_enforcement": "gradient"})
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {n for n in before if n.startswith("model.layers.0.mlp.")}
+    kept = sum(before[name].nbytes for name in changed)
+    assert f"RMU keeps original weights, {kept:,} bytes" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"unlearn\.RMU\.layer is 7"):
+        train(options, {"unlearn.unlearn_method": "RMU"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "share", "reason"),
+    [
+        ({}, 0.4, None),
+        ({"unlearn.mask_enforcement": "gradient", "unlearn.weight_decay": 0}, 0.4, None),
+        ({"unlearn.mask_enforcement": "gradient"}, 1, "lets every weight decay"),
+        ({"unlearn.mask_path": None}, 1, "a second set of all weights"),
+    ],
+)
+def test_the_reference_keeps_what_training_may_change(options, capsys, changes, share, reason):
+    """With the published enforcement and weight decay that is every weight."""
+    changes = {"unlearn.unlearn_method": "KL", "unlearn.KL.gamma": 0.5, **changes}
+    config = load_config(options(changes), prog="p", description="d")
+    run = Unlearn(config, Logger())
+    run.load()
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    opened = []
+    run.build_dataset()
+    run.prepare_mask()
+    open_reference = run._reference
+
+    def watched(model):
+        opened.append(open_reference(model))
+        return opened[0]
+
+    run._reference = watched
+    run.train()
+    with opened[0]() as original:
+        for name, parameter in original.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+    assert any(not torch.equal(p, before[name]) for name, p in run.model.named_parameters())
+    total = sum(weights.numel() for weights in before.values())
+    output = capsys.readouterr().out
+    assert f"KL keeps original weights, {4 * int(share * total):,} bytes" in output
+    assert reason is None or reason in output
 
 
 @pytest.mark.parametrize("score_type", ["wagle_cl", "snip", "wanda", "ffn", "magnitude"])
@@ -226,7 +255,7 @@ def test_masks_of_other_scores(options, tmp_path, score_type):
 
 
 def test_the_mask_tool_makes_several_ratios_at_once(options, tmp_path):
-    argv = ["make", "--ratios", "0.2,0.6", *options()]
+    argv = ["make", "--ratios", "0.2,0.6", *options({"unlearn.unlearn_method": "origin"})]
     assert mask_tool.main(argv) == 0
     folder = tmp_path / "mask"
     small, large = (load_mask(folder / f"tiny_{ratio}.pt") for ratio in (0.2, 0.6))

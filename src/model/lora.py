@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
@@ -37,6 +40,18 @@ def add_lora(model: PreTrainedModel) -> PeftModel:
         fan_in_fan_out="c_attn" in targets,
     )
     return get_peft_model(model, config)
+
+
+@contextmanager
+def without_lora(model: PeftModel) -> Iterator[PeftModel]:
+    """Run the model as it is without its adapters, in eval mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        with model.disable_adapter():
+            yield model
+    finally:
+        model.train(was_training)
 
 
 def merge_lora(model: PeftModel) -> PreTrainedModel:

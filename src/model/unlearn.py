@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from src.config import Config, mask_ratio
 from src.dataset.encoding import encode_answer
@@ -30,15 +30,15 @@ from src.model.environment import (
 )
 from src.model.evaluation import EVALUATIONS, EvaluationContext
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
-from src.model.lora import add_lora, merge_lora
-from src.optim.bitmask import Mask
+from src.model.lora import add_lora, merge_lora, without_lora
+from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
 from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.gradients import GradientSettings
 from src.unlearn.mask.make import MaskSettings, make_masks
 from src.unlearn.mask.statistics import density, density_table
 from src.unlearn.mask.structure import block_linears
-from src.unlearn.objectives import OBJECTIVES
+from src.unlearn.objectives import OBJECTIVES, ReferenceModel
 from src.unlearn.reference import SwappedWeights, reference_losses
 from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
 
@@ -57,6 +57,7 @@ class Unlearn:
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
         training_log: one dict per logged step, after :meth:`train`.
+        objective: the loss (``None`` where nothing is trained).
     """
 
     def __init__(self, config: Config, logger: Logger) -> None:
@@ -70,6 +71,10 @@ class Unlearn:
         self.trains = (
             config["unlearn.unlearn_method"] != TRAINLESS and config["unlearn.resume_path"] is None
         )
+        self.objective = None
+        if self.trains:
+            objective = OBJECTIVES[config["unlearn.unlearn_method"]]
+            self.objective = objective(**config.method_params)
 
     def run(self) -> dict[str, Any]:
         """Do everything and return the flat summary that goes into ``results.json``."""
@@ -156,7 +161,6 @@ class Unlearn:
                 eos=True,
             )
 
-        objective = OBJECTIVES[self.config["unlearn.unlearn_method"]]
         forget = all_forget.select(drawn)
         self.fingerprints["forget"] = rows_fingerprint(forget)
         self.fingerprints["retain"] = rows_fingerprint(retain)
@@ -167,13 +171,22 @@ class Unlearn:
             encode_retain=row_encoder(retain_name, self.tokenizer, self.template),
             encode_refusal=encode_refusal,
             refusals=load_refusals(forget_name),
-            views=objective.views,
+            views=self.objective.views if self.objective else (),
             seed=self.config["overall.seed"],
         )
 
     def prepare_mask(self) -> None:
-        """Load the mask file, or compute it and save it there; without a path train densely."""
+        """Load the mask file, or compute it and save it there.
+
+        Without a path all weights may change, unless the method itself chooses some of them.
+        """
+        chosen = self.objective.trainable(self.model)
         if self.config["unlearn.mask_path"] is None:
+            if chosen is not None and not self.config["unlearn.use_lora"]:
+                parameters = self.model.named_parameters()
+                self.mask = {name: BitMask.full(p.shape, name in chosen) for name, p in parameters}
+                method = self.config["unlearn.unlearn_method"]
+                tqdm.write(f"{method} updates {self.density():.4%} of the weights")
             return
         path = Path(self.config["unlearn.mask_path"])
         origin = "loaded from"
@@ -250,8 +263,7 @@ class Unlearn:
     def train(self) -> None:
         """Unlearn in place."""
         config = self.config
-        objective = OBJECTIVES[config["unlearn.unlearn_method"]](**config.method_params)
-        for view in objective.reference_losses:
+        for view in self.objective.reference_losses:
             self.dataset.reference_losses[view] = reference_losses(
                 self.model,
                 self.dataset,
@@ -259,16 +271,14 @@ class Unlearn:
                 batch_size=config["evaluation.batch_size"],
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        reference = None
-        if objective.needs_reference_model:
-            reference = SwappedWeights(self.model, self.mask)
         model = add_lora(self.model) if config["unlearn.use_lora"] else self.model
+        reference = self._reference(model) if self.objective.needs_reference_model else None
         with tempfile.TemporaryDirectory() as work_dir:
             trainer = UnlearnTrainer(
                 model,
                 self.tokenizer,
                 self.dataset,
-                objective,
+                self.objective,
                 self.mask,
                 reference,
                 self._training_settings(),
@@ -280,6 +290,26 @@ class Unlearn:
         if config["unlearn.use_lora"]:
             self.model = merge_lora(model)
         self.model.eval()
+
+    def _reference(self, model: PreTrainedModel | PeftModel) -> ReferenceModel:
+        """What opens the model before unlearning during training."""
+        if self.config["unlearn.use_lora"]:
+            return lambda: without_lora(model)
+        drifts = self._enforcement() == "gradient" and self.config["unlearn.weight_decay"] > 0
+        reference = SwappedWeights(model, None if drifts else self.mask)
+        size = f"{reference.nbytes:,} bytes"
+        if drifts:
+            size += ": all of them, since unlearn.mask_enforcement gradient lets every weight decay"
+        elif self.mask is None:
+            size += ": a second set of all weights; with unlearn.mask_path it is the mask's share"
+        tqdm.write(f"{self.config['unlearn.unlearn_method']} keeps original weights, {size}")
+        return reference
+
+    def _enforcement(self) -> str:
+        """How the mask is enforced; the published way is for mask files only."""
+        if self.config["unlearn.mask_path"] is None:
+            return "optimizer"
+        return self.config["unlearn.mask_enforcement"]
 
     def _training_settings(self) -> TrainingSettings:
         config = self.config
@@ -297,7 +327,7 @@ class Unlearn:
             batch_size=config["dataset.batch_size"],
             gradient_accumulation_steps=config["unlearn.gradient_accumulation_steps"],
             seed=config["overall.seed"],
-            mask_enforcement=config["unlearn.mask_enforcement"],
+            mask_enforcement=self._enforcement(),
             master_weights=self.dtype.itemsize == 2 if masters is None else masters,
             gradient_checkpointing=config["unlearn.gradient_checkpointing"],
             sophia=sophia,

@@ -1,8 +1,8 @@
-"""Masked AdamW on the CPU in one pass, compiled by numba at its first call.
+"""Operations on selected weights on the CPU, compiled by numba at their first call.
 
 As separate torch operations, finding, gathering, updating and scattering move each selected weight
-through memory several times, with int64 positions beside it. Here a block of weights goes through
-all of it while it is in the L1 cache.
+through memory several times, with int64 positions beside it. Here one pass does all of it. In AdamW
+a block of weights stays in the L1 cache meanwhile.
 """
 
 from __future__ import annotations
@@ -191,3 +191,21 @@ def _word(bits: np.ndarray, i: int) -> int:
     """Bytes ``i`` and ``i + 1`` as a uint16; what lies behind the end counts as zero."""
     high = bits[i + 1] if i + 1 < bits.size else np.uint8(0)
     return np.uint16(bits[i] | high << 8)
+
+
+@njit(nogil=True)
+def exchange(weights: np.ndarray, bits: np.ndarray, packed: np.ndarray) -> None:
+    """Swap the selected weights with those in ``packed``, in row-major order.
+
+    Args:
+        weights: ``(n,)``, contiguous as are all arrays.
+        bits: uint8 ``(ceil(n / 8),)``, laid out as in ``BitMask``; the unused high bits are zero.
+        packed: ``(number of set bits,)``, of the weights' dtype.
+    """
+    done = 0
+    for i in range(bits.size):
+        byte = bits[i]
+        for k in range(_COUNTS[byte]):
+            at = 8 * i + _SET_BITS[byte, k]
+            weights[at], packed[done + k] = packed[done + k], weights[at]
+        done += _COUNTS[byte]

@@ -75,12 +75,15 @@ class SophiaG(PackedOptimizer):
 
 
 @torch.no_grad()
-def sample_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def sample_labels(
+    logits: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Labels drawn from the model's own predictions (Gauss-Newton-Bartlett, Algorithm 2).
 
     Args:
         logits: ``(B, T, V)``; position ``t`` predicts token ``t + 1``.
         labels: int64 ``(B, T)``, not shifted; -100 stays -100.
+        generator: on the logits' device; ``None``: torch's own.
 
     Returns:
         int64 ``(B, T)``: every other label replaced by a sample.
@@ -91,5 +94,6 @@ def sample_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         rows.split(SAMPLED_AT_ONCE), columns.split(SAMPLED_AT_ONCE), strict=True
     ):
         probabilities = logits[row, column].float().softmax(dim=-1)
-        sampled[row, column + 1] = torch.multinomial(probabilities, 1).squeeze(1)
+        drawn = torch.multinomial(probabilities, 1, generator=generator)
+        sampled[row, column + 1] = drawn.squeeze(1)
     return sampled

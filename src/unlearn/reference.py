@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import pad_batch
 from src.dataset.pairing import UnlearnDataset
+from src.metrics.likelihood import token_log_probs
 from src.optim.bitmask import BitMask, Mask
-from src.unlearn.objectives.losses import example_cross_entropy, forward_logits
+from src.optim.cpu_kernel import exchange
+from src.optim.packed import WIDE_CHUNK
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size, to move bits around
 
 
-@torch.no_grad()
 def reference_losses(
     model: PreTrainedModel,
     dataset: UnlearnDataset,
@@ -28,19 +29,14 @@ def reference_losses(
 
     The model runs in eval mode; with the model as it is before unlearning these are CE_ref.
     """
-    was_training = model.training
-    model.eval()
-    examples = [dataset.example(view, (0, index)) for index in range(len(dataset))]
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-    losses = torch.empty(len(examples))
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="reference losses", unit="batch", disable=None):
-        chosen = order[start : start + batch_size]
-        batch = pad_batch([examples[index] for index in chosen], pad_token_id)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        losses[chosen] = example_cross_entropy(forward_logits(model, batch), batch["labels"]).cpu()
-    model.train(was_training)
-    return losses
+    log_probs = token_log_probs(
+        model,
+        [dataset.example(view, (0, index)) for index in range(len(dataset))],
+        batch_size=batch_size,
+        pad_token_id=pad_token_id,
+        description=f"reference losses, {view}",
+    )
+    return torch.tensor([-float(row.mean()) for row in log_probs])
 
 
 class SwappedWeights:
@@ -51,21 +47,31 @@ class SwappedWeights:
 
     Args:
         model: as it is before unlearning.
-        mask: the selected weights; ``None`` means that all weights may change, which costs a full
-            second set of weights.
+        mask: the weights that may change; ``None`` means all of them, which costs a full second set
+            of weights.
+
+    Attributes:
+        nbytes: memory that the stored values take.
     """
 
     def __init__(self, model: PreTrainedModel, mask: Mask | None) -> None:
         self.model = model
-        self.selected = {
-            name: BitMask.full(parameter.shape, True) if mask is None else mask[name]
-            for name, parameter in model.named_parameters()
-        }
-        self.stored = {
-            name: _pick(parameter, self.selected[name])
-            for name, parameter in model.named_parameters()
-            if self.selected[name].count()
-        }
+        self._whole: dict[torch.nn.Parameter, torch.Tensor] = {}
+        self._packed: dict[torch.nn.Parameter, tuple[BitMask, torch.Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            selected = parameter.numel() if mask is None else mask[name].count()
+            weights = parameter.detach()
+            if selected == parameter.numel():
+                self._whole[parameter] = weights.clone()
+            elif selected:
+                bits = mask[name].to(parameter.device)
+                self._packed[parameter] = bits, weights.masked_select(bits.to_bool())
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the stored weights."""
+        packed = (stored for _, stored in self._packed.values())
+        return sum(stored.nbytes for stored in (*self._whole.values(), *packed))
 
     @contextmanager
     def __call__(self) -> Iterator[PreTrainedModel]:
@@ -79,17 +85,35 @@ class SwappedWeights:
             self._exchange()
             self.model.train(was_training)
 
-    @torch.no_grad()
     def _exchange(self) -> None:
-        parameters: Mapping[str, torch.nn.Parameter] = dict(self.model.named_parameters())
-        for name, stored in self.stored.items():
-            parameter = parameters[name]
-            current = _pick(parameter, self.selected[name])
-            chosen = self.selected[name].to(parameter.device).to_bool()
-            parameter.masked_scatter_(chosen, stored)
-            self.stored[name] = current
+        for parameter, stored in self._whole.items():
+            self._whole[parameter], parameter.data = parameter.data, stored
+        for parameter, (bits, stored) in self._packed.items():
+            exchange_selected(parameter.detach(), bits, stored)
 
 
-@torch.no_grad()
-def _pick(parameter: torch.Tensor, mask: BitMask) -> torch.Tensor:
-    return parameter.detach()[mask.to(parameter.device).to_bool()].clone()
+def exchange_selected(weights: torch.Tensor, mask: BitMask, packed: torch.Tensor) -> None:
+    """Swap the selected weights with packed ones, both in place.
+
+    Args:
+        weights: contiguous, of any shape and 16, 32 or 64-bit dtype.
+        mask: the selected ones, on the same device.
+        packed: ``(mask.count(),)``, of the same dtype, in row-major order.
+    """
+    flat = weights.view(-1)
+    if flat.device.type == "cpu":
+        integer = _INTEGERS[flat.dtype.itemsize]
+        exchange(flat.view(integer).numpy(), mask.bits.numpy(), packed.view(integer).numpy())
+    else:
+        _exchange_by_position(flat, mask, packed)
+
+
+def _exchange_by_position(flat: torch.Tensor, mask: BitMask, packed: torch.Tensor) -> None:
+    done = 0
+    for start in range(0, flat.numel(), WIDE_CHUNK):
+        positions = mask.flat(start, start + WIDE_CHUNK).nonzero().squeeze(1) + start
+        current = flat.index_select(0, positions)
+        stored = packed[done : done + len(positions)]
+        flat.index_copy_(0, positions, stored)
+        stored.copy_(current)
+        done += len(positions)

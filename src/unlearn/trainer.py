@@ -24,9 +24,9 @@ from src.optim.bitmask import Mask
 from src.optim.masked_adamw import MaskedAdamW
 from src.optim.sophia import SophiaG, sample_labels
 from src.unlearn.objectives import Objective, ReferenceModel
-from src.unlearn.objectives.losses import forward_logits, token_losses
+from src.unlearn.objectives.losses import View, answer_lengths, forward_logits, token_losses
 
-SOPHIA_REFRESH_STEPS = 10  # Liu et al. 2023 (arXiv 2305.14342), section 2.2: k = 10
+SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
 
 
 @dataclass(frozen=True)
@@ -130,20 +130,20 @@ class UnlearnTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # log.json has the numbers
         if mask is not None:
             self._freeze_unselected()
-        if settings.sophia is not None:
-            self.add_callback(_HessianRefresh(self))
+        self._refreshed_at = -1
         # Without this the Trainer would divide an accumulation window's summed loss by its token
         # count; the published loss is the mean of the micro-batches.
         self.model_accepts_loss_kwargs = False
 
     def _freeze_unselected(self) -> None:
+        selected = {name for name, bits in self.mask.items() if bits.count()}
+        if not selected:
+            raise WagleError("the mask selects no weight at all: there is nothing to train")
         if self.settings.mask_enforcement == "gradient":
             self.add_callback(_MaskGradients(self.mask))
             return
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(bool(self.mask[name].count()))
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            raise WagleError("the mask selects no weight at all: there is nothing to train")
+            parameter.requires_grad_(name in selected)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         return EpochSampler(len(self.train_dataset), self.settings.seed)
@@ -151,6 +151,35 @@ class UnlearnTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The objective's value; see :class:`src.unlearn.objectives.base.Objective`."""
         return self.objective(model, inputs, self.reference)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward of one batch; Sophia-G's Hessian is refreshed first where due."""
+        step = self.state.global_step
+        due = self.settings.sophia is not None and step % SOPHIA_REFRESH_STEPS == 0
+        if due and step != self._refreshed_at:  # once, at the first batch of a window
+            self._refreshed_at = step
+            self._refresh_hessian(model, self._prepare_inputs(inputs))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _refresh_hessian(self, model: PreTrainedModel, batch: dict[str, View]) -> None:
+        """Update Sophia-G's Hessian diagonal (Gauss-Newton-Bartlett, Algorithms 2 and 3).
+
+        The estimate is that of the token-mean cross-entropy over all views that the objective
+        reads, with labels drawn from the model; no gradient is left behind. The draws have a
+        generator of their own, so that they do not depend on what else is random.
+        """
+        model.train()
+        seed = self.settings.seed + self.state.global_step
+        generator = torch.Generator(model.device).manual_seed(seed)
+        views = [batch[name] for name in self.objective.views]
+        count = sum(int(answer_lengths(view["labels"]).sum()) for view in views)
+        for view in views:
+            logits = forward_logits(model, view)
+            labels = sample_labels(logits.detach(), view["labels"], generator)
+            losses, _ = token_losses(logits, labels)
+            (losses.sum() / count).backward()
+        self.optimizer.optimizer.update_hessian(count)
+        model.zero_grad()
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """An optimizer that sees the selected weights only.
@@ -196,7 +225,7 @@ def _training_arguments(
         disable_tqdm=not sys.stderr.isatty(),
         seed=settings.seed,
         use_cpu=device.type == "cpu",
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         dataloader_num_workers=settings.num_workers,
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
@@ -249,33 +278,3 @@ class _MaskGradients(TrainerCallback):
             if parameter.grad is not None:
                 mask = self.mask[name].to(parameter.grad.device).to_bool()
                 parameter.grad.mul_(mask)
-
-
-class _HessianRefresh(TrainerCallback):
-    """Refreshes Sophia-G's Hessian diagonal every few steps (Gauss-Newton-Bartlett estimator).
-
-    The labels are sampled from the model itself; the batch is the views that the objective reads
-    of the items that the next step will see.
-    """
-
-    def __init__(self, trainer: UnlearnTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % SOPHIA_REFRESH_STEPS:
-            return
-        trainer = self.trainer
-        dataset = trainer.train_dataset
-        start = state.global_step * args.train_batch_size
-        keys = [
-            (state.global_step, (start + i) % len(dataset)) for i in range(args.train_batch_size)
-        ]
-        batch = trainer._prepare_inputs(trainer.data_collator([dataset[key] for key in keys]))
-        view = batch[trainer.objective.views[0]]
-        model = trainer.model
-        logits = forward_logits(model, view)
-        labels = sample_labels(logits.detach(), view["labels"])
-        losses, _ = token_losses(logits, labels)
-        losses.mean().backward()
-        trainer.optimizer.optimizer.update_hessian(len(losses))
-        model.zero_grad()

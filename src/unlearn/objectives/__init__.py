@@ -4,6 +4,7 @@ To add one: a dataclass that derives from :class:`Objective`, and a line here.
 """
 
 from src.unlearn.objectives.base import Objective, ReferenceModel
+from src.unlearn.objectives.dpo import DirectPreference
 from src.unlearn.objectives.published import (
     Divergence,
     FineTuning,
@@ -17,6 +18,8 @@ from src.unlearn.objectives.published import (
     Refusal,
     RefusalKL,
 )
+from src.unlearn.objectives.rmu import Misdirection
+from src.unlearn.objectives.simnpo import SimpleNegativePreference
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "FT": FineTuning,
@@ -30,6 +33,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "CL+KL": RefusalKL,
     "RL": RandomLabel,
     "KL": Divergence,
+    "SimNPO+FT": SimpleNegativePreference,
+    "DPO+FT": DirectPreference,
+    "RMU": Misdirection,
 }
 
 __all__ = ["OBJECTIVES", "Objective", "ReferenceModel"]

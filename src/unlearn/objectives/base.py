@@ -38,3 +38,13 @@ class Objective(ABC):
         self, model: PreTrainedModel, batch: dict[str, View], reference: ReferenceModel | None
     ) -> torch.Tensor:
         """The scalar loss of a batch, with gradients to ``model``'s parameters."""
+
+    def trainable(self, model: PreTrainedModel) -> set[str] | None:
+        """Names of the parameters that are updated where no mask is given; ``None``: all of them.
+
+        Asked once, before anything is computed, with or without a mask.
+
+        Raises:
+            ConfigError: the hyper-parameters do not fit the model.
+        """
+        return None

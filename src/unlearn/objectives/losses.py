@@ -17,7 +17,8 @@ View = dict[str, torch.Tensor]
 
 def forward_logits(model: PreTrainedModel, view: View) -> torch.Tensor:
     """Next-token logits ``(B, T, V)`` in the model's dtype."""
-    return model(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).logits
+    ids, attention_mask = view["input_ids"], view["attention_mask"]
+    return model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
 
 
 def widen(tensor: torch.Tensor) -> torch.Tensor:
@@ -56,6 +57,15 @@ def answer_lengths(labels: torch.Tensor) -> torch.Tensor:
 def cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
     """CE: token-mean cross-entropy per example, then the mean over the batch (scalar)."""
     return example_cross_entropy(forward_logits(model, view), view["labels"]).mean()
+
+
+def excess_cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
+    """CE of every example less its CE under the model before unlearning, float32 ``(B,)``.
+
+    That is −log(π(y|x) / π_ref(y|x)) / |y|. The view carries ``reference_loss``, ``(B,)``.
+    """
+    losses = example_cross_entropy(forward_logits(model, view), view["labels"])
+    return losses - view["reference_loss"]
 
 
 def soft_cross_entropy(

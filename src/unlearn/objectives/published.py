@@ -14,7 +14,7 @@ from src.unlearn.objectives.base import Objective, ReferenceModel
 from src.unlearn.objectives.losses import (
     View,
     cross_entropy,
-    example_cross_entropy,
+    excess_cross_entropy,
     forward_logits,
     soft_cross_entropy,
     widen,
@@ -55,7 +55,7 @@ class L1Sparse(Objective):
     views = (RETAIN,)
 
     def __call__(self, model, batch, reference):
-        norm = sum(widen(p.abs()).sum() for p in model.parameters() if p.requires_grad)
+        norm = sum(widen(parameter.abs()).sum() for parameter in model.parameters())
         return cross_entropy(model, batch[RETAIN]) + self.alpha * norm
 
 
@@ -107,10 +107,8 @@ class NegativePreference(Objective):
     reference_losses = (FORGET,)
 
     def __call__(self, model, batch, reference):
-        view = batch[FORGET]
-        losses = example_cross_entropy(forward_logits(model, view), view["labels"])
-        ratio = losses - view["reference_loss"]
-        forget = -2 / self.beta * F.logsigmoid(self.beta * ratio).mean()
+        excess = excess_cross_entropy(model, batch[FORGET])
+        forget = -2 / self.beta * F.logsigmoid(self.beta * excess).mean()
         return forget + self.gamma * cross_entropy(model, batch[RETAIN])
 
 

@@ -1,0 +1,34 @@
+"""DPO with a refusal as the preferred answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from src.dataset.pairing import FORGET, REFUSAL, RETAIN
+from src.unlearn.objectives.base import Objective
+from src.unlearn.objectives.losses import answer_lengths, cross_entropy, excess_cross_entropy
+
+
+@dataclass(frozen=True)
+class DirectPreference(Objective):
+    """DPO+FT: −(2/β) · mean log σ(β · (r(refusal) − r(forget))) + γ · CE(retain).
+
+    r = log(π(y|x) / π_ref(y|x)), summed over the answer's tokens (Rafailov et al. 2023, arXiv
+    2305.18290, eq. 7). The factor 2/β is NPO's: at the start the gradient is that of
+    log π(forget) − log π(refusal), whatever β is.
+    """
+
+    gamma: float = 0.0
+    beta: float = 0.1
+    views = (FORGET, REFUSAL, RETAIN)
+    reference_losses = (FORGET, REFUSAL)
+
+    def __call__(self, model, batch, reference):
+        forget, refusal = (
+            -excess_cross_entropy(model, batch[view]) * answer_lengths(batch[view]["labels"])
+            for view in (FORGET, REFUSAL)
+        )
+        preference = -2 / self.beta * F.logsigmoid(self.beta * (refusal - forget)).mean()
+        return preference + self.gamma * cross_entropy(model, batch[RETAIN])

@@ -1,0 +1,110 @@
+"""RMU: what the model represents of the forget set is steered to nothing in particular."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from src.dataset.encoding import IGNORED
+from src.dataset.pairing import FORGET, RETAIN
+from src.errors import ConfigError, WagleError
+from src.unlearn.mask.kinds import layer_index, parameter_kind
+from src.unlearn.mask.structure import decoder_layers
+from src.unlearn.objectives.base import Objective
+from src.unlearn.objectives.losses import View, widen
+
+UPDATED_LAYERS = 3  # the steered one and those right before it
+_FEED_FORWARD = ("gate", "up", "down", "mlp")
+
+
+@dataclass(frozen=True)
+class Misdirection(Objective):
+    """RMU: MSE(h(forget), c · u) + alpha · MSE(h(retain), h_ref(retain)).
+
+    Li et al. 2024 (arXiv 2403.03218, section 4). h is the output of decoder layer ``layer``, MSE
+    the mean over its entries, then over tokens, then over examples; in the forget term over scored
+    tokens, so that question and template are not steered, in the retain term over all. c is the
+    steering coefficient and u a unit vector with entries drawn uniformly from [0, 1), a function of
+    the seed that torch was given last. Without a mask the feed-forward weights of three layers are
+    updated.
+    """
+
+    layer: int = 7
+    steering_coefficient: float = 6.5
+    alpha: float = 1200.0
+    views = (FORGET, RETAIN)
+    needs_reference_model = True
+
+    def __call__(self, model, batch, reference):
+        with torch.no_grad(), reference() as original:
+            target = hidden_states(original, batch[RETAIN], self.layer)
+        forget = hidden_states(model, batch[FORGET], self.layer)
+        retain = hidden_states(model, batch[RETAIN], self.layer)
+        direction = _unit_vector(forget.shape[-1], torch.initial_seed()).to(forget.device)
+        scored = batch[FORGET]["labels"] != IGNORED
+        steered = _squared_error(forget, self.steering_coefficient * direction, scored)
+        kept = _squared_error(retain, target, batch[RETAIN]["attention_mask"])
+        return steered + self.alpha * kept
+
+    def trainable(self, model):
+        count = len(decoder_layers(model)[1])
+        if self.layer >= count:
+            raise ConfigError(
+                f"unlearn.RMU.layer is {self.layer}, but the model has {count} decoder layers; "
+                f"give 0 to {count - 1}"
+            )
+        layers = range(self.layer + 1)[-UPDATED_LAYERS:]
+        names = {
+            name
+            for name, _ in model.named_parameters()
+            if layer_index(name) in layers and parameter_kind(name) in _FEED_FORWARD
+        }
+        if not names:
+            raise WagleError(
+                f"RMU found no feed-forward weights in {type(model).__name__}'s layers {layers}; "
+                "give a mask of the weights to update (unlearn.mask_path)"
+            )
+        return names
+
+
+def hidden_states(model: PreTrainedModel, view: View, layer: int) -> torch.Tensor:
+    """Output of a decoder layer, ``(B, T, hidden)`` in the model's dtype; later layers do not run.
+
+    Raises:
+        WagleError: the architecture has no list of decoder blocks.
+    """
+    name, layers = decoder_layers(model)
+    parent, _, attribute = name.rpartition(".")
+    decoder = model.get_submodule(parent)
+    outputs = []
+    handle = layers[layer].register_forward_hook(lambda *call: outputs.append(call[-1]))
+    setattr(decoder, attribute, layers[: layer + 1])
+    try:
+        decoder(input_ids=view["input_ids"], attention_mask=view["attention_mask"], use_cache=False)
+    finally:
+        setattr(decoder, attribute, layers)
+        handle.remove()
+    (output,) = outputs
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _unit_vector(size: int, seed: int) -> torch.Tensor:
+    """Float32 ``(size,)``, the same on every device."""
+    vector = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    return vector / vector.norm()
+
+
+def _squared_error(
+    states: torch.Tensor, target: torch.Tensor, counted: torch.Tensor
+) -> torch.Tensor:
+    """Mean over entries, then over each example's counted tokens, then over examples (scalar).
+
+    Args:
+        states: ``(B, T, hidden)``.
+        target: broadcast to ``states``.
+        counted: bool or 0 and 1, ``(B, T)``.
+    """
+    errors = (widen(states) - widen(target)).square().mean(dim=-1)
+    return ((errors * counted).sum(dim=1) / counted.sum(dim=1)).mean()

@@ -1,0 +1,31 @@
+"""SimNPO: negative preference optimisation without a reference model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from src.dataset.pairing import FORGET, RETAIN
+from src.unlearn.objectives.base import Objective
+from src.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
+
+
+@dataclass(frozen=True)
+class SimpleNegativePreference(Objective):
+    """SimNPO+FT: −(2/β) · mean log σ(β · CE(forget) − δ) + γ · CE(retain).
+
+    Fan et al. 2024 (arXiv 2410.07163): −(2/β) · E log σ(−(β/|y|) · log π(y|x) − δ), where CE is
+    −log π(y|x) / |y|. The margin δ (there γ) is not scaled by β.
+    """
+
+    gamma: float = 0.0
+    beta: float = 2.5
+    delta: float = 0.0
+    views = (FORGET, RETAIN)
+
+    def __call__(self, model, batch, reference):
+        view = batch[FORGET]
+        losses = example_cross_entropy(forward_logits(model, view), view["labels"])
+        forget = -2 / self.beta * F.logsigmoid(self.beta * losses - self.delta).mean()
+        return forget + self.gamma * cross_entropy(model, batch[RETAIN])
