@@ -10,9 +10,10 @@ from src.unlearn.mask.gradients import (
     GradientSettings,
     cached_gradient_sums,
     consume_gradients,
-    write_gradient_sums,
+    sum_gradients,
 )
 from src.unlearn.mask.scores import HESSIAN_FLOOR, ScoreInputs, score_stream
+from src.unlearn.mask.tensor_file import TensorFile
 from tests.conftest import VOCABULARY, make_model
 
 ACCUMULATION = 4
@@ -41,6 +42,14 @@ def settings(**changes) -> GradientSettings:
     return GradientSettings(**{**values, **changes})
 
 
+def sums_file(model, examples, path, **changes) -> TensorFile:
+    chosen = settings(**changes)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    file = TensorFile.create(path, shapes, chosen.dtype, {})
+    sum_gradients(model, examples, chosen, file, description="")
+    return file
+
+
 def sums_by_hand(model, examples, batch_size):
     """One unpadded row at a time: Σ over batches of ∇(summed NLL / labelled tokens)."""
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
@@ -66,11 +75,8 @@ def sums_by_hand(model, examples, batch_size):
 def test_gradient_sums_equal_per_example_autograd(tmp_path, architecture, offload):
     model = make_model(architecture)
     examples = random_examples(5, seed=1)
-    file = write_gradient_sums(
-        model, examples, settings(offload=offload), tmp_path / "g.safetensors", "x", description=""
-    )
+    file = sums_file(model, examples, tmp_path / "g", offload=offload)
     expected = sums_by_hand(model, examples, batch_size=2)
-    assert file.shapes() == {name: p.shape for name, p in model.named_parameters()}
     for name, sum_ in expected.items():
         torch.testing.assert_close(file.read(name).double(), sum_, rtol=1e-4, atol=1e-5)
     assert all(p.grad is None for p in model.parameters())
@@ -79,19 +85,54 @@ def test_gradient_sums_equal_per_example_autograd(tmp_path, architecture, offloa
 def test_sums_do_not_depend_on_how_rows_are_run(tmp_path, model):
     examples = random_examples(7, seed=2)
     files = [
-        write_gradient_sums(
-            model,
-            examples,
-            settings(forward_rows=rows, dtype=torch.float64),
-            tmp_path / f"{rows}.safetensors",
-            "x",
-            description="",
-        )
+        sums_file(model, examples, tmp_path / str(rows), forward_rows=rows, dtype=torch.float64)
         for rows in (1, 4, 7)
     ]
     for name, _ in model.named_parameters():
         for other in files[1:]:
             torch.testing.assert_close(files[0].read(name), other.read(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("offload", ["none", "cpu", "disk"])
+def test_gradients_of_a_bfloat16_model_are_summed_in_float32(tmp_path, offload):
+    """In bfloat16 the later ones would be rounded away."""
+    model = make_model().bfloat16()
+    examples = random_examples(9, seed=3)
+    options = {"offload": offload, "batch_size": 1, "forward_rows": 1}
+    file = sums_file(model, examples, tmp_path / "all", **options)
+    alone = [
+        sums_file(model, [example], tmp_path / str(index), **options)
+        for index, example in enumerate(examples)
+    ]
+    for name in file.shapes:
+        gradients = torch.stack([each.read(name).double() for each in alone])
+        assert torch.equal(gradients, gradients.bfloat16().double())
+        torch.testing.assert_close(
+            file.read(name).double(), gradients.sum(dim=0), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_the_model_is_left_as_it_was(tmp_path, model):
+    """Frozen parameters are attributed too, and stay frozen; gradients from before do not count."""
+    frozen = {"model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    model.train()
+    model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
+    examples = random_examples(3, seed=1)
+    file = sums_file(model, examples, tmp_path / "g")
+    assert model.training
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == frozen
+    assert all(p.grad is None for p in model.parameters())
+    for name, sum_ in sums_by_hand(make_model(), examples, batch_size=2).items():
+        torch.testing.assert_close(file.read(name).double(), sum_, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offload", ["none", "disk"])
+def test_parameters_that_the_loss_does_not_reach_have_zero_sums(tmp_path, model, offload):
+    model.spare = torch.nn.Parameter(torch.ones(3, 2))
+    file = sums_file(model, random_examples(2, seed=0), tmp_path / "g", offload=offload)
+    assert torch.equal(file.read("spare"), torch.zeros(3, 2))
 
 
 @pytest.fixture
@@ -118,7 +159,7 @@ def expected_scores(score_type, theta, sum_f, sum_r):
 def test_scores_equal_their_formulas(model, sums, score_type):
     files, by_hand = sums
     if score_type == "wagle_gn":  # 1/g² magnifies the last bit of g: take the very same sums
-        by_hand = {k: {n: f.read(n).double() for n in f.shapes()} for k, f in files.items()}
+        by_hand = {k: {n: f.read(n).double() for n in f.shapes} for k, f in files.items()}
     inputs = ScoreInputs(mu=MU, batches=3, accumulation_steps=ACCUMULATION, seed=0)
     stream = score_stream(model, score_type, files, inputs)
     names = []
@@ -148,35 +189,42 @@ def test_random_scores_repeat_and_depend_on_the_seed(model):
         assert not torch.equal(first[name], other[name])
 
 
-def test_cache_is_reused_only_for_the_same_weights_and_data(tmp_path, model, capsys):
+def test_cache_is_reused_only_for_the_same_model_and_data(tmp_path, model, capsys):
     kinds = {"forget": random_examples(3, seed=0)}
 
     def outcome(kinds=kinds, **changes):
         cached_gradient_sums(model, kinds, settings(**changes), tmp_path / "demo")
         return capsys.readouterr().out
 
-    outcome()
-    assert "using the forget gradients" in outcome()
-    assert "using the forget gradients" in outcome(forward_rows=1, offload="disk")
-    assert "recomputing" in outcome(batch_size=3)
-    assert "recomputing" in outcome(kinds={"forget": random_examples(3, seed=9)})
-    assert "recomputing" in outcome()
+    assert outcome() == ""
+    assert "using" in outcome()
+    assert "using" in outcome(forward_rows=1, offload="disk")
+    assert "making it anew" in outcome(batch_size=3)
+    assert "making it anew" in outcome(kinds={"forget": random_examples(3, seed=9)})
+    assert "making it anew" in outcome(dtype=torch.float64)
+    assert "making it anew" in outcome()
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
-    assert "recomputing" in outcome()
+    assert "making it anew" in outcome()
+    model.config.rms_norm_eps *= 2
+    assert "making it anew" in outcome()
+    model.config.name_or_path = "elsewhere"
+    assert "using" in outcome()
 
 
-def test_an_interrupted_pass_leaves_no_file(tmp_path, model, monkeypatch):
-    examples = random_examples(4, seed=0)
-    monkeypatch.setattr(
-        "src.unlearn.mask.gradients.token_losses",
-        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
-    )
+def test_an_interrupted_pass_leaves_no_file_and_the_model_as_it_was(tmp_path, model, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    frozen = next(model.parameters()).requires_grad_(False)
+    monkeypatch.setattr("src.unlearn.mask.gradients.token_losses", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_gradient_sums(
-            model, examples, settings(), tmp_path / "g.safetensors", "x", description=""
+        cached_gradient_sums(
+            model, {"forget": random_examples(4, seed=0)}, settings(), tmp_path / "demo"
         )
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+    assert not frozen.requires_grad
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
 
 
 def test_gradients_are_consumed_one_by_one(model):

@@ -3,7 +3,7 @@
 * ``.pt``: a torch-saved dict from parameter name to a bool tensor of the parameter's shape, True
   where the weight is selected; Wanda masks as published are keyed 0, 1, 2, … over the linear layers
   of the decoder blocks instead. Never unpickled beyond plain tensors. Files written here also hold
-  the provenance, which ``torch.load`` passes over.
+  the provenance and a checksum, which ``torch.load`` passes over.
 * ``.safetensors``: one uint8 tensor of packed bits per parameter; shapes, provenance and a checksum
   are in the header.
 """
@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import xxhash
@@ -48,19 +49,21 @@ def save_mask(mask: Mask, path: Path, *, provenance: Mapping[str, str] | None = 
         provenance: how the mask was made; kept in the file.
 
     Raises:
-        WagleError: the suffix is neither .pt nor .safetensors.
+        WagleError: the suffix is neither .pt nor .safetensors, or the file cannot be written.
     """
     _check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, since several runs may be making the same mask.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     origin = json.dumps(dict(provenance or {}))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".pt":
             _save_published(mask, partial, origin)
         else:
             _save_packed(mask, partial, origin)
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise WagleError(f"{path} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -124,6 +127,7 @@ def _check_present(path: Path) -> None:
 # A torch-saved file is an archive of a pickle and a record per storage. torch.save wants all bool
 # tensors in memory at once, half as much as a 16-bit model; here they pass through block by block.
 _PROVENANCE = "mask/provenance.json"
+_CHECKSUM = b"xxh3 "  # the archive's comment: this, and the checksum of all that is before it
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,12 @@ def _save_published(mask: Mask, path: Path, provenance: str) -> None:
             with archive.open(entry, "w") as record:
                 for start in range(0, bits.numel, _BLOCK):
                     record.write(bits.flat(start, start + _BLOCK).cpu().numpy().data)
+        archive.comment = _CHECKSUM + b"0" * 32
+    with path.open("r+b") as file:
+        size = path.stat().st_size - 32
+        checksum = _hash(file, size)
+        file.seek(size)
+        file.write(checksum)
 
 
 def _save_packed(mask: Mask, path: Path, provenance: str) -> None:
@@ -226,21 +236,27 @@ def _load_published(
 
 
 def _verify(path: Path) -> None:
-    """Read all of an archive: zipfile checks the CRCs, torch does not."""
-    with (
-        zipfile.ZipFile(path) as archive,
-        tqdm(
-            desc=f"checking {path.name}",
-            total=sum(record.file_size for record in archive.infolist()),
-            unit="B",
-            unit_scale=True,
-            disable=None,
-        ) as bar,
-    ):
-        for record in archive.infolist():
+    """Read all of an archive and compare its checksums, which torch does not."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        if archive.comment:
+            if archive.comment != _CHECKSUM + _hash(file, path.stat().st_size - 32):
+                raise ValueError("its checksum is wrong")
+            return
+        for record in archive.infolist():  # another program's file: each record has a CRC
             with archive.open(record) as content:
-                while block := content.read(_BLOCK):
-                    bar.update(len(block))
+                while content.read(_BLOCK):
+                    pass
+
+
+def _hash(file: BinaryIO, size: int) -> bytes:
+    """Checksum, in hexadecimal, of the first ``size`` bytes."""
+    digest = xxhash.xxh3_128()
+    name = Path(file.name).name
+    with tqdm(desc=f"checking {name}", total=size, unit="B", unit_scale=True, disable=None) as bar:
+        for start in range(0, size, _BLOCK):
+            digest.update(file.read(min(_BLOCK, size - start)))
+            bar.update(min(_BLOCK, size - start))
+    return digest.hexdigest().encode()
 
 
 def _wanda_names(

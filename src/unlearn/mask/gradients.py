@@ -6,20 +6,20 @@ ratio, every μ, every accumulation setting and every score type that is a funct
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
-import xxhash
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from src.dataset.encoding import IGNORED, Encoded, pad_batch
-from src.unlearn.mask.tensor_file import TensorFile
+from src.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
+from src.unlearn.mask.tensor_file import TensorFile, cached_tensors
 from src.unlearn.objectives.losses import forward_logits, token_losses
 
 FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
@@ -98,9 +98,13 @@ class _DiskSums:
 
 @contextmanager
 def consume_gradients(model: torch.nn.Module, sums: _Sums) -> Iterator[None]:
-    """Hand every parameter's gradient to ``sums`` as soon as backward has made it, then free it."""
+    """Hand every parameter's gradient to ``sums`` as soon as backward has made it, then free it.
+
+    Parameters that need no gradient get one meanwhile. Gradients from earlier are dropped.
+    """
     handles = []
     frozen = [p for p in model.parameters() if not p.requires_grad]
+    model.zero_grad()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(True)
 
@@ -116,33 +120,25 @@ def consume_gradients(model: torch.nn.Module, sums: _Sums) -> Iterator[None]:
             handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
+        model.zero_grad()  # an interrupted backward leaves some
 
 
-def write_gradient_sums(
+def sum_gradients(
     model: PreTrainedModel,
     examples: Sequence[Encoded],
     settings: GradientSettings,
-    path: Path,
-    fingerprint: str,
+    file: TensorFile,
     *,
     description: str,
-) -> TensorFile:
+) -> None:
     """Σ over published batches of ∇θ of the batch's token-mean cross-entropy, into a file.
 
     The model is in eval mode and its weights do not change between batches (Jia et al. 2024,
     section 4). Examples are run sorted by length, ``forward_rows`` at a time.
 
     Args:
-        path: final name of the file; it appears only complete.
-        fingerprint: stored in the file's metadata; see :func:`gradient_fingerprint`.
-
-    Returns:
-        The file: one tensor per parameter, in ``settings.dtype``.
+        file: made for the model's parameters and ``settings.dtype``, all zeros.
     """
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    file = TensorFile.create(partial, shapes, settings.dtype, {"fingerprint": fingerprint})
     if settings.offload == "disk":
         sums: _Sums = _DiskSums(file)
     else:
@@ -156,11 +152,8 @@ def write_gradient_sums(
             for loss in _weighted_losses(model, examples, settings, description):
                 loss.backward()
         sums.finish(file)
-        file.move_to(path)
     finally:
         model.train(was_training)
-        partial.unlink(missing_ok=True)
-    return file
 
 
 def _weighted_losses(
@@ -182,32 +175,6 @@ def _weighted_losses(
             bar.update(len(chosen))
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A hash of all parameters: names, dtypes, shapes and bytes."""
-    digest = xxhash.xxh3_128()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        flat = parameter.detach().to("cpu").reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy())
-    return digest.hexdigest()
-
-
-def gradient_fingerprint(
-    weights: str, examples: Sequence[Encoded], settings: GradientSettings
-) -> str:
-    """A hash of everything that the sums depend on.
-
-    That is the weights, every token and label (hence the rows, their order, the template, the
-    tokenizer and the pairing), the published batch size, and the dtype of the sums.
-    """
-    digest = xxhash.xxh3_128()
-    head = [FORMAT, weights, settings.batch_size, str(settings.dtype)]
-    digest.update(json.dumps(head).encode())
-    for example in examples:
-        digest.update(json.dumps([example.input_ids, example.labels]).encode())
-    return digest.hexdigest()
-
-
 def cached_gradient_sums(
     model: PreTrainedModel,
     examples_by_kind: Mapping[str, Sequence[Encoded]],
@@ -216,23 +183,25 @@ def cached_gradient_sums(
 ) -> dict[str, TensorFile]:
     """The gradient sums of each kind of example, from the cache where its fingerprint fits.
 
+    They depend on the model, the examples, the published batch size and the dtype of the sums.
+
     Args:
         examples_by_kind: for example ``{"forget": …, "retain": …}``.
         prefix: the files are ``{prefix}.{kind}_gradients.safetensors``.
+
+    Returns:
+        For each kind a file with one tensor per parameter.
     """
-    weights = weights_fingerprint(model) if examples_by_kind else ""
-    files = {}
-    for kind, examples in examples_by_kind.items():
-        path = prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors")
-        fingerprint = gradient_fingerprint(weights, examples, settings)
-        found = TensorFile(path) if path.is_file() else None
-        if found is not None and found.metadata.get("fingerprint") == fingerprint:
-            tqdm.write(f"using the {kind} gradients stored in {path}")
-            files[kind] = found
-            continue
-        if found is not None:
-            tqdm.write(f"{path} was made from other weights, data or settings: recomputing it")
-        files[kind] = write_gradient_sums(
-            model, examples, settings, path, fingerprint, description=f"{kind} gradients"
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    model_hash = model_fingerprint(model) if examples_by_kind else ""
+    parts = [FORMAT, model_hash, str(settings.batch_size), str(settings.dtype)]
+    return {
+        kind: cached_tensors(
+            prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors"),
+            " ".join([*parts, examples_fingerprint(examples)]),
+            shapes,
+            settings.dtype,
+            partial(sum_gradients, model, examples, settings, description=f"{kind} gradients"),
         )
-    return files
+        for kind, examples in examples_by_kind.items()
+    }

@@ -13,7 +13,12 @@ from src.optim.bitmask import Mask
 from src.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
 from src.unlearn.mask.scores import SCORES, ScoreInputs, score_stream
 from src.unlearn.mask.selection import select_top
-from src.unlearn.mask.structure import feed_forward_mask, wanda_mask
+from src.unlearn.mask.structure import (
+    WANDA_EXAMPLES,
+    cached_input_norms,
+    feed_forward_mask,
+    wanda_masks,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def make_masks(
         model: before unlearning.
         dataset: forget examples, each with the retain partner it has in the first epoch.
         ratios: shares of the weights to select, each in (0, 1].
-        cache_prefix: gradient sums are kept in files that start with this path.
+        cache_prefix: sums of gradients (for Wanda, norms of activations) are kept in files whose
+            names start with this path.
 
     Returns:
         A mask for each ratio.
@@ -61,12 +67,15 @@ def make_masks(
     if settings.score_type == "ffn":
         return dict.fromkeys(ratios, feed_forward_mask(model))
     if settings.score_type == "wanda":
-        examples = [dataset.example(FORGET, key) for key in keys]
-        options = {
-            "rows": settings.gradients.forward_rows,
-            "pad_token_id": settings.gradients.pad_token_id,
-        }
-        return {ratio: wanda_mask(model, examples, ratio, **options) for ratio in ratios}
+        examples = [dataset.example(FORGET, key) for key in keys[:WANDA_EXAMPLES]]
+        norms = cached_input_norms(
+            model,
+            examples,
+            cache_prefix,
+            rows=settings.gradients.forward_rows,
+            pad_token_id=settings.gradients.pad_token_id,
+        )
+        return wanda_masks(model, norms, ratios)
     views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
     examples_by_kind = {
         kind: [dataset.example(views[kind], key) for key in keys]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -12,8 +14,11 @@ from transformers.pytorch_utils import Conv1D
 from src.dataset.encoding import Encoded, pad_batch
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
+from src.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
+from src.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
 WANDA_EXAMPLES = 128  # calibration examples, as published
+_WANDA_BLOCK = 1 << 22  # scores ranked at once
 _FEED_FORWARD = ("mlp", "feed_forward", "ffn", "fc1", "fc2", "block_sparse_moe")
 _FEED_FORWARD_NORMS = (
     "post_attention_layernorm",  # Llama, Mistral, Qwen, GPT-NeoX: normalises the FFN's input
@@ -67,52 +72,99 @@ def feed_forward_mask(model: PreTrainedModel) -> Mask:
     return {name: BitMask.full(p.shape, selected[name]) for name, p in model.named_parameters()}
 
 
-def wanda_mask(
-    model: PreTrainedModel,
-    examples: Sequence[Encoded],
-    ratio: float,
-    *,
-    rows: int,
-    pad_token_id: int,
-) -> Mask:
+def wanda_masks(
+    model: PreTrainedModel, norms: TensorFile, ratios: Sequence[float]
+) -> dict[float, Mask]:
     """Wanda's rule as a selection (Sun et al. 2023, arXiv 2306.11695, eq. 1).
 
     In every output row of every linear layer of the decoder blocks, the ``int(cols · (1 − ρ))``
     weights with the smallest |W_ij| · ‖X_j‖₂ are frozen (of equals the first ones); all the others,
-    and everything outside those layers, are selected. X are the layer's inputs at real tokens.
+    and everything outside those layers, are selected.
 
     Args:
-        examples: calibration data; the first 128 are used.
-        ratio: ρ.
-        rows: examples that are run together.
+        norms: ‖X_j‖₂, from :func:`cached_input_norms`.
+        ratios: several ρ.
+
+    Raises:
+        WagleError: a score is infinite or not a number; the message names the tensor.
     """
-    linears = block_linears(model)
-    norms = _input_norms(model, linears, examples[:WANDA_EXAMPLES], rows, pad_token_id)
-    mask = {name: BitMask.full(p.shape, True) for name, p in model.named_parameters()}
-    for name, module in tqdm(linears.items(), desc="wanda", unit="layer", disable=None):
-        weight = module.weight.detach()
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    masks = {r: {name: BitMask.full(shape, True) for name, shape in shapes.items()} for r in ratios}
+    for name, module in tqdm(
+        block_linears(model).items(), desc="wanda", unit="layer", disable=None
+    ):
         transposed = isinstance(module, Conv1D)  # stored (in, out)
-        score = (weight.T if transposed else weight).abs().float() * norms[name]
-        kept = _freeze_smallest(score, int(score.shape[1] * (1 - ratio)))
-        mask[name] = BitMask.from_bool((kept.T if transposed else kept).contiguous().cpu())
-    return mask
+        weight = module.weight.detach()
+        if transposed:
+            weight = weight.T
+        norm = norms.read(name).to(weight.device)
+        kept = {r: torch.empty(weight.shape, dtype=torch.bool) for r in ratios}
+        rows = max(1, _WANDA_BLOCK // weight.shape[1])
+        for start in range(0, len(weight), rows):
+            score = weight[start : start + rows].abs().float() * norm
+            if not score.isfinite().all():
+                raise WagleError(f"scores of {name} are infinite or not numbers")
+            for ratio in ratios:
+                count = int(score.shape[1] * (1 - ratio))
+                kept[ratio][start : start + rows] = _without_smallest(score, count)
+        for ratio in ratios:
+            flags = kept[ratio].T if transposed else kept[ratio]
+            masks[ratio][name] = BitMask.from_bool(flags)
+    return masks
 
 
-def _freeze_smallest(score: torch.Tensor, count: int) -> torch.Tensor:
-    """Bool of ``score``'s shape: False at each row's ``count`` smallest."""
-    order = score.argsort(dim=1, stable=True)[:, :count]
-    return torch.ones_like(score, dtype=torch.bool).scatter_(1, order, False)
+def _without_smallest(score: torch.Tensor, count: int) -> torch.Tensor:
+    """Bool of ``score``'s shape: False at each row's ``count`` smallest, of equals the first."""
+    if not count:
+        return torch.ones_like(score, dtype=torch.bool)
+    largest = score.kthvalue(count, dim=1, keepdim=True).values
+    kept, equal = score > largest, score == largest
+    due = count - (score < largest).sum(dim=1, keepdim=True)
+    return kept | (equal & (equal.cumsum(dim=1, dtype=torch.int32) > due))
+
+
+def cached_input_norms(
+    model: PreTrainedModel,
+    examples: Sequence[Encoded],
+    prefix: Path,
+    *,
+    rows: int,
+    pad_token_id: int,
+) -> TensorFile:
+    """What :func:`measure_input_norms` measures, from the cache where its fingerprint fits.
+
+    Args:
+        prefix: the file is ``{prefix}.input_norms.safetensors``.
+    """
+    return cached_tensors(
+        prefix.with_name(f"{prefix.name}.input_norms.safetensors"),
+        f"1 {model_fingerprint(model)} {examples_fingerprint(examples)}",
+        {  # a layer's number of input features
+            name: module.weight.shape[:1] if isinstance(module, Conv1D) else module.weight.shape[1:]
+            for name, module in block_linears(model).items()
+        },
+        torch.float32,
+        partial(measure_input_norms, model, examples, rows=rows, pad_token_id=pad_token_id),
+    )
 
 
 @torch.no_grad()
-def _input_norms(
+def measure_input_norms(
     model: PreTrainedModel,
-    linears: dict[str, torch.nn.Module],
     examples: Sequence[Encoded],
+    file: TensorFile,
+    *,
     rows: int,
     pad_token_id: int,
-) -> dict[str, torch.Tensor]:
-    """‖X_j‖₂ of every input feature of every layer, float32 ``(in_features,)``."""
+) -> None:
+    """‖X_j‖₂ of every input feature of every linear layer of the decoder blocks, into a file.
+
+    X are the layer's inputs at the real tokens of all examples.
+
+    Args:
+        file: one vector ``(in_features,)`` for each of :func:`block_linears`, all zeros.
+        rows: examples that are run together.
+    """
     squares: dict[str, torch.Tensor] = {}
     real: torch.Tensor
 
@@ -124,6 +176,7 @@ def _input_norms(
 
         return hook
 
+    linears = block_linears(model)
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
     was_training = model.training
     model.eval()
@@ -139,4 +192,5 @@ def _input_norms(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    return {name: square.sqrt() for name, square in squares.items()}
+    for name, square in squares.items():
+        file.write(name, square.sqrt())

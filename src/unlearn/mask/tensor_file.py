@@ -1,4 +1,4 @@
-"""A safetensors file that is written and read tensor by tensor.
+"""A safetensors file that is written and read tensor by tensor, and a cache made of such files.
 
 The safetensors library serialises a whole dict at once, which would hold every tensor twice. Sums
 of gradients are as large as the model, so here the header is written first and each tensor's bytes
@@ -11,53 +11,66 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
+import xxhash
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from src.errors import WagleError
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}
+_UNKNOWN = "0" * 32  # stands for the checksum while there is none, and while one is computed
+_BLOCK = 1 << 20  # bytes read at once: they stay in the cache until they are hashed
 
 
 class TensorFile:
-    """Named float tensors in one safetensors file; see :meth:`create` and :meth:`open`.
+    """Named float tensors in one safetensors file.
+
+    The file stays open: what is read belongs to it even if its name is given to another meanwhile.
 
     Attributes:
         path: the file.
         metadata: the header's string-to-string metadata.
+        shapes: shape of every tensor by name, in file order.
     """
 
     def __init__(self, path: Path) -> None:
         """Open an existing file.
 
         Raises:
-            WagleError: the file is truncated or is not a safetensors file.
+            WagleError: the file cannot be read, is truncated, or is no safetensors file of floats.
         """
-        self.path = path
         try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                if length > path.stat().st_size:
-                    raise ValueError("the header is longer than the file")
-                header = json.loads(file.read(length))
+            self._open(path, path.open("rb"))
+        except OSError as error:
+            raise WagleError(f"{path} cannot be read: {error.strerror}") from error
+
+    def _open(self, path: Path, file: BinaryIO) -> None:
+        self.path, self._file = path, file
+        size = os.fstat(file.fileno()).st_size
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self._data = 8 + length
+            self.shapes = {name: torch.Size(entry["shape"]) for name, entry in header.items()}
             self._entries = {
-                name: (
-                    _DTYPES[e["dtype"]],
-                    torch.Size(e["shape"]),
-                    8 + length + e["data_offsets"][0],
-                )
-                for name, e in header.items()
+                name: (_DTYPES[entry["dtype"]], self._data + entry["data_offsets"][0])
+                for name, entry in header.items()
             }
-            size = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
-        except (struct.error, ValueError, KeyError, TypeError) as error:
-            raise WagleError(f"{path} is not a usable safetensors file: {error}") from error
-        if path.stat().st_size != size:
-            raise WagleError(f"{path} has {path.stat().st_size} bytes where {size} are expected")
+            end = self._data + max((e["data_offsets"][1] for e in header.values()), default=0)
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WagleError(f"{path} is damaged or is no usable safetensors file") from error
+        if size != end:
+            raise WagleError(f"{path} is damaged: it has {size} bytes where {end} are expected")
 
     @classmethod
     def create(
@@ -67,8 +80,15 @@ class TensorFile:
         dtype: torch.dtype,
         metadata: Mapping[str, str],
     ) -> TensorFile:
-        """Make a file of zeros; the disk blocks are taken when tensors are written."""
-        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        """Make a file of zeros, to be filled and then published.
+
+        Its disk space is taken at once where the system can do so: a mapped file that runs out of
+        space later would end the process without a message.
+
+        Raises:
+            WagleError: the file cannot be made, for example for want of space.
+        """
+        header: dict[str, object] = {"__metadata__": {**metadata, "checksum": _UNKNOWN}}
         offset = 0
         for name, shape in shapes.items():
             end = offset + math.prod(shape) * dtype.itemsize
@@ -80,14 +100,21 @@ class TensorFile:
             offset = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
+        size = 8 + len(text) + offset
+        try:
+            file = path.open("w+b")
             file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + offset)
-        return cls(path)
-
-    def shapes(self) -> dict[str, torch.Size]:
-        """Names and shapes in file order."""
-        return {name: shape for name, (_, shape, _) in self._entries.items()}
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.seek(0)
+        except OSError as error:
+            raise WagleError(
+                f"{path} cannot be written: {error.strerror}; {size / 2**30:.2f} GiB are needed"
+            ) from error
+        made = cls.__new__(cls)
+        made._open(path, file)
+        return made
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor, mapped from the file for as long as it is referenced; do not write to it."""
@@ -101,14 +128,121 @@ class TensorFile:
         """Add to the stored tensor."""
         self._map(name, "r+").add_(tensor.to("cpu"))
 
-    def move_to(self, path: Path) -> None:
-        """Give the finished file its final name, atomically."""
-        os.replace(self.path, path)
+    def publish(self, path: Path) -> None:
+        """Give the finished file its checksum and, atomically, its final name.
+
+        Raises:
+            WagleError: the file cannot be read or renamed.
+        """
+        try:
+            checksum = self._checksum()
+            self._file.seek(self._header().index(_UNKNOWN.encode()))
+            self._file.write(checksum.encode())
+            self._file.flush()
+            os.replace(self.path, path)
+        except OSError as error:
+            raise WagleError(f"{path} cannot be written: {error.strerror}") from error
+        self.metadata["checksum"] = checksum
         self.path = path
 
+    def verify(self) -> None:
+        """Read all of the file and compare its checksum.
+
+        Raises:
+            WagleError: the file is damaged or cannot be read.
+        """
+        try:
+            whole = self._checksum() == self.metadata.get("checksum")
+        except OSError as error:
+            raise WagleError(f"{self.path} cannot be read: {error.strerror}") from error
+        if not whole:
+            raise WagleError(f"{self.path} is damaged: its checksum is wrong")
+
+    def _header(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read(self._data)
+
+    def _checksum(self) -> str:
+        """Covers every byte but the checksum's own."""
+        known = self.metadata.get("checksum", _UNKNOWN)
+        digest = xxhash.xxh3_128(self._header().replace(known.encode(), _UNKNOWN.encode(), 1))
+        block = memoryview(bytearray(_BLOCK))
+        with tqdm(
+            desc=f"checking {self.path.name}",
+            total=os.fstat(self._file.fileno()).st_size,
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        ) as bar:
+            while count := self._file.readinto(block):
+                digest.update(block[:count])
+                bar.update(count)
+        return digest.hexdigest()
+
     def _map(self, name: str, mode: str) -> torch.Tensor:
-        dtype, shape, offset = self._entries[name]
+        dtype, offset = self._entries[name]
+        shape = self.shapes[name]
         if math.prod(shape) == 0:
-            return torch.empty(shape)
-        array = np.memmap(self.path, dtype=dtype, mode=mode, offset=offset, shape=tuple(shape))
+            return torch.from_numpy(np.empty(shape, dtype))
+        array = np.memmap(self._file, dtype=dtype, mode=mode, offset=offset, shape=tuple(shape))
         return torch.from_numpy(array)
+
+
+def cached_tensors(
+    path: Path,
+    fingerprint: str,
+    shapes: Mapping[str, torch.Size],
+    dtype: torch.dtype,
+    fill: Callable[[TensorFile], None],
+) -> TensorFile:
+    """A file's tensors as they are stored, or, where they do not fit or are damaged, made anew.
+
+    Says which. Of several processes that want the same file, one makes it and the others wait.
+
+    Args:
+        path: final name of the file; it appears only complete.
+        fingerprint: of everything that the tensors depend on.
+        shapes, dtype: of the tensors.
+        fill: writes the tensors; those that it leaves out are zero.
+
+    Raises:
+        WagleError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"another process is using {path}: waiting for it")
+        lock.acquire()
+    try:
+        stored = _stored(path, fingerprint)
+        if stored is not None:
+            return stored
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            file = TensorFile.create(partial, shapes, dtype, {"fingerprint": fingerprint})
+            fill(file)
+            file.publish(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return file
+    finally:
+        lock.release()
+
+
+def _stored(path: Path, fingerprint: str) -> TensorFile | None:
+    """The file if it can be used; otherwise says why not."""
+    if not path.is_file():
+        return None
+    try:
+        file = TensorFile(path)
+        if file.metadata.get("fingerprint") != fingerprint:
+            tqdm.write(f"{path} was made from another model, data or settings: making it anew")
+            return None
+        file.verify()
+    except WagleError as error:
+        tqdm.write(f"{error}: making it anew")
+        return None
+    tqdm.write(f"using {path}")
+    return file

@@ -1,0 +1,34 @@
+"""Hashes of what sums and norms in the cache depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+import xxhash
+from transformers import PreTrainedModel
+
+from src.dataset.encoding import Encoded
+
+_INERT_CONFIG = {  # says where a model came from or how it is held, not what it computes
+    *("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"),
+}
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """A hash of what the model computes: its configuration, and every parameter and buffer."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _INERT_CONFIG}
+    digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu").reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def examples_fingerprint(examples: Sequence[Encoded]) -> str:
+    """A hash of every token and label: of the rows, their order, pairing, template, tokenizer."""
+    digest = xxhash.xxh3_128()
+    for example in examples:
+        digest.update(json.dumps([example.input_ids, example.labels]).encode())
+    return digest.hexdigest()
