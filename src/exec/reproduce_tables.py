@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     slots = _slots(options, len(missing))
     for note in dict.fromkeys(note for run in runs for note in run.config.notices):
         print(f"note: {note}", file=sys.stderr)
-    print(reproduction.plan(slots))
+    print(reproduction.plan(slots), flush=True)
     if missing:
         reproduction.run(_starter(options, output, slots), slots)
     table = reproduction.write()

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
+from tqdm import tqdm
+
 from src.errors import ConfigError
 from src.loggers.json_logger import MANIFEST, RESULTS, in_use
 from src.reporting.plan import PlannedRun
@@ -81,6 +83,7 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
     """
     waiting = list(runs)
     active: dict[int, tuple[PlannedRun, Job, float]] = {}
+    put_off = False
     # SIGINT is ignored by what a shell starts in the background, and children inherit that.
     handlers = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -94,6 +97,9 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
                     finished(run, None)
                 else:
                     active[slot] = run, start(run, slot), time.time()
+            if waiting and not active and not put_off:
+                put_off = True
+                tqdm.write(f"waiting for {len(waiting)} runs of other processes", sys.stderr)
             time.sleep(POLL_SECONDS)
             for slot, (run, job, since) in list(active.items()):
                 if not job.ended():

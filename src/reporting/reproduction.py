@@ -115,10 +115,13 @@ class Reproduction:
         outcomes = []
         for run in self.runs:
             known = self._known.get(run.fingerprint)
-            values = None if known is None else values_of(known)
-            folder = str(run.folder if known is None else known.folder)
-            failure = self.failures.get(run.fingerprint)
-            outcomes.append(Outcome(run.row, run.seed, folder, values, failure))
+            if known is None:
+                failure = self.failures.get(run.fingerprint)
+                outcomes.append(Outcome(run.row, run.seed, str(run.folder), failure=failure))
+            else:
+                origins = known.manifest.get("fingerprints", {})
+                about = (run.row, run.seed, str(known.folder))
+                outcomes.append(Outcome(*about, values_of(known), origins=origins))
         return outcomes
 
     def write(self) -> Table:

@@ -8,7 +8,7 @@ import itertools
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from src.reporting.plan import ORIGINAL, Row
@@ -136,6 +136,7 @@ class Outcome:
         folder: the run folder.
         values: the numbers of a finished run, see :func:`values_of`; else ``None``.
         failure: why it failed; ``None`` where it did not, or has not been tried.
+        origins: fingerprints of what a finished run was made from: the model, the data.
     """
 
     row: Row
@@ -143,6 +144,7 @@ class Outcome:
     folder: str
     values: Mapping[str, float] | None = None
     failure: str | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -183,11 +185,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines in order, and the reasons of failures, numbered from 1."""
+    """Lines in order, and the reasons of failures, numbered from 1.
+
+    Attributes:
+        warnings: why the numbers must not be compared with one another; empty if all is well.
+    """
 
     form: Form
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def pending(self) -> int:
@@ -205,6 +212,7 @@ def summarize(numbers: Sequence[float]) -> Statistic | None:
 
 def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
     """Put runs together by row; rows keep the order in which they come first."""
+    outcomes = list(outcomes)
     by_row: dict[Row, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
@@ -220,7 +228,15 @@ def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
                 notes.append(f"{row.name}{seed}: {outcome.failure}")
                 numbers.append(len(notes))
         lines.append(Line(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers)))
-    return Table(form, tuple(lines), tuple(notes))
+    return Table(form, tuple(lines), tuple(notes), tuple(_warnings(outcomes)))
+
+
+def _warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """A model made anew under its old name leaves the configurations as they were."""
+    for what, name in {"model": "models", "forget": "forget sets", "retain": "retain sets"}.items():
+        count = len({o.origins[what] for o in outcomes if what in o.origins})
+        if count > 1:
+            yield f"the runs were made from {count} different {name}; use another -o for each"
 
 
 def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Statistic | None]:
@@ -271,6 +287,7 @@ def to_markdown(table: Table, command: str) -> str:
     pipes = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     notes = [f"{number}. {note}" for number, note in enumerate(table.notes, start=1)]
     parts = [f"{form.caption}. {_explanation(table)}", "\n".join(pipes)]
+    parts += [f"Not comparable: {warning}." for warning in table.warnings]
     parts += ["Failed:\n\n" + "\n".join(notes)] if notes else []
     return "\n\n".join([*parts, f"Made by `{command}`"]) + "\n"
 
@@ -298,8 +315,9 @@ def to_latex(table: Table, label: str) -> str:
             leading = [escape(text) for text in (*_leads(form, line.row), _seeds(line))]
             lines.append(" & ".join([*leading, *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
+    if table.notes or table.warnings:
         lines += ["", r"\smallskip\footnotesize\raggedright"]
+        lines += [rf"Not comparable: {escape(warning)}.\par" for warning in table.warnings]
         for number, note in enumerate(table.notes, start=1):
             lines.append(rf"[{number}] {escape(note)}\par")
     return "\n".join([*lines, r"\end{table}"]) + "\n"
