@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy.stats import ks_2samp
 
 from src.dataset.templates import TEMPLATES
 from src.errors import ConfigError
-from src.metrics.membership import attack_aucs, min_k_score, min_k_scores
+from src.metrics.membership import attack_aucs
 from src.metrics.sentence import closest_candidates
 from src.metrics.tofu import MAX_TOTAL_LENGTH, evaluate_tofu, summarize_tofu, tofu_subsets
 from tests.conftest import make_model
@@ -61,6 +62,11 @@ def model():
     return make_model(seed=4)
 
 
+@pytest.fixture(scope="module")
+def corrected(model, tokenizer):
+    return evaluate(model, tokenizer, "corrected")
+
+
 def evaluate(model, tokenizer, protocol, **options):
     return evaluate_tofu(
         model,
@@ -103,8 +109,10 @@ def greedy(model, tokenizer, question, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["corrected", "published"])
-def test_every_row_follows_its_definition(model, tokenizer, protocol):
-    result = evaluate(model, tokenizer, protocol)
+def test_every_row_follows_its_definition(model, tokenizer, corrected, protocol):
+    result = corrected
+    if protocol == "published":
+        result = evaluate(model, tokenizer, protocol)
     rouge = RougeScorer(["rougeL"], use_stemmer=True)
     for name, sources in SETS.items():
         for source, row in zip(sources, result[name]["rows"], strict=True):
@@ -137,43 +145,84 @@ def test_every_row_follows_its_definition(model, tokenizer, protocol):
     assert result["Forget Quality"] == pytest.approx(ks_2samp(*ratios).pvalue)
 
 
-def test_membership_inference_reads_the_whole_text(model, tokenizer):
-    result = evaluate(model, tokenizer, "corrected")
-    scores = {}
+def test_membership_inference_reads_the_whole_text(model, tokenizer, corrected):
+    result = corrected
     for name in ("forget", "retain"):
-        texts = [
-            TEMPLATE.question(row["question"]) + TEMPLATE.answer_start + row["answer"]
-            for row in SETS[name]
-        ]
-        scores[name] = [
-            min_k_scores(np.array(all_log_probs(model, tokenizer, text))) for text in texts
-        ]
-        for row, expected in zip(result[name]["rows"], scores[name], strict=True):
+        for source, row in zip(SETS[name], result[name]["rows"], strict=True):
+            text = TEMPLATE.question(source["question"]) + TEMPLATE.answer_start + source["answer"]
+            lowest = np.sort(all_log_probs(model, tokenizer, text))
+            expected = {
+                f"Min_{k}.0% Prob": -lowest[: max(1, k * len(lowest) // 100)].mean()
+                for k in (10, 20, 30, 40, 50, 60)
+            }
             assert row["MIA"] == pytest.approx(expected, rel=1e-4)
-    assert result["MIA"] == pytest.approx(attack_aucs(scores["forget"], scores["retain"]))
-    assert next(iter(result["MIA"])) == "Min_10.0% Prob"
-    assert len(result["MIA"]) == 6
+    rows = [[row["MIA"] for row in result[name]["rows"]] for name in ("forget", "retain")]
+    assert result["MIA"] == pytest.approx(attack_aucs(*rows))
+    assert list(result["MIA"]) == [f"Min_{k}.0% Prob" for k in (10, 20, 30, 40, 50, 60)]
+
+
+def test_more_attacks_on_request(model, tokenizer):
+    asked = []
+
+    def reference_losses(texts):
+        asked.extend(texts)
+        return [0.5 * index for index in range(len(texts))]
+
+    result = evaluate(
+        model,
+        tokenizer,
+        "corrected",
+        limit=2,
+        attacks=["loss", "zlib", "min_k++", "reference"],
+        reference_losses=reference_losses,
+    )
+    rows = [*result["forget"]["rows"], *result["retain"]["rows"]]
+    sources = [*SETS["forget"][:2], *SETS["retain"][:2]]
+    for index, (source, row) in enumerate(zip(sources, rows, strict=True)):
+        text = TEMPLATE.question(source["question"]) + TEMPLATE.answer_start + source["answer"]
+        assert asked[index] == text
+        log_probs = all_log_probs(model, tokenizer, text)
+        loss = -np.mean(log_probs)
+        assert row["MIA"]["LOSS"] == pytest.approx(loss, rel=1e-4)
+        size = len(zlib.compress(text.encode()))
+        assert row["MIA"]["zlib"] == pytest.approx(loss / size, rel=1e-4)
+        assert row["MIA"]["reference"] == pytest.approx(loss - 0.5 * index, rel=1e-3)
+        standardized = np.sort(standardize_densely(model, tokenizer, text))
+        lowest = standardized[: max(1, len(standardized) // 5)]
+        assert row["MIA"]["Min++_20.0% Prob"] == pytest.approx(-lowest.mean(), rel=1e-3)
+    assert set(result["MIA"]) == set(rows[0]["MIA"])
+    assert len(result["MIA"]) == 6 + 3 + 6
+
+
+@torch.no_grad()
+def standardize_densely(model, tokenizer, text):
+    """Zhang et al. 2024, equation 3, as written there, in float64."""
+    ids = torch.tensor(tokenizer(text).input_ids)
+    log_probs = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
+    probs = log_probs.exp()
+    mean = (probs * log_probs).sum(-1)
+    variance = (probs * log_probs.square()).sum(-1) - mean.square()
+    chosen = log_probs.gather(1, ids[1:, None])[:, 0]
+    return ((chosen - mean) / variance.sqrt()).numpy()
+
+
+def test_memorisation_of_answers(model, tokenizer, corrected):
+    rows = corrected["forget"]["rows"]
+    for source, row in zip(SETS["forget"], rows, strict=True):
+        prompt = TEMPLATE.question(source["question"])
+        ids = tokenizer(prompt + TEMPLATE.answer_start + source["answer"]).input_ids
+        start = len(tokenizer(prompt).input_ids)
+        with torch.no_grad():
+            chosen = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        right = [chosen[t - 1] == ids[t] for t in range(start, len(ids))]
+        assert row["exact_memorization"] == pytest.approx(np.mean(right))
+        assert row["extraction_strength"] <= row["exact_memorization"]
 
 
 def test_limit_takes_the_first_rows(model, tokenizer):
     result = evaluate(model, tokenizer, "corrected", limit=2)
     assert [len(result[name]["rows"]) for name in SETS] == [2, 2, 2, 2]
     assert result["forget"]["rows"][1]["question"] == SETS["forget"][1]["question"]
-
-
-def test_min_k_by_hand():
-    log_probs = np.array([-1.0, -4.0, -2.0, -8.0, -0.5])
-    assert min_k_score(log_probs, 40) == 6.0  # int(0.4 · 5) = 2 tokens: −8 and −4
-    assert min_k_score(log_probs, 10) == 8.0  # at least one
-    # of a hundred tokens, twenty-nine are 29 %, whatever 0.29 · 100 is in floating point
-    assert min_k_score(-np.arange(100.0), 29) == np.arange(71, 100).mean()
-
-
-def test_auc_by_hand():
-    forget = [{"a": 3.0, "b": 0.0}, {"a": 1.0, "b": 1.0}]
-    retain = [{"a": 2.0, "b": 2.0}, {"a": 0.5, "b": 3.0}]
-    # of the four pairs, forget has the higher "a" in (3, 2), (3, 0.5), (1, 0.5)
-    assert attack_aucs(forget, retain) == {"a": 0.75, "b": 0.0}
 
 
 def test_closest_candidate_by_hand():

@@ -10,12 +10,64 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from src.dataset.encoding import tokenize
+from src.dataset.templates import Template
 from src.metrics.likelihood import evaluating
 
 SPARE_COLUMNS = 64  # how far the cache's buffers reach beyond the tokens they hold
+
+
+def answer_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    questions: Sequence[str],
+    *,
+    max_total_length: int,
+    batch_size: int,
+    description: str,
+    published: bool = False,
+) -> list[str]:
+    """Greedy answers to questions put in the template, each until EOS or the length limit.
+
+    Args:
+        max_total_length: tokens of prompt and answer together.
+        published: as in the published TOFU evaluation, the prompt lacks the answer start, and the
+            first generated token is lost.
+
+    Returns:
+        The answers without special tokens and without white space around them; where the prompt
+        leaves no room, an empty one.
+    """
+
+    def prompt(question: str) -> list[int]:
+        text = template.question(question)
+        if not published:
+            # A trailing space belongs to the answer's first token in every tokenizer with
+            # word-initial pieces; alone it would be a token that training never saw there.
+            text = (text + template.answer_start).rstrip(" ")
+        return tokenize(tokenizer, text, max_total_length)
+
+    generated = generate_greedy(
+        model,
+        [prompt(question) for question in questions],
+        eos_token_ids=_end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        max_total_length=max_total_length,
+        batch_size=batch_size,
+        description=description,
+    )
+    answers = [tokens[1:] if published else tokens for tokens in generated]
+    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
 
 
 def generate_greedy(

@@ -1,4 +1,4 @@
-"""Log-probabilities of labelled tokens: batched, shared prompts read once, no wide logits."""
+"""How likely labelled tokens are: batched, shared prompts read once, no wide logits."""
 
 from __future__ import annotations
 
@@ -174,6 +174,28 @@ def _reads_branches(
     return bool((together - apart).abs().max() <= tolerance)
 
 
+@dataclass(frozen=True)
+class TokenScores:
+    """The labelled tokens of one sequence, each given everything before it.
+
+    Attributes:
+        log_probs: in nats, float32 ``(labelled tokens,)``.
+        is_greedy: whether the token is the most likely one, bool ``(labelled tokens,)``.
+        standardized: log-probability minus its expectation under the model's own distribution over
+            the vocabulary, in standard deviations, float32 ``(labelled tokens,)``; empty unless
+            asked for.
+    """
+
+    log_probs: np.ndarray
+    is_greedy: np.ndarray
+    standardized: np.ndarray
+
+    def last(self, count: int) -> TokenScores:
+        """Those of the last ``count`` tokens."""
+        columns = (self.log_probs, self.is_greedy, self.standardized)
+        return TokenScores(*(column[max(len(column) - count, 0) :] for column in columns))
+
+
 def token_log_probs(
     model: PreTrainedModel,
     sequences: Sequence[Encoded],
@@ -183,7 +205,29 @@ def token_log_probs(
     description: str,
     logits_chunk: int = LOGITS_CHUNK,
 ) -> list[np.ndarray]:
-    """Log-probability of every labelled token given everything before it.
+    """The ``log_probs`` of :func:`score_tokens`."""
+    scores = score_tokens(
+        model,
+        sequences,
+        batch_size=batch_size,
+        pad_token_id=pad_token_id,
+        description=description,
+        logits_chunk=logits_chunk,
+    )
+    return [score.log_probs for score in scores]
+
+
+def score_tokens(
+    model: PreTrainedModel,
+    sequences: Sequence[Encoded],
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    description: str,
+    standardize: bool = False,
+    logits_chunk: int = LOGITS_CHUNK,
+) -> list[TokenScores]:
+    """How likely every labelled token is given everything before it.
 
     Sequences whose unlabelled beginnings are equal (the answers to one question) are read in one
     row, that beginning once, with a mask that hides them from each other, where the architecture
@@ -193,15 +237,16 @@ def token_log_probs(
 
     Args:
         batch_size: the most sequences in a forward pass.
+        standardize: whether ``standardized`` is filled in.
 
     Returns:
-        For each sequence, in the order given, float32 ``(labelled tokens,)``. The first token of a
-        sequence is never predicted.
+        For each sequence, in the order given. The first token of a sequence is never predicted, and
+        so has no scores.
 
     Raises:
         WagleError: the model's output is not finite.
     """
-    results: list[np.ndarray] = [np.empty(0, np.float32)] * len(sequences)
+    results: list[TokenScores] = [_as_scores(torch.empty(0, 2 + standardize))] * len(sequences)
     with (
         evaluating(model),
         tqdm(total=len(sequences), desc=description, unit="row", disable=None) as bar,
@@ -214,24 +259,37 @@ def token_log_probs(
         limits = [CPU_TOKENS] if model.device.type == "cpu" else []
         limits += [] if split else [logits_chunk]
         for batch in _batches(rows, batch_size, min(limits, default=None)):
-            log_probs = _score(model, batch, split, pad_token_id, logits_chunk)
-            if not log_probs.isfinite().all():
+            scores = _score(model, batch, split, pad_token_id, logits_chunk, standardize)
+            if not scores.isfinite().all():
                 raise WagleError(
                     f"{description}: the model gives probabilities that are not numbers; its "
                     "weights have probably diverged in training (try a lower learning rate)"
                 )
             counts = [count for row in batch for count in row.counts]
-            parts = log_probs.split([length for _, length in counts])
+            parts = scores.split([length for _, length in counts])
             for (index, _), values in zip(counts, parts, strict=True):
-                results[index] = values.numpy()
+                results[index] = _as_scores(values)
             bar.update(len(counts))
     return results
 
 
+def _as_scores(columns: torch.Tensor) -> TokenScores:
+    """From the rows of :func:`_measure`, on the CPU."""
+    log_probs, is_greedy, *standardized = columns.numpy().T
+    return TokenScores(
+        log_probs, is_greedy.astype(bool), standardized[0] if standardized else log_probs[:0]
+    )
+
+
 def _score(
-    model: PreTrainedModel, rows: Sequence[_Row], split: bool, pad_token_id: int, chunk: int
+    model: PreTrainedModel,
+    rows: Sequence[_Row],
+    split: bool,
+    pad_token_id: int,
+    chunk: int,
+    standardize: bool,
 ) -> torch.Tensor:
-    """Log-probabilities of all targets of the rows, one after another, float32 on the CPU."""
+    """:func:`_measure` of all targets of the rows, one after another, on the CPU."""
     inputs = _inputs(rows, pad_token_id, model)
     if split:
         states, head = model.base_model(**inputs).last_hidden_state, model.get_output_embeddings()
@@ -239,21 +297,34 @@ def _score(
         states, head = model(**inputs).logits, torch.nn.Identity()
     places = [(number, column) for number, row in enumerate(rows) for column in row.sources]
     if not places:
-        return torch.empty(0)
+        return torch.empty(0, 2 + standardize)
     states = states[tuple(torch.tensor(places, device=states.device).T)]
     targets = torch.tensor([t for row in rows for t in row.targets], device=states.device)
     return torch.cat(
         [
-            _log_probs(head(part), target)
+            _measure(head(part), target, standardize)
             for part, target in zip(states.split(chunk), targets.split(chunk), strict=True)
         ]
     ).cpu()
 
 
-def _log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """``(M, V)`` logits and ``(M,)`` tokens to float32 ``(M,)``."""
+def _measure(logits: torch.Tensor, targets: torch.Tensor, standardize: bool) -> torch.Tensor:
+    """``(M, V)`` logits and ``(M,)`` tokens to float32 ``(M, 2)``, or ``(M, 3)``.
+
+    The columns are those of :class:`TokenScores`.
+    """
     logits = logits.float()
-    return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+    log_total = logits.logsumexp(dim=1)
+    log_probs = logits.gather(1, targets[:, None]).squeeze(1) - log_total
+    columns = [log_probs, (logits.argmax(dim=1) == targets).float()]
+    if standardize:
+        spread = logits - log_total[:, None]
+        probs = spread.exp()
+        mean = torch.linalg.vecdot(probs, spread)
+        variance = torch.linalg.vecdot(probs, spread.sub_(mean[:, None]).square_())
+        smallest = torch.finfo(variance.dtype).tiny  # a uniform distribution has no spread
+        columns.append((log_probs - mean) / variance.clamp_min(smallest).sqrt())
+    return torch.stack(columns, dim=1)
 
 
 def _batches(rows: Sequence[_Row], most: int, tokens: int | None) -> Iterator[list[_Row]]:

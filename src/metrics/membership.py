@@ -6,31 +6,60 @@ tells how well the scores set forget rows apart from retain rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from src.metrics.likelihood import TokenScores
+
 MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)
 
 
-def min_k_score(log_probs: np.ndarray, percent: int) -> float:
-    """Min-k% (Shi et al. 2024, arXiv 2310.16789): −mean of the lowest k % token log-probabilities.
+def lowest_mean(values: np.ndarray, percent: int) -> float:
+    """Mean of the lowest ``percent`` % of the values.
 
-    ``int(k · T)`` of T tokens count, and at least one: in shorter texts the published code divides
+    ``int(k · T)`` of T values count, and at least one: in shorter texts the published code divides
     by zero.
     """
-    count = max(1, percent * len(log_probs) // 100)
-    return -float(np.sort(log_probs)[:count].mean(dtype=np.float64))
+    count = max(1, percent * len(values) // 100)
+    return float(np.sort(values)[:count].mean(dtype=np.float64))
 
 
-def min_k_scores(log_probs: np.ndarray) -> dict[str, float]:
-    """Min-k% at each k of ``MIN_K_PERCENT``.
+def attack_scores(
+    text: str,
+    tokens: TokenScores,
+    attacks: Collection[str] = (),
+    reference_loss: float | None = None,
+) -> dict[str, float]:
+    """The scores of one text by the names of the attacks.
 
     Args:
-        log_probs: of all tokens of a text but the first.
+        tokens: of all tokens of the text but the first; ``standardized`` for min_k++.
+        attacks: what to compute beside Min-k% (Shi et al. 2024, arXiv 2310.16789: −mean of the
+            lowest k % log-probabilities).
+
+            - loss: token-mean negative log-likelihood (Yeom et al. 2018, arXiv 1709.01604).
+            - zlib: that per byte of the zlib-compressed text (Carlini et al. 2021,
+              arXiv 2012.07805).
+            - min_k++: Min-k% of standardised log-probabilities (Zhang et al. 2024,
+              arXiv 2404.02936, equation 3).
+            - reference: loss minus that of a reference model (Carlini et al. 2021).
+        reference_loss: of the reference model, for that attack.
     """
-    return {f"Min_{k:.1f}% Prob": min_k_score(log_probs, k) for k in MIN_K_PERCENT}
+    loss = -float(tokens.log_probs.mean(dtype=np.float64))
+    scores = {f"Min_{k:.1f}% Prob": -lowest_mean(tokens.log_probs, k) for k in MIN_K_PERCENT}
+    if "loss" in attacks:
+        scores["LOSS"] = loss
+    if "zlib" in attacks:
+        scores["zlib"] = loss / len(zlib.compress(text.encode()))
+    if "min_k++" in attacks:
+        for k in MIN_K_PERCENT:
+            scores[f"Min++_{k:.1f}% Prob"] = -lowest_mean(tokens.standardized, k)
+    if "reference" in attacks:
+        scores["reference"] = loss - reference_loss
+    return scores
 
 
 def attack_aucs(

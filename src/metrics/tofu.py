@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,13 @@ from scipy.stats import ks_2samp
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.dataset.encoding import IGNORED, Encoded, encode_answer, tokenize
+from src.dataset.encoding import IGNORED, Encoded, encode_answer
 from src.dataset.templates import Template
 from src.errors import ConfigError
-from src.metrics.generation import generate_greedy
-from src.metrics.likelihood import token_log_probs
-from src.metrics.membership import attack_aucs, min_k_scores
+from src.metrics.generation import answer_questions
+from src.metrics.likelihood import TokenScores, score_tokens
+from src.metrics.membership import attack_aucs, attack_scores
+from src.metrics.memorization import exact_memorization, extraction_strength
 from src.metrics.sentence import closest_candidates
 from src.metrics.text import rouge_l_recall
 
@@ -25,6 +26,10 @@ MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together
 MAX_TEXT_LENGTH = 512
 AUTHOR_SETS = ("forget", "retain")
 FACT_SETS = ("real_author", "world_fact")
+MEANS = (
+    *("truth_ratio", "truth_prob", "rougeL_score", "acc"),
+    *("exact_memorization", "extraction_strength"),
+)
 
 
 def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
@@ -58,17 +63,18 @@ def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
 class _Row:
     """One question and what the model says to it.
 
-    ``answer``, ``paraphrase`` and ``perturbed`` are log-probabilities of answer tokens; ``text``
-    (authors only) those of all tokens of the question with its answer.
+    ``answer``, ``paraphrase`` and ``perturbed`` are scores of answer tokens; ``whole`` are those of
+    all tokens of ``text``, the question with its answer (of facts, the answer's alone).
     """
 
     source: Mapping[str, Any]
     is_author: bool
-    answer_tokens: int = 0
-    text: np.ndarray = field(default_factory=lambda: np.empty(0))
-    answer: np.ndarray = field(default_factory=lambda: np.empty(0))
-    paraphrase: np.ndarray = field(default_factory=lambda: np.empty(0))
-    perturbed: list[np.ndarray] = field(default_factory=list)
+    text: str
+    answer: TokenScores | None = None
+    whole: TokenScores | None = None
+    paraphrase: TokenScores | None = None
+    perturbed: list[TokenScores] = field(default_factory=list)
+    reference_loss: float | None = None
     generated: str = ""
     generated_paraphrase: str | None = None
 
@@ -87,6 +93,8 @@ def evaluate_tofu(
     protocol: str,
     batch_size: int,
     limit: int | None = None,
+    attacks: Collection[str] = (),
+    reference_losses: Callable[[Sequence[str]], Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate on the sets ``forget``, ``retain``, ``real_author`` and ``world_fact``.
 
@@ -98,22 +106,34 @@ def evaluate_tofu(
             counts; ``published``: the prompt is the question part alone, and the first generated
             token is lost.
         limit: the first rows of each set only.
+        attacks: membership inference beside Min-k%, as in
+            :func:`src.metrics.membership.attack_scores`.
+        reference_losses: token-mean losses of texts under the reference model, for that attack.
 
     Returns:
-        The content of ``tofu.json``: per set the means of truth_ratio, truth_prob, rougeL_score and
-        acc, and per row these values with the generated answers, and the token-mean losses and
-        membership scores that they come from; "Forget Quality"; "MIA".
+        The content of ``tofu.json``: per set the means of ``MEANS``, and per row these values with
+        the generated answers, and the token-mean losses and membership scores that they come from;
+        "Forget Quality"; "MIA".
     """
+
+    def text(source: Mapping[str, Any]) -> str:
+        return template.question(source["question"]) + template.answer_start + source["answer"]
+
     rows = {
-        name: [_Row(source, name in AUTHOR_SETS) for source in list(sets[name])[:limit]]
+        name: [_Row(s, name in AUTHOR_SETS, text(s)) for s in list(sets[name])[:limit]]
         for name in (*AUTHOR_SETS, *FACT_SETS)
     }
     everything = [row for group in rows.values() for row in group]
-    _score(model, tokenizer, template, everything, batch_size)
+    authors = [row for row in everything if row.is_author]
+    _score(model, tokenizer, template, everything, batch_size, standardize="min_k++" in attacks)
+    if "reference" in attacks:
+        losses = reference_losses([row.text for row in authors])
+        for row, loss in zip(authors, losses, strict=True):
+            row.reference_loss = loss
     _generate(model, tokenizer, template, everything, protocol, batch_size)
     result: dict[str, Any] = {"protocol": protocol}
     for name, group in rows.items():
-        result[name] = _summarize_set(group, encoder)
+        result[name] = _summarize_set(group, encoder, attacks)
     result["Forget Quality"] = float(
         ks_2samp(*(_column(result, name, "truth_ratio") for name in AUTHOR_SETS)).pvalue
     )
@@ -131,8 +151,9 @@ def _score(
     template: Template,
     rows: Sequence[_Row],
     batch_size: int,
+    standardize: bool,
 ) -> None:
-    """Fill in the log-probabilities."""
+    """Fill in the scores of tokens."""
 
     def encode(question: str, answer: str) -> Encoded:
         return encode_answer(
@@ -140,33 +161,32 @@ def _score(
         )
 
     sequences: list[Encoded] = []
+    answer_lengths = []
     for row in rows:
         source = row.source
         answer = encode(source["question"], source["answer"])
+        answer_lengths.append(sum(label != IGNORED for label in answer.labels))
         if row.is_author:
             # Membership inference reads every token of the text; the answer's are the last of them.
-            row.answer_tokens = sum(label != IGNORED for label in answer.labels)
             sequences.append(Encoded(answer.input_ids, list(answer.input_ids)))
             sequences.append(encode(row.perturbed_question, source["paraphrased_answer"]))
         else:
             sequences.append(answer)
         sequences += [encode(row.perturbed_question, p) for p in source["perturbed_answer"]]
     scored = iter(
-        token_log_probs(
+        score_tokens(
             model,
             sequences,
             batch_size=batch_size,
             pad_token_id=tokenizer.pad_token_id,
             description="scoring answers",
+            standardize=standardize,
         )
     )
-    for row in rows:
-        if row.is_author:
-            row.text = next(scored)
-            row.answer = row.text[-row.answer_tokens :]
-            row.paraphrase = next(scored)
-        else:
-            row.answer = row.paraphrase = next(scored)
+    for row, answer_length in zip(rows, answer_lengths, strict=True):
+        row.whole = next(scored)
+        row.answer = row.whole.last(answer_length)
+        row.paraphrase = next(scored) if row.is_author else row.answer
         row.perturbed = [next(scored) for _ in row.source["perturbed_answer"]]
 
 
@@ -179,48 +199,31 @@ def _generate(
     batch_size: int,
 ) -> None:
     """Fill in the greedy answers."""
-
-    def prompt(question: str) -> list[int]:
-        text = template.question(question)
-        if protocol == "corrected":
-            # A trailing space belongs to the answer's first token in every tokenizer with
-            # word-initial pieces; alone it would be a token that training never saw there.
-            text = (text + template.answer_start).rstrip(" ")
-        return tokenize(tokenizer, text, MAX_TEXT_LENGTH)
-
-    prompts = [prompt(row.source["question"]) for row in rows]
-    author_rows = [row for row in rows if row.is_author]
-    prompts += [prompt(row.perturbed_question) for row in author_rows]
-    generated = generate_greedy(
+    authors = [row for row in rows if row.is_author]
+    texts = answer_questions(
         model,
-        prompts,
-        eos_token_ids=_end_tokens(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
+        tokenizer,
+        template,
+        [row.source["question"] for row in rows] + [row.perturbed_question for row in authors],
         max_total_length=MAX_TOTAL_LENGTH,
         batch_size=batch_size,
         description="answering questions",
+        published=protocol == "published",
     )
-    if protocol == "published":
-        generated = [tokens[1:] for tokens in generated]
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
     for row, text in zip(rows, texts, strict=False):
-        row.generated = text.strip()
-    for row, text in zip(author_rows, texts[len(rows) :], strict=True):
-        row.generated_paraphrase = text.strip()
+        row.generated = text
+    for row, text in zip(authors, texts[len(rows) :], strict=True):
+        row.generated_paraphrase = text
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
-
-
-def _loss(log_probs: np.ndarray) -> float:
+def _loss(tokens: TokenScores) -> float:
     """Token-mean negative log-likelihood."""
-    return -float(log_probs.mean(dtype=np.float64))
+    return -float(tokens.log_probs.mean(dtype=np.float64))
 
 
-def _summarize_set(rows: Sequence[_Row], encoder: SentenceTransformer) -> dict[str, Any]:
+def _summarize_set(
+    rows: Sequence[_Row], encoder: SentenceTransformer, attacks: Collection[str]
+) -> dict[str, Any]:
     accuracies = _accuracies(rows, encoder)
     documents = []
     for row, acc in zip(rows, accuracies, strict=True):
@@ -234,25 +237,24 @@ def _summarize_set(rows: Sequence[_Row], encoder: SentenceTransformer) -> dict[s
             "truth_prob": float(np.exp(-_loss(row.answer))),
             "rougeL_score": rouge_l_recall(row.source["answer"], row.generated),
             "acc": acc,
+            "exact_memorization": exact_memorization(row.answer.is_greedy),
+            "extraction_strength": extraction_strength(row.answer.is_greedy),
             "loss": {
                 "answer": _loss(row.answer),
                 "paraphrase": _loss(row.paraphrase),
                 "perturbed": perturbed,
             },
             "tokens": {
-                "answer": len(row.answer),
-                "paraphrase": len(row.paraphrase),
-                "perturbed": [len(p) for p in row.perturbed],
+                "answer": len(row.answer.log_probs),
+                "paraphrase": len(row.paraphrase.log_probs),
+                "perturbed": [len(p.log_probs) for p in row.perturbed],
             },
         }
         if row.is_author:
             document["generated_paraphrase"] = row.generated_paraphrase
-            document["MIA"] = min_k_scores(row.text)
+            document["MIA"] = attack_scores(row.text, row.whole, attacks, row.reference_loss)
         documents.append(document)
-    means = {
-        key: statistics.fmean(document[key] for document in documents)
-        for key in ("truth_ratio", "truth_prob", "rougeL_score", "acc")
-    }
+    means = {key: statistics.fmean(document[key] for document in documents) for key in MEANS}
     return {**means, "rows": documents}
 
 
