@@ -53,7 +53,7 @@ INK = "#262626"
 """Colour of all text, axes and ticks. The report turns it light on a dark page."""
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 _HEAT_MAP = "cividis"  # even steps of lightness for every colour vision
 _STYLE = {
@@ -190,24 +190,27 @@ def draw_tradeoff(
     their sample standard deviations as error bars. Colours are methods, markers are masks.
 
     Args:
-        runs: (method, mask, flat results) of each run, like ("GradDiff", "WAGLE", …).
+        runs: (method, mask, flat results) of each run, like ("GradDiff", "WAGLE", …); the mask of
+            the model before unlearning is empty, and its marker a star.
         x, y: keys of the results, for example ``UE FQ`` (forget quality).
         width: in inches.
     """
     groups: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for method, mask, results in runs:
         groups.setdefault((method, mask), []).append(results)
-    methods, masks = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
+    methods = list(dict.fromkeys(method for method, _ in groups))
+    masks = list(dict.fromkeys(mask for _, mask in groups if mask))
     figure = Figure(figsize=(width, 2.6 + 0.13 * (len(methods) + len(masks)) / 2))
     axes = figure.subplots()
     for (method, mask), results in groups.items():
         across, up = (_Spread.of([r[key] for r in results]) for key in (x, y))
         colour = _COLOURS[methods.index(method) % len(_COLOURS)]
-        marker = _MARKERS[masks.index(mask) % len(_MARKERS)]
+        marker = _MARKERS[masks.index(mask) % len(_MARKERS)] if mask else "*"
+        size = 36 if mask else 80
         bars = {"xerr": _bars([across]), "yerr": _bars([up])}
         axes.errorbar(across.mean, up.mean, **bars, fmt="none", color=colour, elinewidth=0.8)
         axes.scatter(
-            *(across.mean, up.mean), s=36, color=colour, marker=marker, edgecolor="white", lw=0.4
+            *(across.mean, up.mean), s=size, color=colour, marker=marker, edgecolor="white", lw=0.4
         )
     axes.margins(0.12)
     axes.set_xlabel(f"utility, {x} (larger is better)")
@@ -391,8 +394,8 @@ def _heat_map_cells(
         cmap=_HEAT_MAP,
         vmin=low,
         vmax=high,
-        edgecolor="white",
-        linewidth=0.3,
+        edgecolor="face",
+        linewidth=0.1,  # closes the hairlines that PDF viewers show between cells
     )
     axes.invert_yaxis()
     slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}

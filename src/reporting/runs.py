@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from src.config import METHOD_ALIASES
 from src.errors import WagleError
 from src.loggers.json_logger import CONFIG, MANIFEST, RESULTS, TRAINING_LOG
+from src.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
 
-ORIGINAL = "origin"
-"""The method of a run that evaluates the model as it was before unlearning."""
+_METHOD_NAMES = {"origin": ORIGINAL, **{name: alias for alias, name in METHOD_ALIASES.items()}}
+_MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,28 @@ class Run:
     results: Mapping[str, Any]
     manifest: Mapping[str, Any]
     log: Sequence[Mapping[str, float]]
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it evaluates the model as it was before unlearning."""
+        return self.method == ORIGINAL
+
+    @property
+    def method(self) -> str:
+        """The unlearning method as papers name it, like ``GradDiff``."""
+        method = self.results["method"]
+        return _METHOD_NAMES.get(method, method)
+
+    @property
+    def mask(self) -> str:
+        """What chose the weights, as papers name it, like ``WAGLE``; empty for the original."""
+        if self.is_original:
+            return ""
+        if self.config["unlearn.use_lora"]:
+            return LORA
+        if self.config["unlearn.mask_path"] is None:
+            return DENSE
+        return _MASK_NAMES[self.config["unlearn.score_type"]]
 
     @property
     def trained(self) -> bool:
@@ -73,6 +98,38 @@ def read_run(folder: Path, title: str | None = None) -> Run:
         manifest=manifest,
         log=_read(log) if log.is_file() else [],
     )
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read finished runs and title each by its method and mask, and by what else sets them apart.
+
+    Raises:
+        WagleError: as :func:`read_run`.
+    """
+    runs = [read_run(folder) for folder in folders]
+    titles = [_title(run) for run in runs]
+    for detail in (_ratio, _seed, lambda run: str(run.folder)):
+        details = [detail(run) for run in runs]
+        found = defaultdict(set)
+        for title, text in zip(titles, details, strict=True):
+            found[title].add(text)
+        titles = [
+            f"{title}, {text}" if len(found[title]) > 1 else title
+            for title, text in zip(titles, details, strict=True)
+        ]
+    return [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
+
+
+def _title(run: Run) -> str:
+    return f"{run.method}+{run.mask}" if run.mask not in ("", DENSE) else run.method
+
+
+def _ratio(run: Run) -> str:
+    return f"ρ = {run.results['density']:.4g}"
+
+
+def _seed(run: Run) -> str:
+    return f"seed {run.results['seed']}"
 
 
 def _read(path: Path) -> Any:
