@@ -31,7 +31,8 @@ def main(argv: Sequence[str]) -> int:
     from src.loggers import JsonLogger
     from src.model.fine_tuning import fine_tune_from_config
     from src.model.unlearn import Unlearn
-    from src.reporting.comparison import comparison_table, draw_comparison
+    from src.reporting.comparison import comparison_table, save_figures
+    from src.reporting.page import write_report
     from src.reporting.runs import read_run
 
     config = load_config(
@@ -50,7 +51,9 @@ def main(argv: Sequence[str]) -> int:
         Unlearn(config, JsonLogger(folder)).run()
         runs.append(read_run(folder, name))
     comparison_table(runs, RESULTS / "table.md")
-    draw_comparison(runs, RESULTS / "comparison.png")
+    save_figures(runs, RESULTS / "figures")
+    write_report(runs, RESULTS / "report.html")
+    print(f"report: {RESULTS / 'report.html'}")
     return 0
 
 

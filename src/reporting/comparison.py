@@ -1,18 +1,15 @@
-"""Several runs side by side: as a table, and as a picture."""
+"""Several runs side by side: as a table, and as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from rich.console import Console
 from rich.table import Table
 
+from src.reporting.figures import draw_tradeoff, draw_training, write_figure
 from src.reporting.runs import Run
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 _SHORT = {"real authors": "RA", "world facts": "WF", "retain": "retain"}
 
@@ -47,20 +44,11 @@ def _short(metric: str) -> str:
     return metric
 
 
-def draw_comparison(runs: Sequence[Run], path: Path) -> None:
-    """Draw UE Avg against UT Avg, one point a run: up and to the right is better."""
-    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
-    colours = plt.get_cmap("tab10").colors
-    families = list(dict.fromkeys(run.title.partition("+")[0] for run in runs))
-    for run in runs:
-        x, y = run.results["UT Avg"], run.results["UE Avg"]
-        masked = "+" in run.title
-        colour = colours[families.index(run.title.partition("+")[0])]
-        axes.plot(x, y, "o" if masked else "s", color=colour, markersize=9, label=run.title)
-    axes.set_xlabel("utility (UT Avg)")
-    axes.set_ylabel("unlearning efficacy (UE Avg)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    print(f"picture: {path}")
+def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Draw forgetting against utility, and the training curves, of several runs as PNG and PDF."""
+    points = [(run.method, run.mask, run.results) for run in runs]
+    logs = {run.title: run.log for run in runs if run.log}
+    paths = write_figure(folder / "forgetting_against_utility", draw_tradeoff(points))
+    paths += write_figure(folder / "training", draw_training(logs))
+    print(f"figures: {', '.join(map(str, paths))}")
+    return paths
