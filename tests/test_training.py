@@ -1,0 +1,280 @@
+"""Objectives through the trainer on a tiny model: what moves, what stays, and what a step sees."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from src.config import METHODS
+from src.dataset.encoding import IGNORED, Encoded, pad_batch
+from src.dataset.pairing import EpochSampler, PairCollator, UnlearnDataset
+from src.errors import WagleError
+from src.model.lora import add_lora, merge_lora, without_lora
+from src.optim.bitmask import BitMask
+from src.optim.sophia import SophiaG, sample_labels
+from src.unlearn.objectives import OBJECTIVES
+from src.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
+from src.unlearn.reference import SwappedWeights, reference_losses
+from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
+from tests.conftest import VOCABULARY, make_model
+
+SETTINGS = TrainingSettings(
+    lr=1e-2,
+    weight_decay=0.1,
+    num_epochs=1,
+    max_steps=3,
+    batch_size=2,
+    gradient_accumulation_steps=2,
+    seed=0,
+    mask_enforcement="optimizer",
+    master_weights=False,
+)
+SOPHIA = SophiaSettings(betas=(0.9, 0.95), rho=0.03)
+ROWS = 7
+
+
+def encode(row: int, shift: int = 0) -> Encoded:
+    generator = torch.Generator().manual_seed(100 * shift + row)
+    ids = torch.randint(3, VOCABULARY, (5 + row % 4,), generator=generator).tolist()
+    return Encoded(ids, [IGNORED] * 2 + ids[2:])
+
+
+def make_dataset(objective, model) -> UnlearnDataset:
+    dataset = UnlearnDataset(
+        range(ROWS),
+        range(9),
+        encode_forget=encode,
+        encode_retain=lambda row: encode(row, shift=1),
+        encode_refusal=lambda row, refusal: encode(row, shift=2),
+        refusals=["no"],
+        views=objective.views,
+    )
+    for view in objective.reference_losses:
+        dataset.reference_losses[view] = reference_losses(
+            model, dataset, view, batch_size=3, pad_token_id=2
+        )
+    return dataset
+
+
+def make_mask(model, density=0.3):
+    generator = torch.Generator().manual_seed(1)
+    mask = {
+        name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < density)
+        for name, p in model.named_parameters()
+    }
+    mask["model.layers.1.mlp.up_proj.weight"] = BitMask.full((24, 16), False)
+    mask["model.norm.weight"] = BitMask.full((16,), True)
+    return mask
+
+
+def make_objective(method):
+    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1}
+    fields = OBJECTIVES[method].__dataclass_fields__
+    return OBJECTIVES[method](**{name: values[name] for name in values.keys() & fields})
+
+
+def make_trainer(model, tokenizer, tmp_path, method, *, mask=None, reference=None, **changes):
+    objective = make_objective(method)
+    if objective.needs_reference_model and reference is None:
+        reference = SwappedWeights(model, mask)
+    dataset = make_dataset(objective, model)
+    settings = replace(SETTINGS, **changes)
+    return UnlearnTrainer(
+        model, tokenizer, dataset, objective, mask, reference, settings, work_dir=tmp_path
+    )
+
+
+def batches(trainer, objective):
+    """The batches of the first epoch, put together by hand."""
+    dataset = make_dataset(objective, make_model())
+    collate, keys = PairCollator(dataset, 2), list(EpochSampler(ROWS, SETTINGS.seed))
+    return [collate([dataset[key] for key in keys[i : i + 2]]) for i in range(0, ROWS, 2)]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "origin"])
+def test_every_method_trains(model, tokenizer, tmp_path, method, masked):
+    before = copy.deepcopy(dict(model.named_parameters()))
+    mask = make_mask(model) if masked else None
+    trainer = make_trainer(model, tokenizer, tmp_path, method, mask=mask)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    moved = 0
+    for name, parameter in model.named_parameters():
+        frozen = ~mask[name].to_bool() if masked else torch.zeros(parameter.shape, dtype=bool)
+        assert torch.equal(parameter[frozen], before[name][frozen]), name
+        # not all of them: rows of the embedding whose tokens never occur have no gradient, and
+        # dense RMU reads nothing behind its layer
+        moved += int((parameter != before[name]).sum())
+    selected = sum(bits.count() for bits in mask.values()) if masked else model.num_parameters()
+    assert 0.3 * selected < moved <= selected
+
+
+@pytest.mark.parametrize("method", ["KL", "RMU"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_reference_is_the_model_before_training(model, tokenizer, tmp_path, method, masked):
+    before = copy.deepcopy(dict(model.named_parameters()))
+    mask = make_mask(model) if masked else None
+    reference = SwappedWeights(model, mask)
+    make_trainer(model, tokenizer, tmp_path, method, mask=mask, reference=reference).train()
+    after = copy.deepcopy(dict(model.named_parameters()))
+    with reference() as original:
+        assert not original.training
+        for name, parameter in original.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, after[name]), name
+
+
+def test_16_bit_weights_with_masters_and_a_reference(tokenizer, tmp_path):
+    model = make_model().bfloat16()
+    before = copy.deepcopy(dict(model.named_parameters()))
+    mask = make_mask(model)
+    reference = SwappedWeights(model, mask)
+    changes = {"mask": mask, "reference": reference, "master_weights": True}
+    trainer = make_trainer(model, tokenizer, tmp_path, "GA+KL", **changes)
+    trainer.train()
+    state = trainer.optimizer.optimizer.state
+    for name, parameter in model.named_parameters():
+        chosen = mask[name].to_bool()
+        assert torch.equal(parameter[~chosen], before[name][~chosen]), name
+        if parameter in state:  # the swaps went past the masters
+            assert torch.equal(parameter[chosen], state[parameter]["master"].bfloat16()), name
+    with reference() as original:
+        for name, parameter in original.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_lora_with_a_reference(model, tokenizer, tmp_path):
+    before, ids = make_model(), torch.arange(3, 13)[None]
+    adapted = add_lora(model)
+    weights = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+    trainer = make_trainer(
+        adapted, tokenizer, tmp_path, "GA+KL", reference=lambda: without_lora(adapted)
+    )
+    trainer.train()
+    adapted.train()
+    with torch.no_grad(), without_lora(adapted) as original:
+        assert torch.equal(original(input_ids=ids).logits, before(input_ids=ids).logits)
+        assert not original.training
+    assert adapted.training
+    assert weights == sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+    with torch.no_grad():
+        trained = adapted.eval()(input_ids=ids).logits
+        merged = merge_lora(adapted)
+        torch.testing.assert_close(merged(input_ids=ids).logits, trained, rtol=1e-4, atol=1e-4)
+    changed = [
+        name
+        for (name, p), q in zip(merged.named_parameters(), before.parameters(), strict=True)
+        if not torch.equal(p, q)
+    ]
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("method", ["GA+KL", "RMU"])
+def test_gradient_checkpointing_changes_nothing(tokenizer, tmp_path, method, lora):
+    results, runs = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = make_model()
+        runs.append([])
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *call: runs[-1].append(call))
+        changes = {"gradient_checkpointing": checkpointing}
+        if lora:
+            model = add_lora(model)
+            changes["reference"] = lambda model=model: without_lora(model)
+        else:
+            changes["mask"] = make_mask(model)
+        make_trainer(model, tokenizer, tmp_path, method, **changes).train()
+        results.append(model)
+    assert len(runs[1]) > len(runs[0])  # layers did run again
+    for (name, p), q in zip(results[0].named_parameters(), results[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_batches(model, tokenizer, tmp_path):
+    trainer = make_trainer(model, tokenizer, tmp_path, "GA+FT", lr=0.0)
+    trainer.train()
+    objective = make_objective("GA+FT")
+    values = [float(objective(model, b, None).detach()) for b in batches(trainer, objective)]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    expected = [sum(values[:2]) / 2, sum(values[2:]) / 2]
+    assert logged[:2] == pytest.approx(expected, rel=1e-3)
+
+
+def test_reference_losses_equal_one_row_at_a_time(model):
+    dataset = make_dataset(make_objective("DPO+FT"), model)
+    for view, shift in (("forget", 0), ("refusal", 2)):
+        rows = [pad_batch([encode(row, shift)], 2) for row in range(ROWS)]
+        expected = [float(cross_entropy(model, row).detach()) for row in rows]
+        assert dataset.reference_losses[view].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(
+    model, tokenizer, tmp_path, masked
+):
+    """One step at learning rate 0: h = (1 − β2) · B · ĝ², with ĝ over both views of the batch."""
+    mask = make_mask(model) if masked else None
+    trainer = make_trainer(
+        model, tokenizer, tmp_path, "GA+FT", mask=mask, lr=0.0, max_steps=1, sophia=SOPHIA
+    )
+    trainer.train()
+    batch = batches(trainer, trainer.objective)[0]
+    generator = torch.Generator().manual_seed(SETTINGS.seed)
+    total, count = 0, 0
+    model = make_model().train()
+    for view in ("forget", "retain"):
+        logits = forward_logits(model, batch[view])
+        labels = sample_labels(logits.detach(), batch[view]["labels"], generator)
+        lengths = (labels != IGNORED).sum(dim=1)
+        total = total + (example_cross_entropy(logits, labels) * lengths).sum()
+        count += int(lengths.sum())
+    (total / count).backward()
+    state = trainer.optimizer.optimizer.state
+    trained = dict(trainer.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        if trained[name] not in state:
+            assert masked
+            continue
+        gradient = parameter.grad[mask[name].to_bool()] if masked else parameter.grad.reshape(-1)
+        expected = 0.05 * count * gradient**2
+        torch.testing.assert_close(state[trained[name]]["hessian"], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_sophia_refreshes_every_ten_steps_and_repeats(tokenizer, tmp_path, monkeypatch):
+    refreshed, models = [], []
+    update = SophiaG.update_hessian
+
+    def count(optimizer, size):
+        refreshed.append(trainer.state.global_step)
+        update(optimizer, size)
+
+    monkeypatch.setattr(SophiaG, "update_hessian", count)
+    for sophia, repetition in ((SOPHIA, 1), (SOPHIA, 2), (None, 3)):
+        models.append(make_model())
+        torch.manual_seed(repetition)
+        mask = make_mask(models[-1])
+        options = {"mask": mask, "max_steps": 11, "sophia": sophia}
+        trainer = make_trainer(models[-1], tokenizer, tmp_path, "GA+FT", **options)
+        trainer.train()
+        state = torch.get_rng_state()
+    assert refreshed == [0, 10, 0, 10]
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(p, q), name
+        frozen = ~mask[name].to_bool()
+        assert torch.equal(p[frozen], make_model().get_parameter(name)[frozen]), name
+    trainer = make_trainer(make_model(), tokenizer, tmp_path, "GA+FT", max_steps=11, sophia=SOPHIA)
+    trainer.train()
+    assert torch.equal(torch.get_rng_state(), state)  # the draws leave torch's own state alone
+
+
+@pytest.mark.parametrize("enforcement", ["optimizer", "gradient"])
+def test_a_mask_that_selects_nothing_is_refused(model, tokenizer, tmp_path, enforcement):
+    mask = {name: BitMask.full(p.shape, False) for name, p in model.named_parameters()}
+    with pytest.raises(WagleError, match="selects no weight"):
+        make_trainer(model, tokenizer, tmp_path, "GA", mask=mask, mask_enforcement=enforcement)
