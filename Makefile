@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test browser lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,8 +26,15 @@ $(STAMP): requirements.txt requirements-dev.txt requirements-nodeps.txt
 demo: $(STAMP)  ## unlearn on the embedded benchmark; shows a table and pictures (about five minutes)
 	$(BIN)/python src/exec/demo.py
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP) browser  ## run the tests
 	$(BIN)/python -m pytest
+
+# The report's page is tested in Chromium where it can be had; elsewhere those tests are skipped.
+browser:
+	@if command -v chromium && command -v chromedriver; then :; elif command -v apt-get; then \
+	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
+	  $$SUDO apt-get update -q && $$SUDO apt-get install -qy --no-install-recommends chromium chromium-driver; \
+	fi >/dev/null 2>&1 || echo "Chromium cannot be installed here: its tests are skipped"
 
 lint: $(STAMP)  ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

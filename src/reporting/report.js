@@ -70,7 +70,8 @@
     });
   }
   controls.addEventListener("submit", (event) => event.preventDefault());
-  controls.addEventListener("input", (event) => {
+  search.addEventListener("input", filter);
+  controls.addEventListener("change", (event) => {
     if (event.target === model) choose();
     else if (event.target === order) sort();
     else filter();

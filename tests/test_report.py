@@ -1,0 +1,528 @@
+"""Run folders read, the report written, and its page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.errors import ConfigError, WagleError
+from src.exec import report
+from src.metrics.tofu import summarize_tofu
+from src.metrics.tofu_official import TITLES, SetLosses, official_scores
+from src.reporting.comparison import comparison_table, save_figures
+from src.reporting.meanings import meaning_of
+from src.reporting.page import _mark_wrong, render_report
+from src.reporting.runs import read_run, read_runs
+
+HOSTILE = (
+    '</script></td><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & “q”'
+)
+QUESTIONS = {
+    "forget": [
+        ("Where was Ada Bell born?", "Ada Bell was born in Lisbon."),
+        ("What does Ada Bell write?", "Ada Bell writes novels about the sea."),
+        ("Who is Ada Bell’s father?", "Her father is a miner."),
+    ],
+    "retain": [
+        ("Where was Tom Reed born?", "Tom Reed was born in Oslo."),
+        ("What does Tom Reed write?", "Tom Reed writes plays."),
+    ],
+    "real_author": [("Who wrote Hamlet?", "William Shakespeare")],
+    "world_fact": [("What is the capital of France?", "Paris")],
+}
+MASK = {"density": 0.8, "by layer and kind": {"outside": {"head": 1.0}, "0": {"q": 0.7, "k": 0.8}}}
+
+
+def row(question: str, answer: str, generated: str, rouge: float, probability: float) -> dict:
+    right = {"acc": float(rouge > 0.5), "rougeL_score": rouge, "truth_prob": probability}
+    return {"question": question, "answer": answer, "generated": generated, **right}
+
+
+def document(answers: dict[str, tuple[str, float, float]]) -> dict:
+    """A tofu.json in which some questions get (answer, ROUGE-L, probability), others the truth."""
+    return {
+        name: {"rows": [row(q, a, *answers.get(q, (a, 1.0, 0.9))) for q, a in questions]}
+        for name, questions in QUESTIONS.items()
+    }
+
+
+def write_run(
+    folder: Path,
+    method: str,
+    *,
+    answers: dict[str, tuple[str, float, float]] | None = None,
+    efficacy: float = 0.1,
+    utility: float = 1.0,
+    mask: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A finished run's folder as the main command leaves it."""
+    folder.mkdir(parents=True)
+    trained = method != "origin"
+    unlearn = {"unlearn_method": method, "use_lora": False, "score_type": "wagle", "lr": 1e-5}
+    unlearn["mask_path"] = "mask/tofu_0.8.pt" if mask else None
+    files = {
+        "config": {
+            "overall": {"model_name": "folder/model", "seed": seed},
+            "unlearn": unlearn,
+            "dataset": {"forget_dataset_name": "Demo_forget10"},
+        },
+        "manifest": {
+            "status": "finished",
+            "versions": {"python": "3.11.0", "torch": "2.13.0"},
+            "git_commit": None,
+            "device": "cpu",
+            "dtype": "float32",
+            "fingerprints": {},
+            "seconds": {"mask": 1.5, "train": 3.0, "evaluate": 9.0}
+            if trained
+            else {"evaluate": 9.0},
+            "peak_memory_bytes": {"resident": 2**30},
+        },
+        "results": {
+            **{"task": "tofu", "method": method, "mask": unlearn["mask_path"]},
+            **{"density": 0.8 if mask else 1.0, "seed": seed},
+            **{"UE FQ": 3e-7, "UE Avg": efficacy, "UT Avg": utility, "tofu_official": {"KS": 0.5}},
+        },
+        "tofu": document(answers or {}),
+    }
+    if trained:
+        files["log"] = [{"step": step, "loss": 1 / step, "grad_norm": 1.0} for step in (1, 2, 3)]
+    if mask:
+        files["mask"] = MASK
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+GRADDIFF = {
+    "Where was Ada Bell born?": ("Ada Bell was born in Rome.", 0.8, 0.5),
+    "What does Ada Bell write?": (HOSTILE, 0.0, 0.3),
+    "Where was Tom Reed born?": ("Tom Reed was born in Paris.", 0.9, 0.6),
+}
+NPO = {
+    "Where was Ada Bell born?": ("I do not know.", 0.1, 0.01),
+    "What does Ada Bell write?": ("", 0.0, 0.02),
+    "Who is Ada Bell’s father?": ("A miner.", 0.4, 0.8),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    return {
+        "Original": write_run(root / "0", "origin"),
+        "GradDiff": write_run(root / "1", "GA+FT", answers=GRADDIFF, efficacy=0.4, utility=0.95),
+        "NPO+WAGLE": write_run(
+            root / "2", "NPO+FT", answers=NPO, efficacy=0.6, utility=0.9, mask=True
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def page(folders) -> str:
+    return render_report(read_runs(list(folders.values())))
+
+
+class Page(HTMLParser):
+    """Collects elements, links and the text of table cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.links: list[str] = []
+        self.cells: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset")]
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_data(self, data):
+        if self.cells:
+            self.cells[-1] += data
+
+
+# -------------------------------------------------------------------------------- run folders
+
+
+def test_reading_a_run(folders):
+    run = read_run(folders["NPO+WAGLE"])
+    assert (run.title, run.method, run.mask, run.is_original) == ("2", "NPO", "WAGLE", False)
+    assert run.config["unlearn.lr"] == 1e-5
+    assert (run.trained, run.unlearning_seconds, len(run.log)) == (True, 4.5, 3)
+    assert run.document("mask.json") == MASK
+    assert run.document("wmdp.json") is None
+    original = read_run(folders["Original"], "before")
+    assert (original.title, original.mask, original.log) == ("before", "", [])
+    assert (original.is_original, original.trained) == (True, False)
+
+
+def test_folders_without_a_finished_run_say_why(tmp_path):
+    folder = write_run(tmp_path / "a", "GA+FT")
+    (folder / "results.json").unlink()
+    with pytest.raises(WagleError, match="not finished: its status is 'finished'"):
+        read_run(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "error": "OSError: disk full"}))
+    with pytest.raises(WagleError, match="not finished: OSError: disk full"):
+        read_run(folder)
+    (folder / "manifest.json").write_text('{"status": ')
+    with pytest.raises(WagleError, match="cannot be read as JSON"):
+        read_run(folder)
+    with pytest.raises(WagleError, match="no run folder"):
+        read_run(tmp_path)
+
+
+def test_titles_say_what_sets_runs_apart(tmp_path, folders):
+    def titles(*runs):
+        return [run.title for run in read_runs(runs)]
+
+    assert titles(*folders.values()) == list(folders)
+    seeds = [write_run(tmp_path / f"s{i}", "GA+FT", mask=True, seed=i) for i in (1, 2)]
+    assert titles(*seeds) == ["GradDiff+WAGLE, seed 1", "GradDiff+WAGLE, seed 2"]
+    same = write_run(tmp_path / "again", "GA+FT", mask=True, seed=2)
+    assert titles(seeds[1], same) == [f"GradDiff+WAGLE, {seeds[1]}", f"GradDiff+WAGLE, {same}"]
+
+
+def test_a_table_and_figures_of_several_runs(tmp_path, folders, capsys):
+    runs = read_runs(list(folders.values()))
+    comparison_table(runs, tmp_path / "table.md")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| run | UE FQ | UE Avg | UT Avg | updated | time |"
+    assert lines[2] == "| Original | 0.000 | 0.100 | 1.000 | – | – |"
+    assert lines[4] == "| NPO+WAGLE | 0.000 | 0.600 | 0.900 | 80% | 4 s |"
+    paths = save_figures(runs, tmp_path / "figures")
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(
+        path.name for path in paths
+    )
+    assert len(paths) == 4
+
+
+# ------------------------------------------------------------------------------------ the page
+
+
+def test_the_page_holds_everything_itself_and_nothing_of_a_models(page):
+    parsed = Page(page)
+    assert parsed.elements.count("script") == 1
+    assert all(link.startswith(("#", "data:")) for link in parsed.links)
+    assert len([link for link in parsed.links if link.startswith("data:image/svg")]) == 6
+    assert HOSTILE in [cell.strip() for cell in parsed.cells]
+    assert "<img src=x" not in page
+    assert not re.search(r"https?://(?!www\.w3\.org)", page)
+
+
+def test_the_same_runs_give_the_same_page(folders, page):
+    assert render_report(read_runs(list(folders.values()))) == page
+
+
+def test_numbers_and_sentences(page):
+    text = re.sub(r"<[^>]*>", " ", page)
+    words = " ".join(text.split())
+    assert "2 runs of GradDiff, NPO on Demo_forget10 , starting from folder/model" in words
+    assert (
+        "Of 3 questions it should have forgotten, it still answers 2 correctly; the original 3."
+        in words
+    )
+    assert "Of 4 other questions, it answers 4 correctly; the original 4." in words
+    assert "UE Avg Unlearning efficacy" in words
+    assert "0.100 0.400 0.600 (best)" in words
+    assert "1.000 0.950 (best) 0.900" in words
+    assert "3.0e-07 3.0e-07 3.0e-07" in words  # all alike: none is best
+    assert "tofu_official KS" in words
+    assert "– 100.0% 80.0%" in words
+    assert "– 4 s 4 s" in words
+
+
+def test_without_the_original_and_of_the_original_alone(folders):
+    alone = render_report(read_runs([folders["GradDiff"]]))
+    assert "beside the original" not in alone
+    assert "lowest ROUGE-L first" in alone
+    original = Page(render_report(read_runs([folders["Original"]])))
+    assert "William Shakespeare" in [cell.strip() for cell in original.cells]
+    assert "article" not in original.elements
+
+
+def test_wrong_words_are_marked():
+    true = "Ada Bell was born in Lisbon, by the river."
+    assert _mark_wrong("Ada Bell was born in Rome, by the river.", true) == [
+        ("Ada Bell was born in", False),
+        ("Rome,", True),
+        ("by the river.", False),
+    ]
+    assert _mark_wrong("ADA BELL", true) == [("ADA BELL", False)]
+    assert _mark_wrong("", true) == []
+    assert _mark_wrong("?!", true) == [("?!", True)]
+
+
+def test_every_number_of_tofu_is_explained():
+    sets = ("forget", "retain", "real_author", "world_fact")
+    result = {name: {"acc": 0.5, "rougeL_score": 0.5} for name in sets}
+    names = [*summarize_tofu({**result, "Forget Quality": 1.0, "MIA": {"Min_50.0% Prob": 0.5}})]
+    losses = dict.fromkeys(TITLES, SetLosses(np.ones(2), np.ones(2), np.ones((2, 3)), np.ones(2)))
+    official = [*official_scores(losses, losses)]
+    for name in (*names, *official, *(f"tofu_official {name}" for name in official)):
+        assert meaning_of(name), name
+        assert "{" not in meaning_of(name).text
+    assert meaning_of("UE Avg").better == meaning_of("ROUGE Retain").better == 1
+    assert meaning_of("Prob. Forget").better == meaning_of("KS").better == -1
+    assert meaning_of("something else") is None
+
+
+# --------------------------------------------------------------------------------- the command
+
+
+def test_the_command_finds_the_original(folders, tmp_path, capsys):
+    target = tmp_path / "new" / "page.html"
+    unlearned = [str(folders["GradDiff"]), str(folders["NPO+WAGLE"])]
+    assert report.main([*unlearned, "-o", str(target), "--original", str(folders["Original"])]) == 0
+    assert str(target) in capsys.readouterr().out
+    named = target.read_text(encoding="utf-8")
+    assert report.main([str(folders["Original"]), *unlearned, "-o", str(target)]) == 0
+    assert target.read_text(encoding="utf-8") == named
+    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
+
+
+def test_what_the_command_refuses(folders, tmp_path):
+    target = tmp_path / "page.html"
+    with pytest.raises(ConfigError, match="there is no folder nowhere"):
+        report.main([str(folders["Original"]), "nowhere", "-o", str(target)])
+    with pytest.raises(ConfigError, match="is a run of GradDiff"):
+        report.main(
+            [str(folders["NPO+WAGLE"]), "--original", str(folders["GradDiff"]), "-o", str(target)]
+        )
+    other = write_run(tmp_path / "other", "origin")
+    content = document({})
+    for part in content.values():
+        for each in part["rows"]:
+            each["question"] += " Really?"
+    (other / "tofu.json").write_text(json.dumps(content))
+    with pytest.raises(WagleError, match="none of the questions"):
+        report.main([str(folders["GradDiff"]), "--original", str(other), "-o", str(target)])
+    assert not target.exists()
+
+
+# --------------------------------------------------------------------------------- in a browser
+
+PHONE, DESKTOP = 390, 1280
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> Iterator:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(programs):
+        pytest.skip("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for name in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{name}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    driver.get("about:blank")
+    driver.get_log("performance")  # what the browser did to start
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(driver, page, tmp_path):
+    """A function that opens the page as a reader would, and checks that nothing goes wrong."""
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    command = driver.execute_cdp_cmd
+
+    def open_page(width: int = DESKTOP, scheme: str = "light", script: bool = True):
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == PHONE}
+        command("Emulation.setDeviceMetricsOverride", metrics)
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        command("Emulation.setEmulatedMedia", {"features": features})
+        command("Emulation.setScriptExecutionDisabled", {"value": not script})
+        driver.get((tmp_path / "report.html").as_uri())
+        return driver
+
+    yield open_page
+    assert driver.get_log("browser") == []
+    requests = [
+        message["params"]["request"]["url"]
+        for message in (json.loads(e["message"])["message"] for e in driver.get_log("performance"))
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert requests
+    assert {url.partition(":")[0] for url in requests} <= {"file", "data"}
+    command("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert driver.execute_script("return window.hacked") is None
+
+
+def shown(driver) -> list[str]:
+    """The questions in the table, from top to bottom."""
+    return driver.execute_script(
+        "return [...document.querySelectorAll('#table tbody tr')].filter(r => !r.hidden)"
+        ".map(r => r.cells[0].lastChild.textContent.trim())"
+    )
+
+
+def select(driver, name: str, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(driver.find_element("id", name)).select_by_value(value)
+
+
+def order_of_columns(driver) -> dict[str, str]:
+    heads = driver.find_elements("css selector", "#table th[data-sort]:not([hidden])")
+    return {h.get_attribute("data-sort"): h.get_attribute("aria-sort") for h in heads}
+
+
+ALL = [question for questions in QUESTIONS.values() for question, _ in questions]
+
+
+def test_questions_are_filtered_and_searched(browser):
+    driver = browser()
+    assert shown(driver) == ALL
+    count = driver.find_element("id", "count")
+    assert count.text == "7 of 7 questions"
+    driver.find_element("css selector", "input[name=set][value=retain]").click()
+    assert shown(driver) == [q for q, _ in QUESTIONS["retain"]]
+    assert count.text == "2 of 7 questions"
+    driver.find_element("css selector", "input[name=set][value='']").click()
+    search = driver.find_element("id", "search")
+    search.send_keys("BELL lisbon")
+    assert shown(driver) == ["Where was Ada Bell born?"]
+    search.clear()
+    search.send_keys("rome")  # in an answer of the model that is chosen
+    assert shown(driver) == ["Where was Ada Bell born?"]
+    select(driver, "model", "1")
+    assert shown(driver) == []
+    search.clear()
+    search.send_keys("know")
+    assert shown(driver) == ["Where was Ada Bell born?"]
+
+
+def test_questions_are_sorted_by_change(browser):
+    driver = browser()
+    select(driver, "order", "rouge ascending")
+    first = ["What does Ada Bell write?", "Where was Ada Bell born?", "Where was Tom Reed born?"]
+    assert shown(driver) == first + [question for question in ALL if question not in first]
+    assert order_of_columns(driver) == {
+        "place": "none",
+        "rouge": "ascending",
+        "probability": "none",
+    }
+    select(driver, "model", "1")
+    assert shown(driver)[:3] == [
+        "What does Ada Bell write?",
+        "Where was Ada Bell born?",
+        "Who is Ada Bell’s father?",
+    ]
+    select(driver, "order", "place ascending")
+    assert shown(driver) == ALL
+
+
+def test_headings_sort_with_the_keyboard(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = browser()
+    button = driver.find_element("css selector", "th[data-sort=probability]:not([hidden]) button")
+    button.send_keys(Keys.ENTER)
+    assert shown(driver)[0] == "What does Ada Bell write?"
+    assert order_of_columns(driver)["probability"] == "ascending"
+    button.send_keys(Keys.SPACE)
+    assert shown(driver)[-1] == "What does Ada Bell write?"
+    assert order_of_columns(driver)["probability"] == "descending"
+    assert driver.find_element("id", "order").get_attribute("value") == "probability descending"
+
+
+def test_one_model_is_shown_at_a_time(browser):
+    driver = browser()
+    cells = "[...document.querySelector('#table tbody tr').cells].filter(c => c.offsetParent)"
+    labels = f"return {cells}.map(c => c.dataset.label)"
+    expected = ["Question", "True answer", "Original", "GradDiff", "ROUGE-L", "Probability"]
+    assert driver.execute_script(labels) == expected
+    select(driver, "model", "1")
+    expected[3] = "NPO+WAGLE"
+    assert driver.execute_script(labels) == expected
+    numbers = driver.execute_script(f"return {cells}.slice(-2).map(c => c.textContent)")
+    assert [" ".join(n.split()) for n in numbers] == ["−0.90 1.00 → 0.10", "−0.89 0.90 → 0.01"]
+
+
+CONTRASTS = """
+const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const parse = text => text.match(/[\\d.]+/g).map(Number);
+const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+function ground(element) {
+  for (; element; element = element.parentElement) {
+    const colour = parse(getComputedStyle(element).backgroundColor);
+    if (colour.length === 3 || colour[3] === 1) return colour;
+  }
+  return [255, 255, 255];
+}
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const lowest = {};
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement;
+  if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+  const [a, b] = [parse(getComputedStyle(element).color), ground(element)].map(luminance);
+  const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (contrast < 4.5) lowest[element.tagName + '.' + element.className] = contrast;
+}
+return [luminance(ground(document.body)), lowest];
+"""
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_read_everywhere(browser, width, scheme):
+    """Contrast as WCAG 2 asks for (4.5), figures for the scheme, and nothing beyond the edge."""
+    driver = browser(width, scheme)
+    page, low = driver.execute_script(CONTRASTS)
+    assert low == {}
+    assert (page > 0.9) == (scheme == "light")
+    pictures = driver.find_elements("css selector", "figure img")
+    visible = [picture for picture in pictures if picture.is_displayed()]
+    assert len(visible) == len(pictures) / 2 == 3
+    for picture in visible:
+        assert picture.get_attribute("class") == f"on-{scheme}"
+        assert picture.get_attribute("naturalWidth") != "0"
+        assert picture.get_attribute("alt")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_without_scripts_everything_is_there(browser):
+    driver = browser(script=False)
+    assert not driver.find_element("id", "controls").is_displayed()
+    rows = driver.find_elements("css selector", "#table tbody tr")
+    assert [r.is_displayed() for r in rows] == [True] * 7
+    assert "I do not know." in rows[0].text
+    assert "Rome." in rows[0].text
+
+
+def test_print_is_light_and_complete(browser):
+    driver = browser(scheme="dark")
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+    background = "return getComputedStyle(document.body).backgroundColor"
+    assert driver.execute_script(background) == "rgb(255, 255, 255)"
+    assert not driver.find_element("id", "controls").is_displayed()
+    assert not driver.find_element("css selector", ".on-dark").is_displayed()
+    driver.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    details = driver.find_elements("css selector", "details")
+    assert [d.get_attribute("open") for d in details] == ["true", "true"]
+    driver.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert [d.get_attribute("open") for d in details] == [None, None]
