@@ -108,13 +108,21 @@ def select_top(
         A mask over all parameters for each ratio, on the CPU.
 
     Raises:
-        WagleError: a score is negative, infinite or not a number; the message names the tensor.
+        WagleError: a score is negative, infinite or not a number; the message names the tensor. Or
+            no parameter is of a kind that is to be excluded.
         ValueError: an argument is not as described here.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope is one of {', '.join(SCOPES)}, got {scope!r}")
     if unknown := set(exclude) - set(KINDS):
         raise ValueError(f"kinds to exclude are among {', '.join(KINDS)}, got {sorted(unknown)}")
+    there = {parameter_kind(name) for name in shapes}
+    if absent := set(exclude) - there:
+        raise WagleError(
+            f"no parameter is of the kind {', '.join(sorted(absent))}, which is to be excluded "
+            f"(unlearn.mask_exclude); there are {', '.join(k for k in KINDS if k in there)}. A "
+            "head that is tied to the embedding is of the kind embedding"
+        )
     if wrong := [ratio for ratio in ratios if not 0 <= ratio <= 1]:
         raise ValueError(f"a ratio lies in [0, 1], got {wrong}")
     ranking = _Ranking(scores, shapes, scope, exclude)

@@ -21,12 +21,15 @@ WANDA_EXAMPLES = 128  # calibration examples, as published
 _WANDA_BLOCK = 1 << 22  # scores ranked at once
 _FEED_FORWARD = ("mlp", "feed_forward", "ffn", "fc1", "fc2", "block_sparse_moe")
 _FEED_FORWARD_NORMS = (
-    "post_attention_layernorm",  # Llama, Mistral, Qwen, GPT-NeoX: normalises the FFN's input
     "pre_feedforward_layernorm",  # Gemma 2 and later
-    "post_feedforward_layernorm",
+    "post_feedforward_layernorm",  # OLMo 2 too
     "final_layer_norm",  # OPT, inside a layer
     "ln_2",  # GPT-2, GPT-Neo
+    "norm_2",  # MPT
 )
+# In Llama, Mistral, Qwen and GPT-NeoX the norm of the feed-forward module's input. Where there are
+# norms of the names above it is that of the attention's output.
+_NORM_BETWEEN = "post_attention_layernorm"
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
@@ -59,17 +62,21 @@ def feed_forward_mask(model: PreTrainedModel) -> Mask:
         WagleError: no feed-forward module is found in the decoder blocks.
     """
     prefix, _ = decoder_layers(model)
-    wanted = {*_FEED_FORWARD, *_FEED_FORWARD_NORMS}
-    selected = {
-        name: name.startswith(f"{prefix}.") and not wanted.isdisjoint(name.split("."))
+    inside = {
+        name: set(name.split("."))
         for name, _ in model.named_parameters()
+        if name.startswith(f"{prefix}.")
     }
-    if not any(selected.values()):
+    wanted = {*_FEED_FORWARD, *_FEED_FORWARD_NORMS}
+    if not any(modules & set(_FEED_FORWARD_NORMS) for modules in inside.values()):
+        wanted.add(_NORM_BETWEEN)
+    selected = {name for name, modules in inside.items() if modules & wanted}
+    if not selected:
         raise WagleError(
             f"no feed-forward module found in {type(model).__name__}'s decoder blocks; known names "
             f"are {', '.join(_FEED_FORWARD)}"
         )
-    return {name: BitMask.full(p.shape, selected[name]) for name, p in model.named_parameters()}
+    return {name: BitMask.full(p.shape, name in selected) for name, p in model.named_parameters()}
 
 
 def wanda_masks(
