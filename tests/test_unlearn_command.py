@@ -83,8 +83,9 @@ def test_a_masked_run_leaves_a_complete_folder(tmp_path, options, model_folder):
     assert read(folder / "config.json")["unlearn"]["GA+FT"]["gamma"] == 1.0
     manifest = read(folder / "manifest.json")
     assert manifest["status"] == "finished"
-    assert {"load", "data", "mask", "train", "save", "evaluate"} == set(manifest["seconds"])
-    assert set(manifest["fingerprints"]) == {"forget", "retain", "mask"}
+    phases = {"load", "data", "mask", "train", "save", "draw", "evaluate"}
+    assert set(manifest["seconds"]) == phases
+    assert set(manifest["fingerprints"]) == {"model", "forget", "retain", "mask"}
     assert {"loss", "grad_norm", "step"} <= set(read(folder / "log.json")[0])
     results = read(folder / "results.json")
     assert all(0 <= v <= 1 for k, v in results.items() if k.startswith(("UE", "UT")))

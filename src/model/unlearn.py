@@ -34,6 +34,7 @@ from src.model.lora import add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
 from src.unlearn.mask.file import load_mask, save_mask
+from src.unlearn.mask.fingerprints import model_fingerprint
 from src.unlearn.mask.gradients import GradientSettings
 from src.unlearn.mask.make import MaskSettings, make_masks
 from src.unlearn.mask.statistics import density, density_table
@@ -116,6 +117,7 @@ class Unlearn:
             device=self.device,
             cache_dir=Path(self.config["overall.cache_dir"]),
         )
+        self.fingerprints["model"] = model_fingerprint(self.model)
         self.template = resolve_template(
             self.config["dataset.template"],
             self.config["overall.model_name"],
