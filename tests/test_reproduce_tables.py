@@ -305,7 +305,7 @@ def test_latex(table):
     assert r"\cmidrule(lr){5-6}" in text
     assert r"method & mask & $\rho$ & seeds & A $\uparrow$ & B $\downarrow$ & C \\" in text
     assert r"GradDiff & WAGLE & 0.8 & 1 of 2 [1] & \textbf{0.400} & 4.00 & 0.000 \\" in text
-    assert r"0.200 $\pm$ 0.100 & 4.00 $\pm$ 1.00" in text
+    assert r"0.200$_{\pm 0.100}$ & 4.00$_{\pm 1.00}$" in text
     assert r"[1] GradDiff+WAGLE\_0.8, seed 1: no\_memory \& 50\%\par" in text
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     assert body.count(r"\midrule") == 3

@@ -16,6 +16,7 @@ from src.reporting.runs import Run
 
 MISSING = "–"
 MEBIBYTE = 2**20
+WIDE = 8  # columns of numbers that fit a page
 _SYMBOLS = {"ratio": "ρ", "mu": "μ"}
 
 # --------------------------------------------------------------------------- what tables show
@@ -95,9 +96,9 @@ FORMS: dict[str, Form] = {
     "cost": Form(
         "Cost of masks: seconds, and the process's peak memory by the end of each phase",
         (
-            Column("making the mask", "s", "seconds mask", 0, 1),
-            Column("making the mask", "MiB", "memory mask", 0, 0),
-            Column("training", "s", "seconds train", 0, 1),
+            Column("mask", "seconds", "seconds mask", 0, 1),
+            Column("mask", "MiB", "memory mask", 0, 0),
+            Column("training", "seconds", "seconds train", 0, 1),
             Column("training", "MiB", "memory train", 0, 0),
         ),
     ),
@@ -293,14 +294,16 @@ def to_markdown(table: Table, command: str) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """A ``table`` environment; needs the package booktabs."""
+    """A ``table`` environment; needs the packages booktabs and, for wide tables, graphicx."""
     form = table.form
     leads = len(form.heads)
+    wide = len(form.columns) > WIDE
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(f'{form.caption}. {_explanation(table)}')}}}",
         rf"\label{{{label}}}",
+        *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
         rf"\begin{{tabular}}{{{'l' * leads}{'r' * len(form.columns)}}}",
         r"\toprule",
         *_latex_heads(form, leads),
@@ -314,7 +317,7 @@ def to_latex(table: Table, label: str) -> str:
             ]
             leading = [escape(text) for text in (*_leads(form, line.row), _seeds(line))]
             lines.append(" & ".join([*leading, *cells]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
     if table.notes or table.warnings:
         lines += ["", r"\smallskip\footnotesize\raggedright"]
         lines += [rf"Not comparable: {escape(warning)}.\par" for warning in table.warnings]
@@ -416,9 +419,10 @@ def _latex_heads(form: Form, leads: int) -> Iterator[str]:
 
 
 def _latex_cell(text: str, best: bool) -> str:
-    mean, sign, spread = escape(text).partition(r"$\pm$")
-    bold = rf"\textbf{{{mean.strip()}}}" if best else mean.strip()
-    return f"{bold} {sign} {spread.strip()}" if sign else bold
+    """The deviation is a subscript: tables of many columns have no room for more."""
+    mean, _, spread = text.partition(" ± ")
+    bold = rf"\textbf{{{escape(mean)}}}" if best else escape(mean)
+    return rf"{bold}$_{{\pm {spread}}}$" if spread else bold
 
 
 _LATEX = {
