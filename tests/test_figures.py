@@ -13,7 +13,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from src.errors import WagleError
+from src.errors import ConfigError, WagleError
 from src.exec import mask as mask_tool
 from src.optim.bitmask import BitMask
 from src.reporting.figures import (
@@ -142,7 +142,7 @@ FIGURES = {
     "training": lambda: draw_training({"GradDiff": LOG}),
     "training of several": lambda: draw_training({f"run {i}": LOG for i in range(6)}),
     "density": lambda: draw_density(LLAMA_7B, 0.8),
-    "similarity": lambda: draw_similarity(LLAMA_7B, 0.7, 0.65),
+    "similarity": lambda: draw_similarity({"0": LLAMA_7B["0"]}, 0.7, 0.65),
     "matrix": lambda: draw_similarity_matrix(["WAGLE", "random"], [[1, 0.6], [0.6, 1]]),
     "scores": lambda: draw_score_histogram(score_histogram(chunks(log_normal(), 9_999))),
 }
@@ -259,16 +259,24 @@ def test_noise_does_not_look_like_a_pattern():
 def test_score_lines_stand_at_the_percentiles():
     scores = log_normal()
     histogram = score_histogram(chunks(scores, 9_999))
-    figure = draw_score_histogram(histogram, ratios=(0.5, 0.99), label="WAGLE score")
+    figure = draw_score_histogram(histogram, ratios=(0.5, 0.9799, 0.99), label="WAGLE score")
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"
     lines = {line.get_label(): line.get_xdata()[0] for line in axes.lines}
-    assert lines["ρ = 0.5 (50th percentile)"] == pytest.approx(
+    assert lines["ρ = 0.5 (percentile 50)"] == pytest.approx(
         float(scores.median()), rel=2 ** (1 / 8) - 1
     )
-    assert np.isnan(lines["ρ = 0.99 (reaches 0)"])
+    assert np.isnan(lines["ρ = 0.99 (percentile 1, 0)"])
+    assert np.isnan(lines["ρ = 0.9799 (percentile 2.01, further left)"])
     assert "(2.0% are 0)" in axes.get_title()
     assert "WAGLE score" in axes.get_xlabel()
+
+
+def test_the_mask_tool_refuses_to_draw_scores_that_do_not_exist(tmp_path):
+    argv = ["make", "--ratios", "0.5", "--figure", str(tmp_path / "scores")]
+    argv += ["--overall.model_name", "m", "--unlearn.mask_path", "ffn/a_0.5.pt"]
+    with pytest.raises(ConfigError, match="ffn has none"):
+        mask_tool.main(argv)
 
 
 @pytest.mark.parametrize("command", ["inspect", "compare"])

@@ -25,6 +25,7 @@ from src.model.loading import save_model
 from src.model.tiny import build_tiny_llama
 from src.model.unlearn import Unlearn
 from src.unlearn.mask.file import load_mask
+from src.unlearn.mask.statistics import density_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +80,11 @@ def test_a_masked_run_leaves_a_complete_folder(tmp_path, options, model_folder):
     folder = tmp_path / "runs" / "a"
     names = {p.name for p in folder.iterdir()}
     wanted = {"config.json", "manifest.json", "log.json", "checkpoints", "images"}
-    assert names == wanted | {"tofu.json", "results.json"}
+    assert names == wanted | {"mask.json", "tofu.json", "results.json"}
+    pictures = {
+        f"{name}.{form}" for name in ("training", "mask_density") for form in ("png", "pdf")
+    }
+    assert {p.name for p in (folder / "images").iterdir()} == pictures
     assert read(folder / "config.json")["unlearn"]["GA+FT"]["gamma"] == 1.0
     manifest = read(folder / "manifest.json")
     assert manifest["status"] == "finished"
@@ -97,6 +102,7 @@ def test_a_masked_run_leaves_a_complete_folder(tmp_path, options, model_folder):
     mask = load_mask(tmp_path / "mask" / "tiny_0.4.pt", shapes)
     total = sum(p.numel() for p in before.parameters())
     assert sum(m.count() for m in mask.values()) == int(total * 0.4)
+    assert read(folder / "mask.json")["by layer and kind"] == density_table(mask)
     changed = 0
     for (name, p), q in zip(before.named_parameters(), after.parameters(), strict=True):
         frozen = ~mask[name].to_bool()
@@ -190,6 +196,11 @@ def test_lora_trains_adapters_whatever_the_method(options, method):
     assert changed == {n for n in before if "q_proj" in n or "v_proj" in n}
 
 
+def test_sophia_trains_all_weights_where_there_is_no_mask(options):
+    before, after, _ = train(options, {"unlearn.mask_path": None, "unlearn.sophia": True})
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_rmu_without_a_mask_updates_its_layers_alone(options, capsys):
     changes = {"unlearn.unlearn_method": "RMU", "unlearn.RMU.layer": 0, "unlearn.mask_path": None}
     before, after, _ = train(options, {**changes, "unlearn.mask_enforcement": "gradient"})
@@ -256,9 +267,11 @@ def test_masks_of_other_scores(options, tmp_path, score_type):
 
 
 def test_the_mask_tool_makes_several_ratios_at_once(options, tmp_path):
-    argv = ["make", "--ratios", "0.2,0.6", *options({"unlearn.unlearn_method": "origin"})]
+    argv = ["make", "--ratios", "0.2,0.6", "--figure", str(tmp_path / "scores.png")]
+    argv += options({"unlearn.unlearn_method": "origin"})
     assert mask_tool.main(argv) == 0
     folder = tmp_path / "mask"
+    assert {p.name for p in tmp_path.glob("scores.*")} == {"scores.png", "scores.pdf"}
     small, large = (load_mask(folder / f"tiny_{ratio}.pt") for ratio in (0.2, 0.6))
     total = sum(m.numel for m in large.values())
     assert sum(m.count() for m in small.values()) == int(total * 0.2)

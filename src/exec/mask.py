@@ -1,6 +1,7 @@
 """Make, inspect, compare and convert mask files.
 
-python src/exec/mask.py make --ratios 0.8,0.4 --config_file CONFIG.json [--section.key value …]
+python src/exec/mask.py make --ratios 0.8,0.4 [--figure NAME] --config_file CONFIG.json
+    [--section.key value …]
 python src/exec/mask.py inspect MASK [--json] [--figure NAME]
 python src/exec/mask.py compare MASK MASK [--all] [--json] [--figure NAME]
 python src/exec/mask.py convert MASK NEW_MASK
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="masks of several ratios from one set of scores")
     make.add_argument("--ratios", required=True, help="for example 0.8,0.4")
+    make.add_argument("--figure", type=Path, help="draw the scores: NAME.png and NAME.pdf")
     inspect = commands.add_parser("inspect", help="density per layer and kind, provenance")
     inspect.add_argument("mask", type=_existing)
     compare = commands.add_parser("compare", help="Jaccard similarity, overall and per tensor")
@@ -52,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     if rest and options.command != "make":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if options.command == "make":
-        return _make(options.ratios, rest)
+        return _make(options.ratios, options.figure, rest)
     if options.command == "inspect":
         return _inspect(options.mask, options.json, options.figure)
     if options.command == "compare":
@@ -78,7 +80,7 @@ def _absent(text: str) -> Path:
     return path
 
 
-def _make(ratios: str, argv: Sequence[str]) -> int:
+def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     config = load_config(argv, prog="mask.py make --ratios LIST", description="Make masks.")
     given = config["unlearn.mask_path"]
     if given is None or mask_ratio(given) is None:
@@ -89,6 +91,9 @@ def _make(ratios: str, argv: Sequence[str]) -> int:
         raise ConfigError(f"--ratios takes numbers like 0.8,0.4, not {ratios!r}") from error
     if not all(0 < ratio <= 1 for ratio in wanted):
         raise ConfigError(f"--ratios takes numbers above 0 and up to 1, not {ratios!r}")
+    score_type = config["unlearn.score_type"]
+    if figure is not None and score_type in ("wanda", "ffn"):
+        raise ConfigError(f"--figure draws scores of all weights, and {score_type} has none")
     from src.loggers import Logger
     from src.model.unlearn import Unlearn
 
@@ -97,6 +102,13 @@ def _make(ratios: str, argv: Sequence[str]) -> int:
     run.build_dataset()
     for path in run.write_masks(wanted):
         print(f"wrote {path}")
+    if figure is not None:
+        from src.reporting.figures import draw_score_histogram
+
+        histogram = run.score_histogram()
+        _write_figure(
+            figure, draw_score_histogram(histogram, ratios=wanted, label=f"{score_type} score")
+        )
     return 0
 
 

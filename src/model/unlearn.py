@@ -36,8 +36,8 @@ from src.reporting.figures import draw_density, draw_training
 from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.fingerprints import model_fingerprint
 from src.unlearn.mask.gradients import GradientSettings
-from src.unlearn.mask.make import MaskSettings, make_masks
-from src.unlearn.mask.statistics import density, density_table
+from src.unlearn.mask.make import MaskSettings, make_masks, mask_scores
+from src.unlearn.mask.statistics import ScoreHistogram, density, density_table, score_histogram
 from src.unlearn.mask.structure import block_linears
 from src.unlearn.objectives import OBJECTIVES, ReferenceModel
 from src.unlearn.reference import SwappedWeights, reference_losses
@@ -207,8 +207,18 @@ class Unlearn:
 
     def make_masks(self, ratios: list[float]) -> dict[float, Mask]:
         """Masks of the configured score type at several ratios, from the same scores."""
+        prefix = self._gradient_cache()
+        return make_masks(self.model, self.dataset, ratios, self._mask_settings(), prefix)
+
+    def score_histogram(self) -> ScoreHistogram:
+        """How the configured scores, which masks are selected by, are spread."""
+        prefix = self._gradient_cache()
+        scores = mask_scores(self.model, self.dataset, self._mask_settings(), prefix)
+        return score_histogram(scores())
+
+    def _mask_settings(self) -> MaskSettings:
         config = self.config
-        settings = MaskSettings(
+        return MaskSettings(
             score_type=config["unlearn.score_type"],
             mu=config["unlearn.mu"],
             accumulation_steps=config["unlearn.gradient_accumulation_steps"],
@@ -223,7 +233,6 @@ class Unlearn:
             scope=config["unlearn.mask_scope"],
             exclude=tuple(config["unlearn.mask_exclude"]),
         )
-        return make_masks(self.model, self.dataset, ratios, settings, self._gradient_cache())
 
     def _gradient_cache(self) -> Path:
         """What the names of the files with sums of gradients start with."""

@@ -447,7 +447,7 @@ def draw_score_histogram(
 
     Args:
         histogram: as ``score_histogram`` gives, with a positive score at least.
-        ratios: shares of the weights to select; 0.8 is the 20th percentile.
+        ratios: shares of the weights to select; 0.8 is percentile 20.
         label: of the axis of scores.
         width: in inches.
     """
@@ -462,9 +462,11 @@ def draw_score_histogram(
     axes.set_xlim(lowest, histogram.edges[-1])
     for index, ratio in enumerate(sorted(ratios, reverse=True)):
         threshold = histogram.threshold(ratio)
-        percentile = f"{round((1 - ratio) * 100, 6):g}th percentile" if threshold else "reaches 0"
+        percentile = f"percentile {round((1 - ratio) * 100, 6):g}"
+        if threshold < lowest:
+            percentile += ", further left" if threshold else ", 0"
         axes.axvline(
-            threshold or np.nan,
+            threshold if threshold >= lowest else np.nan,
             color=_COLOURS[index % 2],
             linestyle=_LINES[index % len(_LINES)],
             label=f"ρ = {ratio:g} ({percentile})",

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from src.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
 from src.optim.bitmask import Mask
 from src.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
-from src.unlearn.mask.scores import SCORES, ScoreInputs, score_stream
+from src.unlearn.mask.scores import SCORES, ScoreInputs, ScoreStream, score_stream
 from src.unlearn.mask.selection import select_top
 from src.unlearn.mask.structure import (
     WANDA_EXAMPLES,
@@ -63,11 +63,11 @@ def make_masks(
     Returns:
         A mask for each ratio.
     """
-    keys = [(0, index) for index in range(len(dataset))]
     if settings.score_type == "ffn":
         return dict.fromkeys(ratios, feed_forward_mask(model))
     if settings.score_type == "wanda":
-        examples = [dataset.example(FORGET, key) for key in keys[:WANDA_EXAMPLES]]
+        keys = [(0, index) for index in range(min(len(dataset), WANDA_EXAMPLES))]
+        examples = [dataset.example(FORGET, key) for key in keys]
         norms = cached_input_norms(
             model,
             examples,
@@ -76,6 +76,24 @@ def make_masks(
             pad_token_id=settings.gradients.pad_token_id,
         )
         return wanda_masks(model, norms, ratios)
+    return select_top(
+        mask_scores(model, dataset, settings, cache_prefix),
+        {name: p.shape for name, p in model.named_parameters()},
+        ratios,
+        scope=settings.scope,
+        exclude=settings.exclude,
+    )
+
+
+def mask_scores(
+    model: PreTrainedModel, dataset: UnlearnDataset, settings: MaskSettings, cache_prefix: Path
+) -> ScoreStream:
+    """The scores that :func:`make_masks` ranks; the arguments are the same.
+
+    Raises:
+        KeyError: the score type is ``wanda`` or ``ffn``, which rank in other ways.
+    """
+    keys = [(0, index) for index in range(len(dataset))]
     views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
     examples_by_kind = {
         kind: [dataset.example(views[kind], key) for key in keys]
@@ -88,10 +106,4 @@ def make_masks(
         accumulation_steps=settings.accumulation_steps,
         seed=settings.seed,
     )
-    return select_top(
-        score_stream(model, settings.score_type, sums, inputs),
-        {name: p.shape for name, p in model.named_parameters()},
-        ratios,
-        scope=settings.scope,
-        exclude=settings.exclude,
-    )
+    return score_stream(model, settings.score_type, sums, inputs)
