@@ -252,6 +252,19 @@ def test_without_the_original_and_of_the_original_alone(folders):
     assert "article" not in original.elements
 
 
+def test_runs_of_other_tasks_are_reported_by_their_numbers(tmp_path):
+    folder = write_run(tmp_path / "a", "GA+FT")
+    (folder / "tofu.json").unlink()
+    results = {"task": "wmdp", "method": "GA+FT", "mask": None, "density": 1.0, "seed": 0}
+    (folder / "results.json").write_text(json.dumps({**results, "MMLU": 0.25, "perplexity": 1234}))
+    parsed = Page(render_report(read_runs([folder])))
+    cells = [cell.strip() for cell in parsed.cells]
+    assert cells[cells.index("MMLU") + 1] == "0.250"
+    assert cells[cells.index("perplexity") + 1] == "1,234"
+    assert "article" not in parsed.elements
+    assert "form" not in parsed.elements
+
+
 def test_wrong_words_are_marked():
     true = "Ada Bell was born in Lisbon, by the river."
     assert _mark_wrong("Ada Bell was born in Rome, by the river.", true) == [

@@ -57,6 +57,7 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     original = original or next((run for run in runs if run.is_original), None)
     unlearned = [run for run in runs if original is None or run.folder != original.folder]
     shown = [original, *unlearned] if original else unlearned
+    summaries = [_summary(run, original) for run in unlearned]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
         autoescape=True,
@@ -74,7 +75,7 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
         runs=shown,
         original=original,
         unlearned=unlearned,
-        summaries=[_summary(run, original) for run in unlearned],
+        summaries=[s for s in summaries if s.averages or s.forgotten],
         metrics=_metrics(shown, original),
         pictures=list(_pictures(shown)),
         questions=_questions(unlearned, original),
