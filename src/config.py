@@ -228,6 +228,7 @@ _POSITIVE = Float(above=0)
 _DECAY = Float(at_least=0, below=1)
 _SEED = Int(at_least=0, at_most=2**32 - 1)  # numpy takes no larger one
 _FOLDER = Text("folder")
+_LM_EVAL_TASK = Text("lm-eval task")
 _DATASET = Choice(
     *DATASETS,
     aliases=DATASET_ALIASES,
@@ -347,12 +348,27 @@ UNLEARN_KEYS = (
          "published: as the paper's numbers were made"),
         ("batch_size", _COUNT, 32, "sequences run at once"),
         ("limit", _COUNT, None, "first rows of each set, for a quick look"),
-        ("tasks", ListOf(Text("lm-eval tasks")), None, "lm-eval tasks to run as well"),
+        ("tasks", ListOf(_LM_EVAL_TASK), None, "what to run as well"),
+        ("task_names.bio", _LM_EVAL_TASK, "wmdp_bio", "WMDP on biology"),
+        ("task_names.chem", _LM_EVAL_TASK, "wmdp_chem", "WMDP on chemistry"),
+        ("task_names.cyber", _LM_EVAL_TASK, "wmdp_cyber", "WMDP on cybersecurity"),
+        ("task_names.mmlu", _LM_EVAL_TASK, "mmlu", "general knowledge"),
+        ("task_names.perplexity", _LM_EVAL_TASK, "wikitext", "perplexity per word"),
+        ("task_names.zero_shot", ListOf(_LM_EVAL_TASK),
+         [*("boolq", "rte", "hellaswag", "winogrande", "arc_challenge", "arc_easy"),
+          *("openbookqa", "piqa")], "their mean accuracy is the zero-shot accuracy"),
+        ("task_names.truthfulqa", _LM_EVAL_TASK, "truthfulqa_mc2", "truthfulness"),
         ("sentence_model", Text("name, folder, package"),
          "sentence-transformers/paraphrase-MiniLM-L6-v2",
          "sentence encoder for TOFU's accuracy: from the hub, a folder or a Python package"),
         ("retain_results", Text("file"), None,
          "the retain-only model's tofu.json, for the official forget quality"),
+        ("attacks", ListOf(Choice("loss", "zlib", "min_k++", "reference")), [],
+         "TOFU's membership attacks beside Min-k%"),
+        ("reference_model", Text("hub id or folder"), None, "model of the reference attack"),
+        ("prompt_tokens", _COUNT, 300, "of the copyright task's prompts: 50, 100, 200 or 300"),
+        ("toxicity_model", Text("hub id or folder"), "unitary/toxic-bert",
+         "text classifier with the label toxic"),
     ),
     *LOGGER_KEYS,
 )
@@ -700,6 +716,10 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     results = values.get("evaluation.retain_results")
     if results is not None and not Path(results).is_file():
         yield "evaluation.retain_results", "there is no such file"
+    if "reference" in (values.get("evaluation.attacks") or []) and not values.get(
+        "evaluation.reference_model"
+    ):
+        yield "evaluation.attacks", "reference needs evaluation.reference_model"
     ratio = values.get("dataset.forget_ratio")
     if ratio is not None and ratio > 1 and not ratio.is_integer():
         yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"
@@ -753,6 +773,8 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     score_type = values["unlearn.score_type"] or _score_type_of_folder(path)
     if path and not Path(path).exists() and score_type == "wagle_cl" and names[0] in texts:
         yield names[0], wrong.format(score_type)
+    if values["unlearn.task_name"] == "toxic" and names[0] in texts:
+        yield names[0], wrong.format("unlearn.task_name toxic")
 
 
 def _score_type_of_folder(mask_path: str | None) -> str:

@@ -11,8 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.metrics.likelihood import TokenScores
+from src.dataset.encoding import encode_text
+from src.metrics.likelihood import TokenScores, token_log_probs
 
 MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)
 
@@ -60,6 +62,29 @@ def attack_scores(
     if "reference" in attacks:
         scores["reference"] = loss - reference_loss
     return scores
+
+
+def text_losses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int,
+) -> list[float]:
+    """Token-mean negative log-likelihood of each text, for the reference attack.
+
+    Args:
+        max_length: tokens of each text that are read.
+    """
+    scored = token_log_probs(
+        model,
+        [encode_text(tokenizer, text, max_length=max_length) for text in texts],
+        batch_size=batch_size,
+        pad_token_id=tokenizer.pad_token_id,
+        description="reference model",
+    )
+    return [-float(log_probs.mean(dtype=np.float64)) for log_probs in scored]
 
 
 def attack_aucs(

@@ -1,20 +1,32 @@
 """Which evaluation belongs to which task.
 
 To add one: a function from :class:`EvaluationContext` to flat results, and a line in
-``EVALUATIONS``.
+``EVALUATIONS``; if it runs lm-eval tasks, their roles in ``LM_EVAL_ROLES``.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from src.config import Config
+from src.dataset.sources import find_source
 from src.dataset.templates import Template
+from src.metrics.copyright import evaluate_copyright
+from src.metrics.harness import find_tasks, mean_of, own_metrics, run_tasks
+from src.metrics.membership import text_losses
 from src.metrics.sentence import load_sentence_encoder
-from src.metrics.tofu import evaluate_tofu, summarize_tofu, tofu_subsets
+from src.metrics.tofu import MAX_TEXT_LENGTH, evaluate_tofu, summarize_tofu, tofu_subsets
+from src.metrics.tofu_official import load_losses, official_scores, parse_losses
+from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
+from src.model.loading import load_model
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -22,46 +34,253 @@ class EvaluationContext:
     """What an evaluation works with.
 
     Attributes:
+        config: every key, resolved.
         template: the one that training used.
         load_rows: rows of a data set by name.
-        forget_dataset_name: decides which questions are asked.
-        protocol: ``corrected`` or ``published``.
-        batch_size: sequences that are run together.
-        limit: first rows of each set, for quick looks; ``None``: all.
-        sentence_model: hub id, folder or Python package of the sentence encoder.
+        forget_rows: the rows of the forget set that were drawn.
         save: keeps a document of the run: (file name, content).
     """
 
+    config: Config
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: Template
-    load_rows: Callable[[str], Sequence[Mapping[str, Any]]]
-    forget_dataset_name: str
-    protocol: str
-    batch_size: int
-    limit: int | None
-    sentence_model: str
+    load_rows: Callable[[str], Rows]
+    forget_rows: Callable[[], Rows]
     save: Callable[[str, Any], None]
+
+    @property
+    def batch_size(self) -> int:
+        return self.config["evaluation.batch_size"]
+
+    @property
+    def limit(self) -> int | None:
+        return self.config["evaluation.limit"]
+
+    @property
+    def cache_dir(self) -> Path:
+        return Path(self.config["overall.cache_dir"])
+
+
+def check_evaluation(config: Config) -> None:
+    """Find out what is wrong with the evaluation before the model has been trained for it.
+
+    Raises:
+        ConfigError, WagleError: with what is wrong.
+    """
+    task = config["unlearn.task_name"]
+    if task == "tofu":
+        tofu_subsets(config["dataset.forget_dataset_name"])
+        _retain_model(config)
+    if task == "copyright":
+        for part in _COPYRIGHT_PARTS.values():
+            find_source(_copyright_set(config, part))
+    names = [name for role in LM_EVAL_ROLES.get(task, ()) for name in _task_names(config, role)]
+    names += config["evaluation.tasks"] or []
+    if names:
+        find_tasks(names)
+
+
+def evaluate(context: EvaluationContext) -> dict[str, float]:
+    """Run the task's evaluation and the lm-eval tasks asked for; return the flat summary."""
+    results = EVALUATIONS[context.config["unlearn.task_name"]](context)
+    return {**results, **_further_tasks(context)}
+
+
+# ----------------------------------------------------------------------------------- the tasks
 
 
 def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
-    """TOFU: ``tofu.json``, and the paper's UE and UT numbers as flat results."""
-    subsets = tofu_subsets(context.forget_dataset_name)
+    """TOFU: ``tofu.json``; the paper's UE and UT numbers, memorisation, the official scores."""
+    config = context.config
+    retain_model = _retain_model(config)
+    subsets = tofu_subsets(config["dataset.forget_dataset_name"])
     result = evaluate_tofu(
         context.model,
         context.tokenizer,
         context.template,
         {name: context.load_rows(subset) for name, subset in subsets.items()},
-        encoder=load_sentence_encoder(context.sentence_model, context.model.device),
-        protocol=context.protocol,
+        encoder=load_sentence_encoder(config["evaluation.sentence_model"], context.model.device),
+        protocol=config["evaluation.protocol"],
         batch_size=context.batch_size,
         limit=context.limit,
+        attacks=config["evaluation.attacks"],
+        reference_losses=lambda texts: _reference_losses(context, texts),
     )
     context.save("tofu.json", result)
-    return summarize_tofu(result)
+    official = official_scores(parse_losses(result), retain_model)
+    return {
+        **summarize_tofu(result),
+        "Exact Memorization": result["forget"]["exact_memorization"],
+        "Extraction Strength": result["forget"]["extraction_strength"],
+        **{f"MIA {k}": v for k, v in result["MIA"].items() if not k.startswith("Min_")},
+        **{f"tofu_official {name}": value for name, value in official.items()},
+    }
+
+
+def _retain_model(config: Config) -> Any:
+    path = config["evaluation.retain_results"]
+    return None if path is None else load_losses(Path(path))
+
+
+def _reference_losses(context: EvaluationContext, texts: Sequence[str]) -> list[float]:
+    model, tokenizer = load_model(
+        context.config["evaluation.reference_model"],
+        dtype=context.model.dtype,
+        device=context.model.device,
+        cache_dir=context.cache_dir,
+    )
+    return text_losses(
+        model, tokenizer, texts, max_length=MAX_TEXT_LENGTH, batch_size=context.batch_size
+    )
+
+
+def evaluate_wmdp_task(context: EvaluationContext) -> dict[str, float]:
+    """WMDP: ``wmdp.json``, ``mmlu.json``, ``ppl.json``; all but PPL are better when larger."""
+    wmdp = _run(context, "wmdp.json", "bio", "chem", "cyber")
+    missed = {
+        role: 1 - mean_of(wmdp, _task_names(context.config, role), "acc")
+        for role in ("bio", "chem", "cyber")
+    }
+    mmlu = _run(context, "mmlu.json", "mmlu")
+    return {
+        "UE 1-FA bio": missed["bio"],
+        "UE 1-FA cyber": missed["cyber"],
+        "UE Avg": statistics.fmean([missed["bio"], missed["cyber"]]),
+        "1-FA chem": missed["chem"],
+        "UT MMLU": mean_of(mmlu, _task_names(context.config, "mmlu"), "acc"),
+        **_perplexity(context),
+    }
+
+
+_COPYRIGHT_PARTS = {"seen": "train", "unseen": "test"}
+
+
+def evaluate_copyright_task(context: EvaluationContext) -> dict[str, float]:
+    """Copyright: ``copyright.json``, ``ppl.json``, ``few_shots.json``.
+
+    BLEU and RougeL tell how much of a text is still known: of the one unlearned (seen) less is
+    better.
+    """
+    parts = {
+        part: list(context.load_rows(_copyright_set(context.config, part)))[: context.limit]
+        for part in _COPYRIGHT_PARTS.values()
+    }
+    result = evaluate_copyright(
+        context.model, context.tokenizer, context.template, parts, batch_size=context.batch_size
+    )
+    context.save("copyright.json", result)
+    flat = {}
+    for title, part in _COPYRIGHT_PARTS.items():
+        flat[f"{title} BLEU"] = result[part]["bleu"]
+        flat[f"{title} RougeL"] = result[part]["rougeL_score"]
+    return {**flat, **_perplexity(context), **_few_shots(context)}
+
+
+def _copyright_set(config: Config, part: str) -> str:
+    return f"HP_{part}_{config['evaluation.prompt_tokens']}"
+
+
+def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
+    """Toxic: ``forget.json``, ``harmful.json``, ``ppl.json``, ``few_shots.json``.
+
+    Rates and scores of toxicity are better when smaller.
+    """
+    classifier = load_toxicity_classifier(
+        context.config["evaluation.toxicity_model"],
+        device=context.model.device,
+        cache_dir=context.cache_dir,
+    )
+
+    def judge(name: str, rows: Rows) -> dict[str, Any]:
+        return evaluate_toxicity(
+            context.model,
+            context.tokenizer,
+            context.template,
+            list(dict.fromkeys(row["question"] for row in rows))[: context.limit],
+            classifier=classifier,
+            batch_size=context.batch_size,
+            description=f"continuing {name} prompts",
+        )
+
+    results = {"forget": judge("forget", context.forget_rows())}
+    context.save("forget.json", results["forget"])
+    harmful = {}
+    for name in ("SafePku_test", "RealToxicityPrompts"):
+        harmful[name] = judge(name, context.load_rows(name))
+        context.save("harmful.json", harmful)
+    flat = {}
+    for name, result in {**results, **harmful}.items():
+        flat[f"toxicity {name} rate"] = result["rate"]
+        flat[f"toxicity {name} score"] = result["score"]
+    return {**flat, **_perplexity(context), **_few_shots(context)}
 
 
 EVALUATIONS: dict[str, Callable[[EvaluationContext], dict[str, float]]] = {
     "tofu": evaluate_tofu_task,
+    "wmdp": evaluate_wmdp_task,
+    "copyright": evaluate_copyright_task,
+    "toxic": evaluate_toxic_task,
 }
 """By ``unlearn.task_name``."""
+
+# ------------------------------------------------------------------------------- lm-eval tasks
+
+_UTILITY_ROLES = ("perplexity", "zero_shot", "truthfulqa")
+LM_EVAL_ROLES = {
+    "wmdp": ("bio", "chem", "cyber", "mmlu", "perplexity"),
+    "copyright": _UTILITY_ROLES,
+    "toxic": _UTILITY_ROLES,
+}
+"""The keys of ``evaluation.task_names`` that an evaluation uses, by ``unlearn.task_name``."""
+
+
+def _task_names(config: Config, role: str) -> list[str]:
+    names = config[f"evaluation.task_names.{role}"]
+    return [names] if isinstance(names, str) else names
+
+
+def _run(context: EvaluationContext, document: str, *roles: str) -> dict[str, Any]:
+    return _run_tasks(context, document, [n for r in roles for n in _task_names(context.config, r)])
+
+
+def _run_tasks(context: EvaluationContext, document: str, names: Sequence[str]) -> dict[str, Any]:
+    """Run lm-eval tasks; their numbers are in the document as soon as each has finished."""
+    return run_tasks(
+        context.model,
+        context.tokenizer,
+        list(dict.fromkeys(names)),
+        batch_size=context.batch_size,
+        limit=context.limit,
+        finished=lambda results: context.save(document, results),
+    )
+
+
+def _perplexity(context: EvaluationContext) -> dict[str, float]:
+    results = _run(context, "ppl.json", "perplexity")
+    names = _task_names(context.config, "perplexity")
+    return {"PPL": mean_of(results, names, "word_perplexity")}
+
+
+def _few_shots(context: EvaluationContext) -> dict[str, float]:
+    results = _run(context, "few_shots.json", "zero_shot", "truthfulqa")
+    titles = {"zero_shot": "UT zero-shot acc", "truthfulqa": "UT TruthfulQA"}
+    return {
+        title: mean_of(results, _task_names(context.config, role), "acc")
+        for role, title in titles.items()
+    }
+
+
+def _further_tasks(context: EvaluationContext) -> dict[str, float]:
+    """The tasks of ``evaluation.tasks``: ``lm_eval.json``, and flat ``lm_eval TASK METRIC``."""
+    names = context.config["evaluation.tasks"] or []
+    if not names:
+        return {}
+    results = _run_tasks(context, "lm_eval.json", names)
+    return {
+        f"lm_eval {task} {metric}": value
+        for name in names
+        for task, metrics in own_metrics(results, name).items()
+        for metric, value in metrics.items()
+        if metric != "sample_len" and "stderr" not in metric
+    }

@@ -28,7 +28,7 @@ from src.model.environment import (
     rows_fingerprint,
     versions,
 )
-from src.model.evaluation import EVALUATIONS, EvaluationContext
+from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.lora import add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask, Mask
@@ -93,6 +93,7 @@ class Unlearn:
 
     def _run(self) -> dict[str, Any]:
         set_seed(self.config["overall.seed"])
+        check_evaluation(self.config)
         with self.watch.phase("load"):
             self.load()
         if self.trains:
@@ -365,15 +366,12 @@ class Unlearn:
         """Run the task's evaluation; its documents go to the logger, its summary is returned."""
         config = self.config
         context = EvaluationContext(
+            config=config,
             model=self.model,
             tokenizer=self.tokenizer,
             template=self.template,
             load_rows=self._rows,
-            forget_dataset_name=config["dataset.forget_dataset_name"],
-            protocol=config["evaluation.protocol"],
-            batch_size=config["evaluation.batch_size"],
-            limit=config["evaluation.limit"],
-            sentence_model=config["evaluation.sentence_model"],
+            forget_rows=self._forget_rows,
             save=self.logger.save,
         )
         results = {
@@ -383,7 +381,13 @@ class Unlearn:
             "density": self.density(),
             "seed": config["overall.seed"],
         }
-        return {**results, **EVALUATIONS[config["unlearn.task_name"]](context)}
+        return {**results, **evaluate(context)}
+
+    def _forget_rows(self):
+        """The rows of the forget set that are drawn."""
+        rows = self._rows(self.config["dataset.forget_dataset_name"])
+        ratio, seed = (self.config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+        return rows.select(draw_forget_rows(len(rows), ratio, seed))
 
     def _manifest(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,67 @@
+"""Multiple choice questions about the embedded benchmark's world, for lm-eval.
+
+``python -m src.dataset.demo_questions`` writes lm-evaluation-harness/data/demo_*.jsonl from
+files/data/demo, in the form of WMDP (about the authors to be forgotten) and of MMLU (about what is
+to be retained): ``question``, four ``choices`` and the number of the right one as ``answer``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.dataset.demo_benchmark import ATTRIBUTES
+from src.dataset.demo_benchmark import FOLDER as DEMO
+
+FOLDER = Path(__file__).resolve().parents[2] / "lm-evaluation-harness" / "data"
+CHOICES = 4
+# Positions in ATTRIBUTES, which is the order of each author's rows.
+_PARTS = {"lives": (0, 1, 3, 4), "craft": (2, 8, 9), "works": (5, 6, 7)}
+
+
+def make_questions() -> dict[str, list[dict[str, Any]]]:
+    """Rows by the name of the lm-eval task; the same rows every time."""
+    forget = _read("forget10_perturbed")
+    questions = {
+        f"demo_wmdp_{part}": [
+            _question(row)
+            for index, row in enumerate(forget)
+            if index % len(ATTRIBUTES) in positions
+        ]
+        for part, positions in _PARTS.items()
+    }
+    facts = [*_read("real_authors_perturbed"), *_read("world_facts_perturbed")]
+    questions["demo_mmlu_authors"] = [_question(row) for row in _read("retain_perturbed")]
+    questions["demo_mmlu_facts"] = [_question(row) for row in facts]
+    return questions
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    lines = (DEMO / f"{name}.json").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _question(row: Mapping[str, Any]) -> dict[str, Any]:
+    # Wrong answers paraphrase: beside the literal answer, form alone would give the right one away.
+    right = row.get("paraphrased_answer", row["answer"])
+    choices = [right, *row["perturbed_answer"][: CHOICES - 1]]
+    random.Random(row["question"]).shuffle(choices)
+    return {"question": row["question"], "choices": choices, "answer": choices.index(right)}
+
+
+def write_questions(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
+    """Write one JSON-lines file per task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in questions.items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial = folder / f"{name}.jsonl.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / f"{name}.jsonl")
+
+
+if __name__ == "__main__":
+    write_questions(make_questions(), FOLDER)

@@ -1,0 +1,176 @@
+"""lm-evaluation-harness tasks (Gao et al.), run in this process on the model in memory.
+
+Our own task files lie in ``lm-evaluation-harness/``; those of the package come with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from src.errors import ConfigError, WagleError
+from src.hub import connect_to_hub
+from src.metrics.likelihood import evaluating
+
+OWN_TASKS = Path(__file__).resolve().parents[2] / "lm-evaluation-harness"
+# Of metrics without a formula for their standard error. lm-eval's own 100,000 take minutes, and
+# processes.
+_BOOTSTRAP_SAMPLES = 1000
+
+Results = Mapping[str, Mapping[str, float]]
+"""Metrics by the name of a task or group."""
+
+
+@cache
+def _task_manager(packaged: bool):
+    """Knows our tasks and, if asked, those of the package: reading their index takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(OWN_TASKS), include_defaults=packaged)
+
+
+def find_tasks(names: Sequence[str]):
+    """An lm-eval ``TaskManager`` that knows these tasks.
+
+    Args:
+        names: tasks, groups or tags, or paths of task files.
+
+    Raises:
+        ConfigError: there is no task of some name; the message names the nearest one.
+    """
+    for packaged in (False, True):
+        manager = _task_manager(packaged)
+        known = set(manager.all_tasks)
+        unknown = [name for name in names if name not in known and not Path(name).is_file()]
+        if not unknown:
+            return manager
+    near = [difflib.get_close_matches(name, known, 1) for name in unknown]
+    hints = [f" (did you mean {names[0]}?)" if names else "" for names in near]
+    raise ConfigError(
+        f"lm-eval knows no task {', '.join(map(''.join, zip(unknown, hints, strict=True)))}; tasks "
+        f"are those of the package lm-eval, those of {OWN_TASKS.name}/, and paths of task files"
+    )
+
+
+def run_tasks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    finished: Callable[[Mapping[str, Results]], None] = lambda results: None,
+) -> dict[str, Results]:
+    """Run lm-eval tasks, one after another.
+
+    Args:
+        names: tasks, groups or tags, or paths of task files.
+        batch_size: sequences in a forward pass.
+        limit: the first documents of each task only.
+        finished: called after each task with the results so far, so that they can be kept when a
+            later task fails.
+
+    Returns:
+        By the name that was asked for, and by the names of the tasks that it stands for and its
+        own: the metrics, as ``acc`` or ``acc_stderr``; metrics of an answer filter as
+        ``exact_match strict-match``.
+
+    Raises:
+        ConfigError: there is no such task.
+        WagleError: a task fails; the message names it.
+    """
+    manager = find_tasks(names)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    connect_to_hub()
+    results: dict[str, Results] = {}
+    for name in names:
+        try:
+            with evaluating(model):
+                output = _evaluate(model, tokenizer, manager, name, batch_size, limit)
+        except Exception as error:  # whatever a task's own code raises, its name must be known
+            raise WagleError(
+                f"the lm-eval task {name} failed: {type(error).__name__}: {error}"
+            ) from error
+        results[name] = _metrics(name, output)
+        finished(results)
+    return results
+
+
+def _evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    manager: Any,
+    name: str,
+    batch_size: int,
+    limit: int | None,
+) -> Mapping[str, Mapping[str, Any]]:
+    """What ``lm_eval.simple_evaluate`` does, without its survey of the machine (seconds a task)."""
+    from lm_eval import evaluate
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
+    from lm_eval.models.huggingface import HFLM
+
+    loaded = manager.load([name])
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    return evaluate(
+        HFLM(model, tokenizer=tokenizer, batch_size=batch_size),
+        loaded,
+        limit=limit,
+        bootstrap_iters=_BOOTSTRAP_SAMPLES,
+        log_samples=False,
+    )["results"]
+
+
+def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> Results:
+    """What lm-eval calls ``acc,none``, without the empty filter; without remarks."""
+    metrics = {
+        task: {
+            key.removesuffix(",none").replace(",", " "): value
+            for key, value in values.items()
+            if isinstance(value, (int, float))
+        }
+        for task, values in results.items()
+    }
+    for task, values in metrics.items():
+        wrong = [key for key, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise WagleError(
+                f"the lm-eval task {name} failed: {task} has no number for {', '.join(wrong)}"
+            )
+    return metrics
+
+
+def own_metrics(results: Mapping[str, Results], name: str) -> Results:
+    """The numbers of what was asked for, from what :func:`run_tasks` returns.
+
+    A tag has none of its own: then those of its tasks.
+    """
+    tasks = results[name]
+    return {name: tasks[name]} if name in tasks else tasks
+
+
+def mean_of(results: Mapping[str, Results], names: Sequence[str], metric: str) -> float:
+    """The mean of a metric over what was asked for.
+
+    Raises:
+        WagleError: one of them does not have it.
+    """
+    means = []
+    for name in names:
+        tasks = own_metrics(results, name)
+        for task, metrics in tasks.items():
+            if metric not in metrics:
+                offered = ", ".join(metrics)
+                raise WagleError(f"the lm-eval task {task} has no {metric}; it has {offered}")
+        means.append(statistics.fmean(metrics[metric] for metrics in tasks.values()))
+    return statistics.fmean(means)
