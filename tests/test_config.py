@@ -494,7 +494,8 @@ def test_names_of_data_sets():
         *("WMDPCyber", "WMDPBio", "WMDPALL", "HP", "SafePku", "C4", "wikitext", "TruthfulQA"),
     ):
         assert name in DATASETS
-        assert load("--dataset.forget_dataset_name", name)["dataset.forget_dataset_name"] == name
+        config = load("--dataset.forget_dataset_name", name, "--unlearn.task_name", "wmdp")
+        assert config["dataset.forget_dataset_name"] == name
     assert load("--dataset.forget_dataset_name", "Copyright")["dataset.forget_dataset_name"] == "HP"
     for name in ("Tofu_", "Tofu", "Tofu_forget10_", "Tofu_knowledge", "hp", "TOFU_full"):
         assert "dataset.forget_dataset_name" in error("--dataset.forget_dataset_name", name)

