@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -21,6 +22,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 VOCABULARY = 300
 CORPUS = [
@@ -98,3 +102,11 @@ def make_model(architecture: str = "llama", seed: int = 0) -> PreTrainedModel:
 def model() -> PreTrainedModel:
     """A tiny random Llama."""
     return make_model()
+
+
+@pytest.fixture
+def threads():
+    """Sets how many threads torch uses; the number from before comes back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

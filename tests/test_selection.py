@@ -81,19 +81,13 @@ def test_16_bit_scores(dtype):
     check_against_sorting({"a": scores[:1000], "b": scores[1000:]}, [0.1, 0.5])
 
 
-@given(tensors, ratios)
-def test_scores_on_another_device(lists, wanted):
-    """What runs there, torch instead of numpy, run here."""
-    on_cpu = selection._Ranking._pieces
-
-    def elsewhere(self, number):
-        for name, start, piece in on_cpu(self, number):
-            yield name, start, torch.from_numpy(piece)
-
-    named = {f"t{i}": torch.tensor(v, dtype=torch.float32) for i, v in enumerate(lists)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection._Ranking, "_pieces", elsewhere)
-        check_against_sorting(named, wanted, 16)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_ties_are_broken_by_position_whatever_the_number_of_threads(count, threads, monkeypatch):
+    """Many pieces, so that threads are ahead of one another, and few values."""
+    monkeypatch.setattr(selection, "_PIECE", 64)
+    scores = torch.randint(0, 4, (20_000,), generator=torch.Generator().manual_seed(0)).float()
+    threads(count)
+    check_against_sorting({"a": scores[:7000], "b": scores[7000:]}, [0.1, 0.4, 0.9], 512)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "heavy-tailed", "bfloat16", "constant"])

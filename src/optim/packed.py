@@ -9,11 +9,8 @@ dropped again: memory beside the state stays at a few chunks.
 
 from __future__ import annotations
 
-import functools
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +19,7 @@ import torch
 import xxhash
 
 from src.optim.bitmask import BitMask
+from src.optim.threads import ordered_map
 
 CPU_CHUNK = 1 << 19  # elements; outweighs the cost of a call, and bounds temporary memory
 WIDE_CHUNK = 1 << 24  # for GPUs and for tensors without a mask: bounds temporary memory
@@ -268,26 +266,9 @@ def _run_in_threads(work: Callable[..., None], jobs: Sequence[tuple]) -> None:
         for job in share:
             work(*job)
 
-    count = torch.get_num_threads()
-    if count == 1 or len(jobs) == 1:
+    if len(jobs) == 1:
         run(jobs)
         return
-    shares = 4 * count  # so that a slow thread holds up little
-    for _ in _threads(count).map(run, (jobs[i::shares] for i in range(shares))):
+    shares = 4 * torch.get_num_threads()  # so that a slow thread holds up little
+    for _ in ordered_map(run, [jobs[i::shares] for i in range(shares)]):
         pass
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    """A pool whose threads run each torch operation on one core."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="packed-optimizer")
-    all_started = threading.Barrier(count)
-
-    def start() -> None:
-        torch.set_num_threads(1)
-        all_started.wait()
-
-    for started in [pool.submit(start) for _ in range(count)]:
-        started.result()
-    torch.set_num_threads(count)  # each start() has also set the default of threads to come
-    return pool

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from src.optim.threads import ordered_map
 from src.unlearn.mask.tensor_file import TensorFile
 
 ScoreStream = Callable[[], Iterator[tuple[str, int, torch.Tensor]]]
 """Called anew for every pass over the scores; yields (parameter name, start, flat scores of the
 weights from ``start`` on) in the order of ``named_parameters()``, chunk after chunk."""
 
-CHUNK = 1 << 20  # weights per chunk, a multiple of 8: small beside the model, and cache-sized
+CHUNK = 1 << 17  # weights per chunk, a multiple of 8: all that is made of them stays in the cache
 
 HESSIAN_FLOOR = 1e-12
 
@@ -52,7 +53,9 @@ class Score:
     """
 
     gradients: tuple[str, ...]
-    function: Callable[[torch.Tensor, Mapping[str, torch.Tensor], ScoreInputs, int], torch.Tensor]
+    function: Callable[
+        [torch.Tensor, Mapping[str, torch.Tensor], ScoreInputs, tuple[int, int]], torch.Tensor
+    ]
 
 
 def _wagle(forget_kind: str) -> Score:
@@ -104,17 +107,29 @@ def score_stream(
     """
     score = SCORES[score_type]
 
-    def stream() -> Iterator[tuple[str, int, torch.Tensor]]:
+    def chunks() -> Iterator[_Chunk]:
         for position, (name, parameter) in enumerate(model.named_parameters()):
             weights = parameter.detach().reshape(-1)
             sums_of = {kind: sums[kind].read(name).view(-1) for kind in score.gradients}
             for start in range(0, weights.numel(), CHUNK):
                 part = slice(start, start + CHUNK)
-                gradients = {
-                    kind: g[part] / inputs.accumulation_steps for kind, g in sums_of.items()
-                }
-                dtype = next((g.dtype for g in gradients.values()), torch.float32)
-                chunk = weights[part].to("cpu", dtype)
-                yield name, start, score.function(chunk, gradients, inputs, (position, start))
+                parts = {kind: tensor[part] for kind, tensor in sums_of.items()}
+                yield _Chunk(name, (position, start), weights[part], parts)
 
-    return stream
+    def form(chunk: _Chunk) -> tuple[str, int, torch.Tensor]:
+        gradients = {kind: sum_ / inputs.accumulation_steps for kind, sum_ in chunk.sums.items()}
+        dtype = next((g.dtype for g in gradients.values()), torch.float32)
+        weights = chunk.weights.to("cpu", dtype)
+        return chunk.name, chunk.where[1], score.function(weights, gradients, inputs, chunk.where)
+
+    return lambda: ordered_map(form, chunks())
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What the scores of a few consecutive weights are formed from."""
+
+    name: str
+    where: tuple[int, int]
+    weights: torch.Tensor
+    sums: dict[str, torch.Tensor]

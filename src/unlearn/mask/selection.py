@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import takewhile
+from typing import TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from src.errors import WagleError
-from src.optim.bitmask import BitMask, Mask, pack_bits
+from src.optim.bitmask import BitMask, Mask
+from src.optim.threads import ordered_map
 from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
 from src.unlearn.mask.scores import ScoreStream
 
@@ -35,13 +37,12 @@ SCOPES: dict[str, Callable[[str], str]] = {
 
 # How many bits each counting pass fixes; the sign bit is always clear.
 _DIGITS = {torch.float32: (16, 15), torch.float64: (16, 16, 16, 15)}
-_PATTERNS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _INFINITY = {torch.float32: 0xFF << 23, torch.float64: 0x7FF << 52}
-_PIECE = 1 << 17  # scores worked on at once on the CPU: all that is made of them stays in the cache
+_PIECE = 1 << 17  # scores worked on at once: all that is made of them stays in a core's cache
 
-# On the CPU numpy: it compares and gathers faster than torch, and starts no threads, which for
-# pieces as small as these wait for one another longer than they work.
-_Array = np.ndarray | torch.Tensor
+_NOTHING = np.empty(0, np.int64)
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass
@@ -68,15 +69,24 @@ class _Target:
         self.due -= int(from_top[index]) - self.candidates
         self.prefix = self.prefix * len(counts) + digit
 
-    def choose(self, patterns: _Array) -> torch.Tensor:
-        """Bools for the next patterns: those above the prefix, and the first ``due`` equals."""
-        if not self.due:
-            return torch.as_tensor(patterns > self.prefix)
-        chosen = torch.as_tensor(patterns >= self.prefix)
-        if self.due < self.candidates:
-            equal = torch.as_tensor(_positions(patterns == self.prefix))
-            chosen[equal[self.due :]] = False
-            self.due -= min(len(equal), self.due)
+    def choose(self, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What may be selected of some patterns, as packed bits, and which are only equal.
+
+        Called from any thread. For :meth:`settle` to decide, the second has the positions of those
+        equal to the prefix where not all such can be selected.
+        """
+        if not self.due:  # it never grows, so that no earlier piece can want an equal any more
+            return np.packbits(patterns > self.prefix, bitorder="little"), _NOTHING
+        chosen = np.packbits(patterns >= self.prefix, bitorder="little")
+        if self.due == self.candidates:
+            return chosen, _NOTHING
+        return chosen, np.flatnonzero(patterns == self.prefix)
+
+    def settle(self, chosen: np.ndarray, equal: np.ndarray) -> np.ndarray:
+        """The packed bits without the equals that are not due; called in the order of pieces."""
+        surplus = equal[self.due :]
+        np.bitwise_and.at(chosen, surplus >> 3, ~(1 << (surplus & 7)).astype(np.uint8))
+        self.due -= min(len(equal), self.due)
         return chosen
 
 
@@ -92,7 +102,7 @@ def select_top(
 
     Equal scores are taken in the order of the stream, which is that of ``shapes`` and then of the
     flat index, so the same scores always give the same mask. +0 and −0 are equal. Scores are ranked
-    exactly in the stream's dtype. They stay on their device; only counts and packed bits leave it.
+    exactly in the stream's dtype, on the CPU, in as many threads as torch uses.
 
     Args:
         scores: the stream of scores, all of one floating dtype; read three times (five times if
@@ -174,22 +184,27 @@ class _Ranking:
 
         A group's counts exist from its first score to its last, so few are held at a time.
         """
-        counts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-        missing = self.sizes.copy()
-        pieces = self._pieces(number)
-        for name, _, piece in pieces:
-            group = self.groups[name]
-            patterns = _patterns(piece, self.dtype)
-            if number == 1:
-                self._check(name, piece, patterns, pieces)
+
+        def digits(group: str, scores: np.ndarray) -> dict[int, np.ndarray] | None:
+            patterns = _patterns(scores)
+            if number == 1 and not (scores.min() >= 0 and patterns.max() < _INFINITY[self.dtype]):
+                return None
             prefixes = {target.prefix for target in targets[group]}
-            for prefix, inside in _agreeing(patterns, prefixes, below + width).items():
-                found = _histogram((inside >> below) & ((1 << width) - 1), 1 << width)
-                if prefix in counts[group]:
-                    counts[group][prefix] += found
-                else:
-                    counts[group][prefix] = found
-            missing[group] -= len(piece)
+            agreeing = _agreeing(patterns, prefixes, below + width)
+            return {p: (some >> below) & ((1 << width) - 1) for p, some in agreeing.items()}
+
+        counts: dict[str, dict[int, np.ndarray]] = defaultdict(
+            lambda: defaultdict(lambda: np.zeros(1 << width, np.int64))
+        )
+        missing = self.sizes.copy()
+        pieces = self._pieces(number, digits)
+        for name, _, scores, found in pieces:
+            if found is None:
+                self._refuse(name, scores, pieces)
+            group = self.groups[name]
+            for prefix, values in found.items():
+                _count(values, counts[group][prefix])
+            missing[group] -= len(scores)
             if not missing[group]:
                 for target in targets[group]:
                     target.descend(counts[group][target.prefix])
@@ -199,15 +214,40 @@ class _Ranking:
 
     def mark(self, targets: Mapping[str, list[_Target]], masks: Mapping[float, Mask]) -> None:
         """Last pass: set the bits of the selected scores."""
-        for name, start, piece in self._pieces(len(_DIGITS[self.dtype]) + 1):
-            patterns = _patterns(piece, self.dtype)
-            for target in targets[self.groups[name]]:
-                packed = pack_bits(target.choose(patterns)).cpu()
-                first = start // 8
-                masks[target.ratio][name].bits[first : first + len(packed)] = packed
 
-    def _pieces(self, number: int) -> Iterator[tuple[str, int, _Array]]:
-        """The ranked scores as (name, start, flat piece), with a progress bar for the pass."""
+        def choose(group: str, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+            patterns = _patterns(scores)
+            return [target.choose(patterns) for target in targets[group]]
+
+        for name, start, _, chosen in self._pieces(len(_DIGITS[self.dtype]) + 1, choose):
+            for target, found in zip(targets[self.groups[name]], chosen, strict=True):
+                packed, first = target.settle(*found), start // 8
+                masks[target.ratio][name].bits[first : first + len(packed)] = torch.from_numpy(
+                    packed
+                )
+
+    def _pieces(
+        self, number: int, work: Callable[[str, np.ndarray], Outcome]
+    ) -> Iterator[tuple[str, int, np.ndarray, Outcome]]:
+        """The ranked scores as (name, start, flat piece, ``work(group, piece)``), in order.
+
+        ``work`` runs in other threads, a few pieces ahead. Shows progress as pass ``number``.
+        """
+
+        def pieces() -> Iterator[tuple[str, int, np.ndarray]]:
+            for name, start, chunk in self.scores():
+                if name not in self.groups:
+                    continue
+                if torch.promote_types(chunk.dtype, self.dtype) != self.dtype:
+                    raise ValueError(f"scores of {name} are {chunk.dtype}, others {self.dtype}")
+                for offset in range(0, len(chunk), _PIECE):
+                    piece = chunk[offset : offset + _PIECE].to("cpu", self.dtype)
+                    yield name, start + offset, piece.numpy()
+
+        def outcome(piece: tuple[str, int, np.ndarray]) -> tuple[str, int, np.ndarray, Outcome]:
+            name, _, scores = piece
+            return *piece, work(self.groups[name], scores)
+
         with tqdm(
             desc=f"selecting, pass {number} of {len(_DIGITS[self.dtype]) + 1}",
             total=sum(self.sizes.values()),
@@ -215,45 +255,39 @@ class _Ranking:
             unit_scale=True,
             disable=None,
         ) as bar:
-            for name, start, chunk in self.scores():
-                if name not in self.groups:
-                    continue
-                if torch.promote_types(chunk.dtype, self.dtype) != self.dtype:
-                    raise ValueError(f"scores of {name} are {chunk.dtype}, others {self.dtype}")
-                if chunk.device.type != "cpu":
-                    yield name, start, chunk.to(self.dtype)
-                else:
-                    for offset in range(0, len(chunk), _PIECE):
-                        piece = chunk[offset : offset + _PIECE].to(self.dtype)
-                        yield name, start + offset, piece.numpy()
-                bar.update(len(chunk))
+            for done in ordered_map(outcome, pieces()):
+                yield done
+                bar.update(len(done[2]))
 
-    def _check(
+    def _refuse(
         self,
         name: str,
-        piece: _Array,
-        patterns: _Array,
-        following: Iterator[tuple[str, int, _Array]],
+        scores: np.ndarray,
+        following: Iterator[tuple[str, int, np.ndarray, object]],
     ) -> None:
         """Refuse scores that have no rank; ``following`` gives the rest of the tensor's."""
-        if piece.min() >= 0 and patterns.max() < _INFINITY[self.dtype]:
-            return
-        rest = (scores for _, _, scores in takewhile(lambda item: item[0] == name, following))
-        bad = sum(len(_positions(~((s >= 0) & (s < math.inf)))) for s in (piece, *rest))
+        rest = (piece for _, _, piece, _ in takewhile(lambda item: item[0] == name, following))
+        bad = sum(np.count_nonzero(~((s >= 0) & (s < math.inf))) for s in (scores, *rest))
         raise WagleError(
             f"{bad} scores of {name} are not finite and non-negative; the gradients of this model "
             "and data overflow (try --overall.dtype float32)"
         )
 
 
-def _patterns(piece: _Array, dtype: torch.dtype) -> _Array:
-    """Integers that order as the scores do."""
-    if isinstance(piece, np.ndarray):  # abs turns −0 into +0
-        return np.abs(piece).view(f"int{8 * dtype.itemsize}")
-    return piece.abs().view(_PATTERNS[dtype])
+def _patterns(scores: np.ndarray) -> np.ndarray:
+    """Integers that order as the scores do; −0 and +0 have the same."""
+    return np.abs(scores).view(f"int{8 * scores.itemsize}")
 
 
-def _agreeing(patterns: _Array, prefixes: set[int], below: int) -> dict[int, _Array]:
+def _count(values: np.ndarray, counts: np.ndarray) -> None:
+    """Add to ``counts[i]`` how often ``i`` occurs."""
+    if 8 * len(values) < len(counts):
+        np.add.at(counts, values, 1)
+    else:
+        counts += np.bincount(values, minlength=len(counts))
+
+
+def _agreeing(patterns: np.ndarray, prefixes: set[int], below: int) -> dict[int, np.ndarray]:
     """For every prefix, the patterns that have it above their lowest ``below`` bits."""
     if prefixes == {0} and below == 8 * patterns.itemsize - 1:
         return {0: patterns}
@@ -262,17 +296,3 @@ def _agreeing(patterns: _Array, prefixes: set[int], below: int) -> dict[int, _Ar
         agree = reduce(operator.or_, (upper == prefix for prefix in prefixes))
         patterns, upper = patterns[agree], upper[agree]
     return {prefix: patterns[upper == prefix] for prefix in prefixes}
-
-
-def _histogram(values: _Array, bins: int) -> np.ndarray:
-    """How often each of 0 … ``bins`` − 1 occurs, int64."""
-    if isinstance(values, np.ndarray):
-        return np.bincount(values, minlength=bins)
-    return torch.bincount(values, minlength=bins).cpu().numpy()
-
-
-def _positions(flags: _Array) -> _Array:
-    """Indices of the true flags, ascending."""
-    if isinstance(flags, np.ndarray):
-        return np.flatnonzero(flags)
-    return flags.nonzero().squeeze(1)
