@@ -24,13 +24,13 @@ from src.exec import reproduce_tables
 from src.reporting import executor
 from src.reporting.plan import MUS, RATIOS, Request, Row, plan_runs
 from src.reporting.tables import (
-    FORMS,
     Column,
     Form,
     Outcome,
     Statistic,
     aggregate,
     escape,
+    form_of,
     runs_to_csv,
     summarize,
     to_csv,
@@ -267,7 +267,7 @@ def test_a_sweep_compares_masks_at_the_same_ratio():
         Outcome(Row("NPO", mask, ratio), 0, "", {"UE Avg": value, "UT Avg": value})
         for (mask, ratio), value in numbers.items()
     ]
-    lines = aggregate(FORMS["ratio"], outcomes).lines
+    lines = aggregate(form_of("ratio", "tofu"), outcomes).lines
     assert [bool(line.best) for line in lines] == [False, True, True, False]
 
 
@@ -278,7 +278,7 @@ def test_averages_are_taken_per_run(table):
         Outcome(DENSE, seed, "", {"UE Avg": value, "UT Avg": 1.0})
         for seed, value in enumerate(averages)
     ]
-    cell = aggregate(FORMS["mu"], outcomes).lines[0].cells[0]
+    cell = aggregate(form_of("mu", "tofu"), outcomes).lines[0].cells[0]
     assert cell == (0.5, statistics.stdev(averages))
 
 
@@ -367,9 +367,9 @@ if seed == 13:
 logger = JsonLogger(Path(config["logger.json.root"]) / config["logger.name"])
 if logger.start(config.as_dict(), config.fingerprint()) is None:
     names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-    logger.save("environment.json", [os.environ.get(name) for name in names])
     manifest = dict(seconds=dict(train=1.0))
     try:
+        logger.save("environment.json", [os.environ.get(name) for name in names])
         if seed == 14:
             raise ValueError("diverged")
         if seed == 15:
@@ -630,6 +630,6 @@ def test_real_runs_fail_and_are_mended(real, capsys):
     assert mask.is_file()
     line = next(csv.DictReader(io.StringIO(Path("out/tofu.csv").read_text())))
     results = json.loads((Path(rows[0]["folder"]) / "results.json").read_text())
-    for column in FORMS["tofu"].columns:
+    for column in form_of("tofu", "tofu").columns:
         assert float(line[f"{column.name} mean"]) == results[column.key]
     assert not list(Path("out").rglob("checkpoints"))

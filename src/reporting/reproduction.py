@@ -15,10 +15,10 @@ from src.reporting.executor import Start, execute, find_finished
 from src.reporting.plan import PlannedRun
 from src.reporting.runs import Run, read_run
 from src.reporting.tables import (
-    FORMS,
     Outcome,
     Table,
     aggregate,
+    form_of,
     runs_to_csv,
     to_csv,
     to_latex,
@@ -31,7 +31,7 @@ class Reproduction:
     """The runs of one table, and what has come of them so far.
 
     Args:
-        table: a name in ``FORMS``.
+        table: one of ``TASKS`` and ``STUDIES``.
         runs: as planned.
         output: runs are looked for in ``runs/`` in this folder, and the table goes into it.
         command: what makes this table, to be shown in it.
@@ -42,6 +42,7 @@ class Reproduction:
 
     def __init__(self, table: str, runs: Sequence[PlannedRun], output: Path, command: str) -> None:
         self.table = table
+        self.form = form_of(table, runs[0].config["unlearn.task_name"])
         self.runs = runs
         self.output = output
         self.command = command
@@ -128,7 +129,7 @@ class Reproduction:
         """Write the table and its runs into the output folder."""
         self._clear_sums()
         outcomes = self.outcomes()
-        table = aggregate(FORMS[self.table], outcomes)
+        table = aggregate(self.form, outcomes)
         self.output.mkdir(parents=True, exist_ok=True)
         files = {
             ".md": to_markdown(table, self.command),

@@ -74,9 +74,11 @@ def _group(group: str, *titles: str, key: str | None = None, **options: Any) -> 
         yield Column(group, title, f"{key or group} {title}", **options)
 
 
-_AVERAGES = (*_group("UE", "Avg"), *_group("UT", "Avg"))
-
-FORMS: dict[str, Form] = {
+_UTILITY = (
+    Column("UT", "PPL", "PPL", -1, 2),
+    *_group("UT", "zero-shot acc", "TruthfulQA"),
+)
+_TASK_FORMS = {
     "tofu": Form(
         "TOFU: unlearning efficacy (UE) and utility (UT)",
         (
@@ -87,23 +89,58 @@ FORMS: dict[str, Form] = {
             *_group("UT", "Avg"),
         ),
     ),
-    "mu": Form(
-        "WAGLE's Hessian diagonal: several μ, and Gauss-Newton",
-        _AVERAGES,
-        varied=("method", "mask", "ratio", "mu"),
+    "wmdp": Form(
+        "WMDP: unlearning efficacy (UE) and utility (UT)",
+        (*_group("UE", "1-FA bio", "1-FA cyber", "Avg"), *_group("UT", "MMLU")),
     ),
-    "ratio": Form("Share ρ of the weights that may change", _AVERAGES, block=("method", "ratio")),
-    "cost": Form(
-        "Cost of masks: seconds, and the process's peak memory by the end of each phase",
+    "copyright": Form(
+        "Copyright: what is still known of the text, and utility (UT)",
         (
-            Column("mask", "seconds", "seconds mask", 0, 1),
-            Column("mask", "MiB", "memory mask", 0, 0),
-            Column("training", "seconds", "seconds train", 0, 1),
-            Column("training", "MiB", "memory train", 0, 0),
+            *_group("seen", "BLEU", "RougeL", better=-1),
+            *_group("unseen", "BLEU", "RougeL", better=-1),
+            *_UTILITY,
+        ),
+    ),
+    "toxic": Form(
+        "Detoxification: share of toxic continuations and mean toxicity, and utility (UT)",
+        (
+            *_group("PKU", "rate", "score", key="toxicity SafePku_test", better=-1),
+            *_group("real", "rate", "score", key="toxicity RealToxicityPrompts", better=-1),
+            *_UTILITY,
         ),
     ),
 }
-"""By table. To add one: a line here, and its name in ``TASKS`` of ``plan.py``."""
+_COST = Form(
+    "Cost of masks: seconds, and the process's peak memory by the end of each phase",
+    (
+        Column("mask", "seconds", "seconds mask", 0, 1),
+        Column("mask", "MiB", "memory mask", 0, 0),
+        Column("training", "seconds", "seconds train", 0, 1),
+        Column("training", "MiB", "memory train", 0, 0),
+    ),
+)
+# The numbers of studies about a task; where a task is not named, all of its own.
+_SUMMARIES = {
+    "tofu": (*_group("UE", "Avg"), *_group("UT", "Avg")),
+    "wmdp": (*_group("UE", "Avg"), *_group("UT", "MMLU")),
+}
+
+
+def form_of(table: str, task: str) -> Form:
+    """What a table shows of a task's results.
+
+    To add a column: in the task's form. To add a table: here, and its name in ``plan.py``.
+    """
+    if table in _TASK_FORMS:
+        return _TASK_FORMS[table]
+    if table == "cost":
+        return _COST
+    columns = _SUMMARIES.get(task, _TASK_FORMS[task].columns)
+    if table == "ratio":
+        caption = "Share ρ of the weights that may change"
+        return Form(caption, columns, block=("method", "ratio"))
+    caption = "WAGLE's Hessian diagonal: several μ, and Gauss-Newton"
+    return Form(caption, columns, varied=("method", "mask", "ratio", "mu"))
 
 
 def values_of(run: Run) -> dict[str, float]:
