@@ -1,0 +1,51 @@
+"""The documentation points at things that exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_files_that_exist(page):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for command in re.findall(r"python ((?:src|benchmarks)/[^\n`]+)", text):
+        words = shlex.split(command, comments=True)
+        wanted = [words[0], *(word for word in words if word.startswith("configs/"))]
+        for name in wanted:
+            assert (ROOT / name).exists(), f"{page.name}: python {command}"
+
+
+def test_the_documentation_mentions_no_key_that_does_not_exist():
+    from src.config import FINE_TUNE_KEYS, METHOD_PARAMS, UNLEARN_KEYS
+
+    known = {key.name for key in (*UNLEARN_KEYS, *FINE_TUNE_KEYS)}
+    sections = {name.rpartition(".")[0] for name in known}
+    tops = "|".join(sorted({name.partition(".")[0] for name in known}))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(rf"`(?:--)?((?:{tops})\.[\w.+]+)", text):
+            fine = name in known | sections or name.split(".")[1] in METHOD_PARAMS
+            assert fine, f"{page.name} mentions {name}"
