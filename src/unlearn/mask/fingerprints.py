@@ -10,6 +10,7 @@ import xxhash
 from transformers import PreTrainedModel
 
 from src.dataset.encoding import Encoded
+from src.optim.threads import ordered_map
 
 _INERT_CONFIG = {  # says where a model came from or how it is held, not what it computes
     *("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"),
@@ -20,10 +21,16 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     """A hash of what the model computes: its configuration, and every parameter and buffer."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in _INERT_CONFIG}
     digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu").reshape(-1).view(torch.uint8).numpy())
+    for part in ordered_map(_digest, (*model.named_parameters(), *model.named_buffers())):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def _digest(named: tuple[str, torch.Tensor]) -> bytes:
+    name, tensor = named
+    digest = xxhash.xxh3_128(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().to("cpu").reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def examples_fingerprint(examples: Sequence[Encoded]) -> str:

@@ -22,11 +22,12 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from src.errors import WagleError
+from src.optim.threads import ordered_map
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}
 _UNKNOWN = "0" * 32  # stands for the checksum while there is none, and while one is computed
-_BLOCK = 1 << 20  # bytes read at once: they stay in the cache until they are hashed
+_BLOCK = 1 << 20  # bytes hashed at once, while they are in a core's cache
 
 
 class TensorFile:
@@ -165,18 +166,20 @@ class TensorFile:
     def _checksum(self) -> str:
         """Covers every byte but the checksum's own."""
         known = self.metadata.get("checksum", _UNKNOWN)
-        digest = xxhash.xxh3_128(self._header().replace(known.encode(), _UNKNOWN.encode(), 1))
-        block = memoryview(bytearray(_BLOCK))
+        header = self._header().replace(known.encode(), _UNKNOWN.encode(), 1)
+        descriptor = self._file.fileno()
+
+        def of_block(start: int) -> bytes:
+            return xxhash.xxh3_128_digest(os.pread(descriptor, _BLOCK, start))
+
+        digest = xxhash.xxh3_128(header)
+        blocks = range(self._data, os.fstat(descriptor).st_size, _BLOCK)
         with tqdm(
-            desc=f"checking {self.path.name}",
-            total=os.fstat(self._file.fileno()).st_size,
-            unit="B",
-            unit_scale=True,
-            disable=None,
+            desc=f"checking {self.path.name}", total=len(blocks), unit="MiB", disable=None
         ) as bar:
-            while count := self._file.readinto(block):
-                digest.update(block[:count])
-                bar.update(count)
+            for part in ordered_map(of_block, blocks):
+                digest.update(part)
+                bar.update()
         return digest.hexdigest()
 
     def _map(self, name: str, mode: str) -> torch.Tensor:
