@@ -22,7 +22,7 @@ from src.dataset.demo_benchmark import make_benchmark
 from src.errors import ConfigError
 from src.exec import reproduce_tables
 from src.reporting import executor
-from src.reporting.plan import MUS, RATIOS, Request, Row, plan_runs
+from src.reporting.plan import MUS, RATIOS, STUDIES, TASKS, Request, Row, plan_runs
 from src.reporting.tables import (
     Column,
     Form,
@@ -337,6 +337,22 @@ def test_csv_in_full_precision(table):
 def test_a_number_that_was_not_measured_is_no_failure():
     outcomes = [Outcome(DENSE, 0, "", {"a": 1.0})]
     assert "| 1.000 | – | – |" in to_markdown(aggregate(FORM, outcomes), "")
+
+
+def test_diverged_numbers_stay_readable():
+    table = aggregate(FORM, [outcome(DENSE, 0, 0.5, 2.4e12), outcome(DENSE, 1, 0.5, 2.6e12)])
+    assert "| 2.5e+12 ± 1.4e+11 |" in to_markdown(table, "")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("table", [*TASKS, *STUDIES])
+def test_every_table_has_columns_for_every_task(table, task):
+    form = form_of(table, task)
+    assert len({c.key for c in form.columns}) == len({c.name for c in form.columns})
+    assert len(form.columns) == len({c.key for c in form.columns}) >= 2
+    better = {c.name.rpartition(" ")[2]: c.better for c in form.columns}
+    smaller = {"BLEU", "rate", "score", "PPL"} & set(better)
+    assert all(better[name] == -1 for name in smaller)
 
 
 def test_runs_of_different_models_are_not_compared_in_silence():

@@ -16,6 +16,7 @@ from src.reporting.runs import Run
 
 MISSING = "–"
 MEBIBYTE = 2**20
+LARGE = 1e6  # numbers from here on are written with an exponent
 WIDE = 8  # columns of numbers that fit a page
 _SYMBOLS = {"ratio": "ρ", "mu": "μ"}
 
@@ -431,12 +432,16 @@ def _seeds(line: Line) -> str:
 def _texts(form: Form, line: Line) -> Iterator[str]:
     for column, cell in zip(form.columns, line.cells, strict=True):
         if cell is not None:
-            spread = "" if cell.deviation is None else f" ± {cell.deviation:.{column.digits}f}"
-            yield f"{cell.mean:.{column.digits}f}{spread}"
+            yield " ± ".join(_number(n, column.digits) for n in cell if n is not None)
         elif line.finished:
             yield MISSING
         else:
             yield "failed" if line.notes else "pending"
+
+
+def _number(value: float, digits: int) -> str:
+    """The perplexity of a model that has forgotten too much has no end of digits."""
+    return f"{value:.1e}" if abs(value) >= LARGE else f"{value:.{digits}f}"
 
 
 def _latex_heads(form: Form, leads: int) -> Iterator[str]:
