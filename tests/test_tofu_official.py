@@ -125,7 +125,7 @@ def test_command_prints_all_fields(tmp_path, capsys):
     assert main(command) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in scores)
-    assert f"{scores['Model Utility']:.6g}" in table
+    assert f"{scores['Model Utility']:.8g}" in table
 
 
 def test_files_of_another_form_are_refused(tmp_path):

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(scores, indent=2))
     else:
         for name, value in scores.items():
-            print(f"{name:26} {value:12.6g}")
+            print(f"{name:26} {value:14.8g}")
     return 0
 
 
