@@ -150,7 +150,7 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
         nonlocal forwards
         forwards += 1
 
-    model.register_forward_pre_hook(count_forward)
+    model.base_model.register_forward_pre_hook(count_forward)
     start = time.perf_counter()
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
     masks = make_masks(model, dataset, ratios, settings, Path(args.work_dir) / "bench")

@@ -96,7 +96,7 @@ def test_masks_equal_those_of_scores_by_hand(tmp_path, architecture):
 @pytest.mark.parametrize("score_type", ["wagle", "wagle_cl", "wagle_gn", "wanda"])
 def test_another_ratio_and_another_mu_need_no_forward_pass(tmp_path, model, score_type, capsys):
     forwards = []
-    model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    model.base_model.register_forward_pre_hook(lambda *_: forwards.append(1))
     first = make_masks(model, make_dataset(), [0.5], settings(score_type), tmp_path / "m")
     assert forwards
     forwards.clear()
