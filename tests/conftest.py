@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
@@ -90,7 +91,8 @@ CONFIGS = {
 def make_model(architecture: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A random model of one of ``CONFIGS``, float32, in eval mode."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture])
+    # A configuration of its own: a test that changes it must not change other tests' models.
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[architecture]))
     with torch.no_grad():  # the default initialisation is so small that all tokens look alike
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -158,8 +158,7 @@ def test_lora_with_a_reference(model, tokenizer, tmp_path):
     trainer.train()
     adapted.train()
     with torch.no_grad(), without_lora(adapted) as original:
-        logits, expected = (m(input_ids=ids).logits for m in (original, before))
-        torch.testing.assert_close(logits, expected, rtol=1e-2, atol=1e-2)
+        assert torch.equal(original(input_ids=ids).logits, before(input_ids=ids).logits)
         assert not original.training
     assert adapted.training
     assert weights == sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
@@ -244,9 +243,7 @@ def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(
             continue
         gradient = parameter.grad[mask[name].to_bool()] if masked else parameter.grad.reshape(-1)
         expected = 0.05 * count * gradient**2
-        # Small entries are what large ones leave when they cancel: their last digits are noise.
-        tolerance = {"rtol": 1e-3, "atol": 1e-4}
-        torch.testing.assert_close(state[trained[name]]["hessian"], expected, **tolerance)
+        torch.testing.assert_close(state[trained[name]]["hessian"], expected, rtol=1e-4, atol=1e-9)
 
 
 def test_sophia_refreshes_every_ten_steps_and_repeats(tokenizer, tmp_path, monkeypatch):
