@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from functools import cache
+from pathlib import Path
 
 import datasets
 from huggingface_hub import constants
@@ -22,6 +23,14 @@ def connect_to_hub() -> bool:
     if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     return not constants.HF_HUB_OFFLINE
+
+
+def hub_options(name: str, cache_dir: Path) -> dict[str, str]:
+    """What ``from_pretrained`` needs besides a name: nothing for a local folder, else the cache."""
+    if Path(name).is_dir():
+        return {}
+    connect_to_hub()
+    return {"cache_dir": str(cache_dir)}
 
 
 def _answers(address: str) -> bool:

@@ -105,20 +105,10 @@ def _read(path: Path) -> str:
 
 
 def _load_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from src.model.loading import read_tokenizer
 
-    from src.hub import connect_to_hub
-    from src.model.loading import find_gguf
-
-    gguf = find_gguf(name)
     try:
-        if gguf is not None:
-            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        elif Path(name).is_dir():
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        else:
-            connect_to_hub()
-            tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=str(cache_dir))
+        tokenizer = read_tokenizer(name, cache_dir)
     except (OSError, ValueError) as error:
         raise WagleError(
             f"the tokenizer {name!r} cannot be loaded: it is no folder with a tokenizer, and the "

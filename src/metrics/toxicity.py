@@ -18,7 +18,7 @@ from transformers import (
 
 from src.dataset.templates import Template
 from src.errors import WagleError
-from src.hub import connect_to_hub
+from src.hub import hub_options
 from src.metrics.generation import answer_questions
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy continuation together
@@ -37,10 +37,7 @@ def load_toxicity_classifier(
     Raises:
         WagleError: it cannot be loaded, or has no such label.
     """
-    options = {}
-    if not Path(name).is_dir():
-        connect_to_hub()
-        options = {"cache_dir": str(cache_dir)}
+    options = hub_options(name, cache_dir)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = AutoModelForSequenceClassification.from_pretrained(name, **options)

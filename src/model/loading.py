@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from src.errors import ConfigError, WagleError
-from src.hub import connect_to_hub
+from src.hub import hub_options
 
 
 def resolve_device(name: str) -> torch.device:
@@ -81,14 +81,11 @@ def load_model(
     """
     gguf = find_gguf(name)
     try:
+        tokenizer = read_tokenizer(name, cache_dir)
         if gguf is not None:
-            model, tokenizer = _load_gguf(gguf, dtype)
+            model = _load_gguf(gguf, dtype)
         else:
-            options = {}
-            if not Path(name).is_dir():
-                connect_to_hub()
-                options = {"cache_dir": str(cache_dir)}
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            options = hub_options(name, cache_dir)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise WagleError(
@@ -102,21 +99,32 @@ def load_model(
     return model.to(device).eval(), tokenizer
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is named as for :func:`load_model`.
+
+    Raises:
+        OSError, ValueError: it cannot be found or read.
+    """
+    gguf = find_gguf(name)
+    if gguf is not None:
+        return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    return AutoTokenizer.from_pretrained(name, **hub_options(name, cache_dir))
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Read a GGUF file into an ordinary model.
 
     transformers marks a model read from GGUF as quantised and then refuses to save it, although
     its weights are plain tensors; they are moved into a fresh model of the same configuration.
     """
     folder, file = str(path.parent), path.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
     config = type(read.config).from_dict(
         {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     )
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.load_state_dict(read.state_dict())
-    return model, tokenizer
+    return model
 
 
 def save_model(
