@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,7 +66,8 @@ def main() -> None:
                 forget, retain = (
                     sums[v, dtype][n].double() / ACCUMULATION for v in (FORGET, RETAIN)
                 )
-                yield n, 0, ((p.detach().double() - retain / MU) * forget).abs().reshape(-1)
+                scores = ((p.detach().double() - retain / MU) * forget).abs().reshape(-1)
+                yield n, 0, partial(scores.__getitem__, ...)
 
         masks[dtype] = select_top(stream, shapes, ratios)
     total = sum(shape.numel() for shape in shapes.values())

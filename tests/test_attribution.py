@@ -161,9 +161,9 @@ def test_scores_equal_their_formulas(model, sums, score_type):
     inputs = ScoreInputs(mu=MU, batches=3, accumulation_steps=ACCUMULATION, seed=0)
     stream = score_stream(model, score_type, files, inputs)
     names = []
-    for name, start, score in stream():
+    for name, start, form in stream():
         assert start == 0
-        score = score.view(dict(model.named_parameters())[name].shape)
+        score = form().view(dict(model.named_parameters())[name].shape)
         theta = dict(model.named_parameters())[name].detach().double()
         expected = expected_scores(
             score_type, theta, by_hand["forget"][name], by_hand["retain"][name]
@@ -179,7 +179,7 @@ def test_scores_equal_their_formulas(model, sums, score_type):
 def test_random_scores_repeat_and_depend_on_the_seed(model):
     def scores(seed):
         inputs = ScoreInputs(mu=MU, batches=1, accumulation_steps=1, seed=seed)
-        return {name: score for name, _, score in score_stream(model, "random", {}, inputs)()}
+        return {name: form() for name, _, form in score_stream(model, "random", {}, inputs)()}
 
     first, again, other = scores(0), scores(0), scores(1)
     for name in first:

@@ -83,14 +83,14 @@ def log_normal(dtype=torch.float32) -> torch.Tensor:
     return scores
 
 
-def chunks(scores: torch.Tensor, size: int):
-    return ((f"t{i}", 0, part) for i, part in enumerate(scores.split(size)))
+def stream_of(scores: torch.Tensor, size: int = 1 << 20):
+    return lambda: ((f"t{i}", 0, part.clone) for i, part in enumerate(scores.split(size)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_score_histogram_against_numpy(dtype):
     scores = log_normal(dtype)
-    histogram = score_histogram(chunks(scores, 7_000))
+    histogram = score_histogram(stream_of(scores, 7_000))
     assert (histogram.zeros, histogram.total) == (1000, 50_000)
     positive = scores[scores > 0].double().numpy()
     np.testing.assert_array_equal(histogram.counts, np.histogram(positive, histogram.edges)[0])
@@ -103,13 +103,13 @@ def test_score_histogram_against_numpy(dtype):
 
 def test_score_histogram_of_extreme_scores():
     scores = torch.tensor([5e-324, 1.0, torch.finfo(torch.float64).max], dtype=torch.float64)
-    histogram = score_histogram([("w", 0, scores)])
+    histogram = score_histogram(stream_of(scores))
     assert histogram.counts.sum() == 3
     assert (histogram.counts[0], histogram.counts[-1], histogram.zeros) == (1, 1, 0)
-    assert score_histogram([("w", 0, torch.zeros(3))]).threshold(0.5) == 0
+    assert score_histogram(stream_of(torch.zeros(3))).threshold(0.5) == 0
     for bad in (float("nan"), float("inf"), -1.0):
-        with pytest.raises(WagleError, match="scores of w"):
-            score_histogram([("w", 0, torch.tensor([1.0, bad]))])
+        with pytest.raises(WagleError, match="scores of t0"):
+            score_histogram(stream_of(torch.tensor([1.0, bad])))
 
 
 # ------------------------------------------------------------------------------- the pictures
@@ -144,7 +144,7 @@ FIGURES = {
     "density": lambda: draw_density(LLAMA_7B, 0.8),
     "similarity": lambda: draw_similarity({"0": LLAMA_7B["0"]}, 0.7, 0.65),
     "matrix": lambda: draw_similarity_matrix(["WAGLE", "random"], [[1, 0.6], [0.6, 1]]),
-    "scores": lambda: draw_score_histogram(score_histogram(chunks(log_normal(), 9_999))),
+    "scores": lambda: draw_score_histogram(score_histogram(stream_of(log_normal(), 9_999))),
 }
 
 
@@ -258,7 +258,7 @@ def test_noise_does_not_look_like_a_pattern():
 
 def test_score_lines_stand_at_the_percentiles():
     scores = log_normal()
-    histogram = score_histogram(chunks(scores, 9_999))
+    histogram = score_histogram(stream_of(scores, 9_999))
     figure = draw_score_histogram(histogram, ratios=(0.5, 0.9799, 0.99), label="WAGLE score")
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"

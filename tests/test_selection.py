@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import WagleError
-from src.unlearn.mask import selection
 from src.unlearn.mask.kinds import layer_index, parameter_kind
 from src.unlearn.mask.selection import select_top
 from tests.conftest import CONFIGS, make_model
@@ -20,7 +19,7 @@ def stream_of(tensors, chunk=1 << 20):
         for name, tensor in tensors.items():
             flat = tensor.reshape(-1)
             for start in range(0, flat.numel(), chunk):
-                yield name, start, flat[start : start + chunk]
+                yield name, start, flat[start : start + chunk].clone
 
     return stream
 
@@ -82,12 +81,11 @@ def test_16_bit_scores(dtype):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_ties_are_broken_by_position_whatever_the_number_of_threads(count, threads, monkeypatch):
-    """Many pieces, so that threads are ahead of one another, and few values."""
-    monkeypatch.setattr(selection, "_PIECE", 64)
+def test_ties_are_broken_by_position_whatever_the_number_of_threads(count, threads):
+    """Many chunks, so that threads are ahead of one another, and few values."""
     scores = torch.randint(0, 4, (20_000,), generator=torch.Generator().manual_seed(0)).float()
     threads(count)
-    check_against_sorting({"a": scores[:7000], "b": scores[7000:]}, [0.1, 0.4, 0.9], 512)
+    check_against_sorting({"a": scores[:7000], "b": scores[7000:]}, [0.1, 0.4, 0.9], 64)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "heavy-tailed", "bfloat16", "constant"])

@@ -214,8 +214,7 @@ class Unlearn:
     def score_histogram(self) -> ScoreHistogram:
         """How the configured scores, which masks are selected by, are spread."""
         prefix = self._gradient_cache()
-        scores = mask_scores(self.model, self.dataset, self._mask_settings(), prefix)
-        return score_histogram(scores())
+        return score_histogram(mask_scores(self.model, self.dataset, self._mask_settings(), prefix))
 
     def _mask_settings(self) -> MaskSettings:
         config = self.config

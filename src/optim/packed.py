@@ -21,7 +21,7 @@ import xxhash
 from src.optim.bitmask import BitMask
 from src.optim.threads import ordered_map
 
-CPU_CHUNK = 1 << 19  # elements; outweighs the cost of a call, and bounds temporary memory
+CPU_CHUNK = 1 << 21  # elements; outweighs the cost of a call, and bounds temporary memory
 WIDE_CHUNK = 1 << 24  # for GPUs and for tensors without a mask: bounds temporary memory
 MASTER = "master"
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from src.optim.threads import ordered_map
 from src.unlearn.mask.tensor_file import TensorFile
 
-ScoreStream = Callable[[], Iterator[tuple[str, int, torch.Tensor]]]
-"""Called anew for every pass over the scores; yields (parameter name, start, flat scores of the
-weights from ``start`` on) in the order of ``named_parameters()``, chunk after chunk."""
+ScoreStream = Callable[[], Iterator[tuple[str, int, Callable[[], torch.Tensor]]]]
+"""Called anew for every pass over the scores; yields (parameter name, start, form) in the order of
+``named_parameters()``, chunk after chunk. ``form()`` gives the flat scores of the weights from
+``start`` on; whoever reads the stream may call it in any thread."""
 
-CHUNK = 1 << 17  # weights per chunk, a multiple of 8: all that is made of them stays in the cache
+CHUNK = 1 << 18  # weights per chunk, a multiple of 8: all that is made of them stays in the cache
+RANDOM_BLOCK = 1 << 17  # weights per state of the random generator: part of what a seed means
 
 HESSIAN_FLOOR = 1e-12
 
@@ -77,9 +79,14 @@ def _wagle_gauss_newton(weight, gradients, inputs, where):
 
 
 def _random(weight, gradients, inputs, where):
-    digest = hashlib.sha256(repr((inputs.seed, where)).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.rand(weight.shape, generator=generator)
+    position, start = where
+    scores = torch.empty_like(weight)
+    for offset in range(0, len(weight), RANDOM_BLOCK):
+        place = repr((inputs.seed, (position, start + offset)))
+        digest = hashlib.sha256(place.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        scores[offset : offset + RANDOM_BLOCK].uniform_(generator=generator)
+    return scores
 
 
 SCORES: dict[str, Score] = {
@@ -107,29 +114,20 @@ def score_stream(
     """
     score = SCORES[score_type]
 
-    def chunks() -> Iterator[_Chunk]:
+    @torch.no_grad()
+    def form(
+        where: tuple[int, int], weights: torch.Tensor, sums_of: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        part = slice(where[1], where[1] + CHUNK)
+        gradients = {kind: s[part] / inputs.accumulation_steps for kind, s in sums_of.items()}
+        dtype = next((g.dtype for g in gradients.values()), torch.float32)
+        return score.function(weights[part].to("cpu", dtype), gradients, inputs, where)
+
+    def chunks() -> Iterator[tuple[str, int, Callable[[], torch.Tensor]]]:
         for position, (name, parameter) in enumerate(model.named_parameters()):
             weights = parameter.detach().reshape(-1)
             sums_of = {kind: sums[kind].read(name).view(-1) for kind in score.gradients}
             for start in range(0, weights.numel(), CHUNK):
-                part = slice(start, start + CHUNK)
-                parts = {kind: tensor[part] for kind, tensor in sums_of.items()}
-                yield _Chunk(name, (position, start), weights[part], parts)
+                yield name, start, partial(form, (position, start), weights, sums_of)
 
-    def form(chunk: _Chunk) -> tuple[str, int, torch.Tensor]:
-        gradients = {kind: sum_ / inputs.accumulation_steps for kind, sum_ in chunk.sums.items()}
-        dtype = next((g.dtype for g in gradients.values()), torch.float32)
-        weights = chunk.weights.to("cpu", dtype)
-        return chunk.name, chunk.where[1], score.function(weights, gradients, inputs, chunk.where)
-
-    return lambda: ordered_map(form, chunks())
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """What the scores of a few consecutive weights are formed from."""
-
-    name: str
-    where: tuple[int, int]
-    weights: torch.Tensor
-    sums: dict[str, torch.Tensor]
+    return chunks

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,6 @@ SCOPES: dict[str, Callable[[str], str]] = {
 # How many bits each counting pass fixes; the sign bit is always clear.
 _DIGITS = {torch.float32: (16, 15), torch.float64: (16, 16, 16, 15)}
 _INFINITY = {torch.float32: 0xFF << 23, torch.float64: 0x7FF << 52}
-_PIECE = 1 << 17  # scores worked on at once: all that is made of them stays in a core's cache
-
 _NOTHING = np.empty(0, np.int64)
 
 Outcome = TypeVar("Outcome")
@@ -75,7 +74,7 @@ class _Target:
         Called from any thread. For :meth:`settle` to decide, the second has the positions of those
         equal to the prefix where not all such can be selected.
         """
-        if not self.due:  # it never grows, so that no earlier piece can want an equal any more
+        if not self.due:  # it never grows, so that no earlier chunk can want an equal any more
             return np.packbits(patterns > self.prefix, bitorder="little"), _NOTHING
         chosen = np.packbits(patterns >= self.prefix, bitorder="little")
         if self.due == self.candidates:
@@ -83,7 +82,7 @@ class _Target:
         return chosen, np.flatnonzero(patterns == self.prefix)
 
     def settle(self, chosen: np.ndarray, equal: np.ndarray) -> np.ndarray:
-        """The packed bits without the equals that are not due; called in the order of pieces."""
+        """The packed bits without the equals that are not due; called in the order of chunks."""
         surplus = equal[self.due :]
         np.bitwise_and.at(chosen, surplus >> 3, ~(1 << (surplus & 7)).astype(np.uint8))
         self.due -= min(len(equal), self.due)
@@ -106,7 +105,8 @@ def select_top(
 
     Args:
         scores: the stream of scores, all of one floating dtype; read three times (five times if
-            float64), and its first chunk once more. Its chunks start at multiples of 8.
+            float64), and its first chunk once more. Its chunks start at multiples of 8 and are best
+            of a size that stays in a core's cache with what is made of them.
         shapes: shape of every parameter, in order.
         ratios: shares in [0, 1].
         scope: ``global``: one ranking over all weights; ``layer``: one in each decoder layer and
@@ -167,8 +167,8 @@ class _Ranking:
         self.sizes: Counter[str] = Counter()
         for name, group in self.groups.items():
             self.sizes[group] += math.prod(shapes[name])
-        *_, first_chunk = next(scores())
-        self.dtype = torch.promote_types(first_chunk.dtype, torch.float32)
+        *_, form = next(scores())
+        self.dtype = torch.promote_types(form().dtype, torch.float32)
 
     def find_thresholds(self, targets: Mapping[str, list[_Target]]) -> None:
         """Give every target its whole prefix, one digit a pass."""
@@ -184,26 +184,29 @@ class _Ranking:
 
         A group's counts exist from its first score to its last, so few are held at a time.
         """
-
-        def digits(group: str, scores: np.ndarray) -> dict[int, np.ndarray] | None:
-            patterns = _patterns(scores)
-            if number == 1 and not (scores.min() >= 0 and patterns.max() < _INFINITY[self.dtype]):
-                return None
-            prefixes = {target.prefix for target in targets[group]}
-            agreeing = _agreeing(patterns, prefixes, below + width)
-            return {p: (some >> below) & ((1 << width) - 1) for p, some in agreeing.items()}
-
         counts: dict[str, dict[int, np.ndarray]] = defaultdict(
             lambda: defaultdict(lambda: np.zeros(1 << width, np.int64))
         )
+        adding = threading.Lock()
+
+        def count(group: str, scores: np.ndarray) -> bool:
+            patterns = _patterns(scores)
+            if number == 1 and not (scores.min() >= 0 and patterns.max() < _INFINITY[self.dtype]):
+                return False
+            prefixes = {target.prefix for target in targets[group]}
+            for prefix, some in _agreeing(patterns, prefixes, below + width).items():
+                digits = (some >> below) & ((1 << width) - 1)
+                with adding:
+                    count_of = counts[group][prefix]
+                _add_counts(digits, count_of, adding)
+            return True
+
         missing = self.sizes.copy()
-        pieces = self._pieces(number, digits)
-        for name, _, scores, found in pieces:
-            if found is None:
-                self._refuse(name, scores, pieces)
+        chunks = self._chunks(number, count)
+        for name, _, scores, usable in chunks:
+            if not usable:
+                self._refuse(name, scores, chunks)
             group = self.groups[name]
-            for prefix, values in found.items():
-                _count(values, counts[group][prefix])
             missing[group] -= len(scores)
             if not missing[group]:
                 for target in targets[group]:
@@ -219,34 +222,31 @@ class _Ranking:
             patterns = _patterns(scores)
             return [target.choose(patterns) for target in targets[group]]
 
-        for name, start, _, chosen in self._pieces(len(_DIGITS[self.dtype]) + 1, choose):
+        for name, start, _, chosen in self._chunks(len(_DIGITS[self.dtype]) + 1, choose):
             for target, found in zip(targets[self.groups[name]], chosen, strict=True):
                 packed, first = target.settle(*found), start // 8
                 masks[target.ratio][name].bits[first : first + len(packed)] = torch.from_numpy(
                     packed
                 )
 
-    def _pieces(
+    def _chunks(
         self, number: int, work: Callable[[str, np.ndarray], Outcome]
     ) -> Iterator[tuple[str, int, np.ndarray, Outcome]]:
-        """The ranked scores as (name, start, flat piece, ``work(group, piece)``), in order.
+        """The ranked scores as (name, start, flat chunk, ``work(group, chunk)``), in order.
 
-        ``work`` runs in other threads, a few pieces ahead. Shows progress as pass ``number``.
+        Scores are formed and ``work`` runs in other threads, a few chunks ahead. Shows progress as
+        pass ``number``.
         """
 
-        def pieces() -> Iterator[tuple[str, int, np.ndarray]]:
-            for name, start, chunk in self.scores():
-                if name not in self.groups:
-                    continue
-                if torch.promote_types(chunk.dtype, self.dtype) != self.dtype:
-                    raise ValueError(f"scores of {name} are {chunk.dtype}, others {self.dtype}")
-                for offset in range(0, len(chunk), _PIECE):
-                    piece = chunk[offset : offset + _PIECE].to("cpu", self.dtype)
-                    yield name, start + offset, piece.numpy()
-
-        def outcome(piece: tuple[str, int, np.ndarray]) -> tuple[str, int, np.ndarray, Outcome]:
-            name, _, scores = piece
-            return *piece, work(self.groups[name], scores)
+        def outcome(
+            item: tuple[str, int, Callable[[], torch.Tensor]],
+        ) -> tuple[str, int, np.ndarray, Outcome]:
+            name, start, form = item
+            chunk = form()
+            if torch.promote_types(chunk.dtype, self.dtype) != self.dtype:
+                raise ValueError(f"scores of {name} are {chunk.dtype}, others {self.dtype}")
+            scores = chunk.to("cpu", self.dtype).numpy()
+            return name, start, scores, work(self.groups[name], scores)
 
         with tqdm(
             desc=f"selecting, pass {number} of {len(_DIGITS[self.dtype]) + 1}",
@@ -255,7 +255,7 @@ class _Ranking:
             unit_scale=True,
             disable=None,
         ) as bar:
-            for done in ordered_map(outcome, pieces()):
+            for done in ordered_map(outcome, (i for i in self.scores() if i[0] in self.groups)):
                 yield done
                 bar.update(len(done[2]))
 
@@ -266,7 +266,7 @@ class _Ranking:
         following: Iterator[tuple[str, int, np.ndarray, object]],
     ) -> None:
         """Refuse scores that have no rank; ``following`` gives the rest of the tensor's."""
-        rest = (piece for _, _, piece, _ in takewhile(lambda item: item[0] == name, following))
+        rest = (chunk for _, _, chunk, _ in takewhile(lambda item: item[0] == name, following))
         bad = sum(np.count_nonzero(~((s >= 0) & (s < math.inf))) for s in (scores, *rest))
         raise WagleError(
             f"{bad} scores of {name} are not finite and non-negative; the gradients of this model "
@@ -279,12 +279,15 @@ def _patterns(scores: np.ndarray) -> np.ndarray:
     return np.abs(scores).view(f"int{8 * scores.itemsize}")
 
 
-def _count(values: np.ndarray, counts: np.ndarray) -> None:
-    """Add to ``counts[i]`` how often ``i`` occurs."""
+def _add_counts(values: np.ndarray, counts: np.ndarray, lock: threading.Lock) -> None:
+    """Add to ``counts[i]`` how often ``i`` occurs; called from any thread."""
     if 8 * len(values) < len(counts):
-        np.add.at(counts, values, 1)
-    else:
-        counts += np.bincount(values, minlength=len(counts))
+        with lock:
+            np.add.at(counts, values, 1)
+    else:  # unlike numpy's, torch's takes int32 as it is and leaves the interpreter free
+        found = torch.bincount(torch.from_numpy(values), minlength=len(counts)).numpy()
+        with lock:
+            counts += found
 
 
 def _agreeing(patterns: np.ndarray, prefixes: set[int], below: int) -> dict[int, np.ndarray]:

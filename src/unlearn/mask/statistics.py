@@ -15,6 +15,7 @@ import torch
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
 from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
+from src.unlearn.mask.scores import ScoreStream
 
 LayerKindTable = dict[str, dict[str, float]]
 """A number for each layer (``"0"``, ``"1"``, … and ``"outside"``) and, in it, each kind."""
@@ -155,19 +156,19 @@ class ScoreHistogram:
         return float(np.exp2(np.interp(below, reached, np.log2(self.edges))))
 
 
-def score_histogram(chunks: Iterable[tuple[str, int, torch.Tensor]]) -> ScoreHistogram:
-    """Count scores in one pass over a stream, such as ``score_stream(…)()`` gives.
+def score_histogram(scores: ScoreStream) -> ScoreHistogram:
+    """Count scores in one pass over their stream.
 
     Args:
-        chunks: (parameter name, start, scores), the scores non-negative and finite.
+        scores: the stream of scores, non-negative and finite.
 
     Raises:
         WagleError: a score is negative, infinite or NaN.
     """
     counts = np.zeros((_HIGHEST - _LOWEST) * _BINS_PER_OCTAVE, dtype=np.int64)
     zeros = 0
-    for name, _, scores in chunks:
-        values = scores.numpy()
+    for name, _, form in scores():
+        values = form().numpy()
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise WagleError(f"the scores of {name} are not all finite and at least 0")
         positive = values[values > 0]
