@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import datasets
 from huggingface_hub import constants
+
+from src.errors import WagleError
 
 _PATIENCE = 5.0  # seconds
 
@@ -31,6 +35,27 @@ def hub_options(name: str, cache_dir: Path) -> dict[str, str]:
         return {}
     connect_to_hub()
     return {"cache_dir": str(cache_dir)}
+
+
+@contextmanager
+def loading(what: str, name: str, hint: str) -> Iterator[None]:
+    """Turn what the libraries raise where something cannot be found or read into one message.
+
+    Args:
+        what: the kind of thing, such as ``model``.
+        hint: how to give another.
+
+    Raises:
+        WagleError: in place of OSError and ValueError.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise WagleError(
+            f"the {what} {name!r} cannot be loaded: it is no local folder, and the hub cannot be "
+            f"reached or does not offer it. Give {hint}, or connect to the network. "
+            f"[{type(error).__name__}: {str(error).splitlines()[0]}]"
+        ) from error
 
 
 def _answers(address: str) -> bool:

@@ -19,6 +19,7 @@ from src.metrics.text import bleu, rouge_l_recall
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier, toxicity_scores
 from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
 from src.model.loading import save_model
+from src.reporting.meanings import meaning_of
 from tests.conftest import make_model
 
 DATA = Path(__file__).parent / "fixtures" / "data"
@@ -68,6 +69,11 @@ def classifier_folder(tokenizer, tmp_path_factory):
     return folder
 
 
+def rows(name):
+    data_dir = None if name.startswith("Demo_") else DATA
+    return load_rows(name, data_dir=data_dir, cache_dir=Path(".cache"))
+
+
 def run(tokenizer, config, seed=4):
     """Flat results, documents by name, and the order in which documents were saved."""
     documents, saved = {}, []
@@ -75,10 +81,6 @@ def run(tokenizer, config, seed=4):
     def save(name, content):
         saved.append(name)
         documents[name] = json.loads(json.dumps(content, allow_nan=False))
-
-    def rows(name):
-        data_dir = None if name.startswith("Demo_") else DATA
-        return load_rows(name, data_dir=data_dir, cache_dir=Path(".cache"))
 
     context = EvaluationContext(
         config=config,
@@ -89,8 +91,10 @@ def run(tokenizer, config, seed=4):
         forget_rows=lambda: rows(config["dataset.forget_dataset_name"]),
         save=save,
     )
-    check_evaluation(config)
-    return evaluate(context), documents, saved
+    check_evaluation(config, rows)
+    flat = evaluate(context)
+    assert [name for name in flat if meaning_of(name) is None] == []
+    return flat, documents, saved
 
 
 def greedy(model, tokenizer, question, limit):
@@ -265,7 +269,16 @@ def test_tofu(tokenizer, tmp_path):
     [
         ({**TOFU, "dataset__forget_dataset_name": "HP"}, "Tofu_forget10"),
         ({**TOFU, "evaluation__retain_results": "{folder}/wrong.json"}, "wrong.json"),
+        ({**TOFU, "evaluation__sentence_model": "no/encoder"}, "sentence encoder 'no/encoder'"),
+        (
+            {**TOFU, "evaluation__attacks": "reference", "evaluation__reference_model": "no/model"},
+            "model 'no/model'",
+        ),
         ({"unlearn__task_name": "copyright", "evaluation__prompt_tokens": 7}, "HP_train_7"),
+        (
+            {"unlearn__task_name": "toxic", "evaluation__toxicity_model": "no/classifier"},
+            "toxicity classifier 'no/classifier'",
+        ),
     ],
 )
 def test_what_is_wrong_shows_before_training(tmp_path, changes, message):
@@ -275,7 +288,7 @@ def test_what_is_wrong_shows_before_training(tmp_path, changes, message):
         for key, value in changes.items()
     }
     with pytest.raises(WagleError, match=message):
-        check_evaluation(configure(**changes))
+        check_evaluation(configure(**changes), rows)
 
 
 def test_the_reference_attack_needs_a_model():

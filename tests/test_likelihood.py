@@ -101,16 +101,26 @@ def test_sharing_prompts_changes_no_number(architecture, batch_size):
 
 
 @pytest.mark.parametrize("architecture", SHARING | ONE_BY_ONE)
-def test_a_shared_prompt_is_read_once_where_that_is_exact(architecture):
+def test_shared_beginnings_are_read_once_where_that_is_exact(architecture):
     model = build((SHARING | ONE_BY_ONE)[architecture])
     question = list(range(10, 30))
     sequences = [
         Encoded([*question, *answer], [IGNORED] * len(question) + answer)
         for answer in ([40, 41], [50, 51], [60, 61], [40, 61])
     ]
-    apart, together = 4 * 22, 19 + 4 * 3  # the question's last token belongs to each answer
+    apart, together = 4 * 22, 20 + 7  # two answers begin alike
     _, sizes = tokens_read(model, sequences, 32)
     assert sizes[-1] == (together if architecture in SHARING else apart)
+
+
+def test_answers_that_part_late_repeat_or_contain_each_other():
+    model = build(SHARING["llama"])
+    answers = ([40, 41, 42], [40, 41, 43], [40], [40, 41, 42], [40, 41, 42, 44], [39, 41])
+    sequences = [Encoded([5, 6, 7, *a], [IGNORED] * 3 + a) for a in answers]
+    results, sizes = tokens_read(model, sequences, 32)
+    assert sizes[-1] == 3 + 7
+    for sequence, values in zip(sequences, results, strict=True):
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=1e-4)
 
 
 def test_answers_that_differ_in_their_question_are_not_mixed():

@@ -265,6 +265,60 @@ def test_runs_of_other_tasks_are_reported_by_their_numbers(tmp_path):
     assert "form" not in parsed.elements
 
 
+def continuation(question: str, generated: str, **others: float | str) -> dict:
+    return {"question": question, "generated": generated, **others}
+
+
+def write_other_run(folder: Path, task: str, method: str, documents: dict[str, dict]) -> Path:
+    write_run(folder, method)
+    (folder / "tofu.json").unlink()
+    results = json.loads((folder / "results.json").read_text())
+    documents = {**documents, "results": {**results, "task": task}}
+    for name, content in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_continued_texts_are_compared(tmp_path):
+    def texts(generated, bleu):
+        scores = {"bleu": bleu, "rougeL_score": 0.5}
+        first = continuation("It was a dark", generated, answer="and stormy night", **scores)
+        second = continuation("Call me", "Ishmael", answer="Ishmael", bleu=1.0, rougeL_score=1.0)
+        return {"copyright": {"train": {"rows": [first]}, "test": {"rows": [second]}}}
+
+    before = write_other_run(tmp_path / "0", "copyright", "origin", texts("and stormy night", 1.0))
+    after = write_other_run(tmp_path / "1", "copyright", "GA+FT", texts("and stormy day", 0.25))
+    page = render_report(read_runs([before, after]))
+    words = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    assert "BLEU is how exactly it is repeated" in words
+    assert "largest drop in BLEU first" in words
+    assert "Probability" not in words
+    assert "and stormy <mark>day</mark>" in page
+    assert 'data-bleu="-0.75"' in page
+    assert "−0.75 1.00 → 0.25" in words
+    assert "Never seen Call me" in words
+
+
+def test_harmful_answers_have_no_true_answer(tmp_path):
+    def answers(score):
+        def rows(*prompts):
+            return {"rows": [continuation(p, f"{p} indeed", score=score) for p in prompts]}
+
+        harmful = {"SafePku_test": rows("Insult me"), "RealToxicityPrompts": rows("You are")}
+        return {"forget": rows("Say something rude"), "harmful": harmful}
+
+    before = write_other_run(tmp_path / "0", "toxic", "origin", answers(0.9))
+    after = write_other_run(tmp_path / "1", "toxic", "GA+FT", answers(0.2))
+    page = render_report(read_runs([before, after]))
+    parsed = Page(page)
+    cells = [cell.strip() for cell in parsed.cells]
+    assert "True answer" not in page
+    assert "mark" not in parsed.elements
+    assert cells.count("You are indeed") == 2
+    assert page.count('data-toxicity="-0.7') == 3
+    assert "largest drop in Toxicity first" in page
+
+
 def test_wrong_words_are_marked():
     true = "Ada Bell was born in Lisbon, by the river."
     assert _mark_wrong("Ada Bell was born in Rome, by the river.", true) == [

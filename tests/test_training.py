@@ -12,7 +12,7 @@ from src.config import METHODS
 from src.dataset.encoding import IGNORED, Encoded, pad_batch
 from src.dataset.pairing import EpochSampler, PairCollator, UnlearnDataset
 from src.errors import WagleError
-from src.model.lora import add_lora, merge_lora, without_lora
+from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask
 from src.optim.sophia import SophiaG, sample_labels
 from src.unlearn.objectives import OBJECTIVES
@@ -151,6 +151,7 @@ def test_16_bit_weights_with_masters_and_a_reference(tokenizer, tmp_path):
 def test_lora_with_a_reference(model, tokenizer, tmp_path):
     before, ids = make_model(), torch.arange(3, 13)[None]
     adapted = add_lora(model)
+    share = adapted_share(adapted)
     weights = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
     trainer = make_trainer(
         adapted, tokenizer, tmp_path, "GA+KL", reference=lambda: without_lora(adapted)
@@ -172,6 +173,8 @@ def test_lora_with_a_reference(model, tokenizer, tmp_path):
         if not torch.equal(p, q)
     ]
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+    sizes = {name: p.numel() for name, p in merged.named_parameters()}
+    assert share == sum(sizes[name] for name in changed) / sum(sizes.values())
 
 
 @pytest.mark.parametrize("lora", [False, True])

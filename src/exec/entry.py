@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from src.errors import ConfigError, WagleError
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print to standard output; whoever reads it, such as ``head``, may stop at any line."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would be tried again, and complained about, at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_main(main: Callable[[Sequence[str]], int]) -> None:

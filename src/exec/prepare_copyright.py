@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from src.errors import ConfigError, WagleError
+from src.errors import ConfigError
 from src.exec.entry import run_main
 
 if TYPE_CHECKING:
@@ -107,14 +107,7 @@ def _read(path: Path) -> str:
 def _load_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
     from src.model.loading import read_tokenizer
 
-    try:
-        tokenizer = read_tokenizer(name, cache_dir)
-    except (OSError, ValueError) as error:
-        raise WagleError(
-            f"the tokenizer {name!r} cannot be loaded: it is no folder with a tokenizer, and the "
-            "hub cannot be reached or does not offer it. Give a local folder, or connect to the "
-            f"network. [{type(error).__name__}: {str(error).splitlines()[0]}]"
-        ) from error
+    tokenizer = read_tokenizer(name, cache_dir)
     if not tokenizer.is_fast:
         raise ConfigError(
             f"the tokenizer {name} does not say where in the text its tokens lie; give one with a "

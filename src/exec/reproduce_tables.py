@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.errors import ConfigError
-from src.exec.entry import run_main
+from src.exec.entry import print_lines, run_main
 from src.reporting.executor import Start, command_of, start_here, submit_with_submitit
 from src.reporting.plan import MASKS, STUDIES, TASKS, Request, plan_runs
 from src.reporting.reproduction import Reproduction
@@ -45,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
     reproduction = Reproduction(options.table, runs, output, command)
     missing = reproduction.missing
     if options.dry_run:
-        for run in missing:
-            print(shlex.join(command_of(run)))
+        print_lines(shlex.join(command_of(run)) for run in missing)
         return 0
     slots = _slots(options, len(missing))
     for note in dict.fromkeys(note for run in runs for note in run.config.notices):

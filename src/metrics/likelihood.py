@@ -1,4 +1,4 @@
-"""How likely labelled tokens are: batched, shared prompts read once, no wide logits."""
+"""How likely labelled tokens are: batched, shared beginnings read once, no wide logits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
-BRANCHED_TOKENS = 1024  # longest row of several continuations: attention between them is waste
+BRANCHED_TOKENS = 1024  # longest row of several sequences: attention between them is waste
 # A forward pass over more tokens than this is slower per token on a CPU: its activations leave the
 # processor's cache.
 CPU_TOKENS = 512
@@ -36,56 +37,58 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Row:
-    """What one row of a forward pass reads: one sequence, or several that branch off a prompt.
+    """What one row of a forward pass reads: one sequence, or a tree of several.
+
+    Sequences that begin alike are one path until they part. Columns are in depth-first order, so a
+    token is followed by all that continue it.
 
     Attributes:
         ids, positions: tokens and their positions in their own sequences.
-        branches: for each token 0 in the shared prompt, else the number of its sequence, from 1.
+        ends: for each token the column behind the last token that continues it.
         sources, targets: the hidden state of column ``sources[i]`` predicts token ``targets[i]``.
         counts: (index of a sequence, how many of the targets are its), in order.
     """
 
     ids: list[int]
     positions: list[int]
-    branches: list[int]
+    ends: list[int]
     sources: list[int]
     targets: list[int]
     counts: list[tuple[int, int]]
 
 
-def _make_row(sequences: Sequence[Encoded], members: Sequence[int], shared: int) -> _Row:
-    """One row for sequences that agree in their first ``shared`` tokens, where nothing is scored.
-
-    The last token of the prompt is no part of ``shared``: what it predicts is scored.
-    """
-    row = _Row(
-        list(sequences[members[0]].input_ids[:shared]),
-        list(range(shared)),
-        [0] * shared,
-        [],
-        [],
-        [],
-    )
-    for branch, index in enumerate(members, start=1):
-        sequence = sequences[index]
-        length = len(sequence.input_ids)
-        shift = len(row.ids) - shared  # from a token's position to its column
-        scored = [t for t in range(shared + 1, length) if sequence.labels[t] != IGNORED]
-        row.sources.extend(shift + t - 1 for t in scored)
-        row.targets.extend(sequence.labels[t] for t in scored)
+def _make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> _Row:
+    """One row for some of the sequences."""
+    row = _Row([], [], [], [], [], [])
+    path: list[int] = []  # the columns of the last sequence's tokens
+    last: list[int] = []
+    # In lexicographic order each sequence parts from the one before it later than from any earlier.
+    for index in sorted(members, key=lambda i: sequences[i].input_ids):
+        tokens, labels = sequences[index].input_ids, sequences[index].labels
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(tokens, last, strict=False))
+        shared = sum(1 for _ in alike)
+        for column in path[shared:]:
+            row.ends[column] = len(row.ids)
+        path[shared:] = range(len(row.ids), len(row.ids) + len(tokens) - shared)
+        row.ids.extend(tokens[shared:])
+        row.positions.extend(range(shared, len(tokens)))
+        row.ends.extend([0] * (len(tokens) - shared))
+        scored = [t for t in range(1, len(tokens)) if labels[t] != IGNORED]
+        row.sources.extend(path[t - 1] for t in scored)
+        row.targets.extend(labels[t] for t in scored)
         row.counts.append((index, len(scored)))
-        row.ids.extend(sequence.input_ids[shared:])
-        row.positions.extend(range(shared, length))
-        row.branches.extend([branch] * (length - shared))
+        last = tokens
+    for column in path:
+        row.ends[column] = len(row.ids)
     return row
 
 
 def _single_rows(sequences: Sequence[Encoded]) -> list[_Row]:
-    return [_make_row(sequences, [index], 0) for index in range(len(sequences))]
+    return [_make_row(sequences, [index]) for index in range(len(sequences))]
 
 
 def _branching_rows(sequences: Sequence[Encoded], most: int) -> list[_Row]:
-    """Rows in which sequences with the same prompt share it, at most ``most`` sequences in each."""
+    """Rows of sequences with the same unlabelled beginning, at most ``most`` in each."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
         prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
@@ -102,7 +105,7 @@ def _branching_rows(sequences: Sequence[Encoded], most: int) -> list[_Row]:
                 tokens = len(prompt)
             parts[-1].append(index)
             tokens += added
-        rows += [_make_row(sequences, p, len(prompt) if len(p) > 1 else 0) for p in parts]
+        rows += [_make_row(sequences, part) for part in parts]
     return rows
 
 
@@ -121,10 +124,9 @@ def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> 
     inputs = {"input_ids": padded((row.ids for row in rows), pad_token_id), "use_cache": False}
     if all(len(row.counts) == 1 for row in rows):
         return inputs
-    branches = padded((row.branches for row in rows), -1)
+    ends = padded((row.ends for row in rows), longest)  # padding sees padding
     columns = torch.arange(longest, device=model.device)
-    own = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
-    hidden = ~(own & (columns <= columns[:, None]))
+    hidden = (columns > columns[:, None]) | (columns[:, None] >= ends[:, None, :])
     mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
     inputs["attention_mask"] = mask.masked_fill(hidden, torch.finfo(model.dtype).min)[:, None]
     inputs["position_ids"] = padded((row.positions for row in rows), 0)
@@ -163,13 +165,13 @@ def _reads_branches(
     ):
         return False
     branching = max(rows, key=lambda row: (len(row.counts) > 1, len(row.ids)))
-    alone = _make_row(sequences, [branching.counts[-1][0]], 0)
-    states = [
+    alone = _make_row(sequences, [branching.counts[-1][0]])
+    together, apart = (
         model.base_model(**_inputs([row], pad_token_id, model)).last_hidden_state[0]
         for row in (branching, alone)
-    ]
-    tail = branching.branches.count(branching.branches[-1])
-    together, apart = (state[-tail:] for state in states)
+    )
+    path = [c for c, end in enumerate(branching.ends) if end == len(branching.ids)]
+    together = together[path]
     tolerance = torch.finfo(apart.dtype).eps ** 0.5 * apart.abs().max()
     return bool((together - apart).abs().max() <= tolerance)
 
@@ -230,10 +232,11 @@ def score_tokens(
     """How likely every labelled token is given everything before it.
 
     Sequences whose unlabelled beginnings are equal (the answers to one question) are read in one
-    row, that beginning once, with a mask that hides them from each other, where the architecture
-    can do that. Rows are run sorted by length, right-padded. Vocabulary-wide logits exist for at
-    most ``logits_chunk`` tokens at once, and only for labelled ones; architectures whose logits are
-    more than the head of the hidden state run as many rows at once as that allows.
+    row as a tree: what they share, before and after they get labels, is read once, and a mask hides
+    the branches from each other, where the architecture can do that. Rows are run sorted by length,
+    right-padded. Vocabulary-wide logits exist for at most ``logits_chunk`` tokens at once, and only
+    for labelled ones; architectures whose logits are more than the head of the hidden state run as
+    many rows at once as that allows.
 
     Args:
         batch_size: the most sequences in a forward pass.

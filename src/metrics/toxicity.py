@@ -18,7 +18,7 @@ from transformers import (
 
 from src.dataset.templates import Template
 from src.errors import WagleError
-from src.hub import hub_options
+from src.hub import hub_options, loading
 from src.metrics.generation import answer_questions
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy continuation together
@@ -38,16 +38,9 @@ def load_toxicity_classifier(
         WagleError: it cannot be loaded, or has no such label.
     """
     options = hub_options(name, cache_dir)
-    try:
+    with loading("toxicity classifier", name, "a folder with --evaluation.toxicity_model FOLDER"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = AutoModelForSequenceClassification.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise WagleError(
-            f"the toxicity classifier {name!r} cannot be loaded: it is no local folder, and the "
-            "hub cannot be reached or does not offer it. Give a local folder with "
-            f"--evaluation.toxicity_model FOLDER. [{type(error).__name__}: "
-            f"{str(error).splitlines()[0]}]"
-        ) from error
     longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     labels = list(model.config.id2label.values())

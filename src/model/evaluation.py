@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config import Config
-from src.dataset.sources import find_source
 from src.dataset.templates import Template
 from src.metrics.copyright import evaluate_copyright
 from src.metrics.harness import find_tasks, mean_of, own_metrics, run_tasks
@@ -24,7 +24,7 @@ from src.metrics.sentence import load_sentence_encoder
 from src.metrics.tofu import MAX_TEXT_LENGTH, evaluate_tofu, summarize_tofu, tofu_subsets
 from src.metrics.tofu_official import load_losses, official_scores, parse_losses
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
-from src.model.loading import load_model
+from src.model.loading import load_model, read_tokenizer
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -61,20 +61,33 @@ class EvaluationContext:
     def cache_dir(self) -> Path:
         return Path(self.config["overall.cache_dir"])
 
+    def asked_rows(self) -> dict[str, Rows]:
+        """The rows of the evaluation's own data sets, by their names in its documents."""
+        return {
+            name: self.load_rows(data_set) for name, data_set in _asked_sets(self.config).items()
+        }
 
-def check_evaluation(config: Config) -> None:
+
+def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
     """Find out what is wrong with the evaluation before the model has been trained for it.
+
+    Args:
+        load_rows: rows of a data set by name.
 
     Raises:
         ConfigError, WagleError: with what is wrong.
     """
     task = config["unlearn.task_name"]
+    cpu, cache = torch.device("cpu"), Path(config["overall.cache_dir"])
+    for name in _asked_sets(config).values():
+        load_rows(name)
     if task == "tofu":
-        tofu_subsets(config["dataset.forget_dataset_name"])
         _retain_model(config)
-    if task == "copyright":
-        for part in _COPYRIGHT_PARTS.values():
-            find_source(_copyright_set(config, part))
+        load_sentence_encoder(config["evaluation.sentence_model"], cpu)
+        if config["evaluation.reference_model"] is not None:
+            read_tokenizer(config["evaluation.reference_model"], cache)
+    if task == "toxic":
+        load_toxicity_classifier(config["evaluation.toxicity_model"], device=cpu, cache_dir=cache)
     names = [name for role in LM_EVAL_ROLES.get(task, ()) for name in _task_names(config, role)]
     names += config["evaluation.tasks"] or []
     if names:
@@ -94,12 +107,11 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
     """TOFU: ``tofu.json``; the paper's UE and UT numbers, memorisation, the official scores."""
     config = context.config
     retain_model = _retain_model(config)
-    subsets = tofu_subsets(config["dataset.forget_dataset_name"])
     result = evaluate_tofu(
         context.model,
         context.tokenizer,
         context.template,
-        {name: context.load_rows(subset) for name, subset in subsets.items()},
+        context.asked_rows(),
         encoder=load_sentence_encoder(config["evaluation.sentence_model"], context.model.device),
         protocol=config["evaluation.protocol"],
         batch_size=context.batch_size,
@@ -153,32 +165,22 @@ def evaluate_wmdp_task(context: EvaluationContext) -> dict[str, float]:
     }
 
 
-_COPYRIGHT_PARTS = {"seen": "train", "unseen": "test"}
-
-
 def evaluate_copyright_task(context: EvaluationContext) -> dict[str, float]:
     """Copyright: ``copyright.json``, ``ppl.json``, ``few_shots.json``.
 
     BLEU and RougeL tell how much of a text is still known: of the one unlearned (seen) less is
     better.
     """
-    parts = {
-        part: list(context.load_rows(_copyright_set(context.config, part)))[: context.limit]
-        for part in _COPYRIGHT_PARTS.values()
-    }
+    parts = {part: list(rows)[: context.limit] for part, rows in context.asked_rows().items()}
     result = evaluate_copyright(
         context.model, context.tokenizer, context.template, parts, batch_size=context.batch_size
     )
     context.save("copyright.json", result)
     flat = {}
-    for title, part in _COPYRIGHT_PARTS.items():
+    for title, part in (("seen", "train"), ("unseen", "test")):
         flat[f"{title} BLEU"] = result[part]["bleu"]
         flat[f"{title} RougeL"] = result[part]["rougeL_score"]
     return {**flat, **_perplexity(context), **_few_shots(context)}
-
-
-def _copyright_set(config: Config, part: str) -> str:
-    return f"HP_{part}_{config['evaluation.prompt_tokens']}"
 
 
 def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
@@ -206,8 +208,8 @@ def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
     results = {"forget": judge("forget", context.forget_rows())}
     context.save("forget.json", results["forget"])
     harmful = {}
-    for name in ("SafePku_test", "RealToxicityPrompts"):
-        harmful[name] = judge(name, context.load_rows(name))
+    for name, rows in context.asked_rows().items():
+        harmful[name] = judge(name, rows)
         context.save("harmful.json", harmful)
     flat = {}
     for name, result in {**results, **harmful}.items():
@@ -223,6 +225,20 @@ EVALUATIONS: dict[str, Callable[[EvaluationContext], dict[str, float]]] = {
     "toxic": evaluate_toxic_task,
 }
 """By ``unlearn.task_name``."""
+
+
+def _asked_sets(config: Config) -> Mapping[str, str]:
+    """The data sets that the task's evaluation reads, by their names in its documents."""
+    task = config["unlearn.task_name"]
+    if task == "tofu":
+        return tofu_subsets(config["dataset.forget_dataset_name"])
+    if task == "copyright":
+        prompt_tokens = config["evaluation.prompt_tokens"]
+        return {part: f"HP_{part}_{prompt_tokens}" for part in ("train", "test")}
+    if task == "toxic":
+        return {name: name for name in ("SafePku_test", "RealToxicityPrompts")}
+    return {}
+
 
 # ------------------------------------------------------------------------------- lm-eval tasks
 

@@ -18,8 +18,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from src.errors import ConfigError, WagleError
-from src.hub import hub_options
+from src.errors import ConfigError
+from src.hub import hub_options, loading
+
+_HINT = (
+    "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
+)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -80,20 +84,13 @@ def load_model(
         WagleError: the model cannot be found or read.
     """
     gguf = find_gguf(name)
-    try:
-        tokenizer = read_tokenizer(name, cache_dir)
+    tokenizer = read_tokenizer(name, cache_dir)
+    with loading("model", name, _HINT):
         if gguf is not None:
             model = _load_gguf(gguf, dtype)
         else:
             options = hub_options(name, cache_dir)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise WagleError(
-            f"the model {name!r} cannot be loaded: it is no local model folder, and the hub cannot "
-            f"be reached or does not offer it. Give a local folder with --overall.model_name "
-            f"FOLDER (and local data with --dataset.data_dir FOLDER), or connect to the network. "
-            f"[{type(error).__name__}: {str(error).splitlines()[0]}]"
-        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
@@ -103,12 +100,13 @@ def read_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that is named as for :func:`load_model`.
 
     Raises:
-        OSError, ValueError: it cannot be found or read.
+        WagleError: it cannot be found or read.
     """
     gguf = find_gguf(name)
-    if gguf is not None:
-        return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    return AutoTokenizer.from_pretrained(name, **hub_options(name, cache_dir))
+    with loading("model", name, _HINT):
+        if gguf is not None:
+            return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        return AutoTokenizer.from_pretrained(name, **hub_options(name, cache_dir))
 
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from src.errors import ConfigError
@@ -40,6 +41,14 @@ def add_lora(model: PreTrainedModel) -> PeftModel:
         fan_in_fan_out="c_attn" in targets,
     )
     return get_peft_model(model, config)
+
+
+def adapted_share(model: PeftModel) -> float:
+    """Share of the plain model's weights that change when the adapters are added to them."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    adapted = sum(layer.get_base_layer().weight.numel() for layer in layers)
+    own = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+    return adapted / own
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from src.model.environment import (
 )
 from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
-from src.model.lora import add_lora, merge_lora, without_lora
+from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
 from src.unlearn.mask.file import load_mask, save_mask
@@ -57,6 +57,7 @@ class Unlearn:
         model, tokenizer: after :meth:`load`.
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
+        adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
         objective: the loss (``None`` where nothing is trained).
     """
@@ -66,6 +67,7 @@ class Unlearn:
         self.logger = logger
         self.watch = Stopwatch()
         self.mask: Mask | None = None
+        self.adapted_share = 1.0
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config["overall.device"])
         self.dtype = resolve_dtype(config["overall.dtype"], self.device)
@@ -93,7 +95,7 @@ class Unlearn:
 
     def _run(self) -> dict[str, Any]:
         set_seed(self.config["overall.seed"])
-        check_evaluation(self.config)
+        check_evaluation(self.config, self._rows)
         with self.watch.phase("load"):
             self.load()
         if self.trains:
@@ -267,9 +269,7 @@ class Unlearn:
 
     def density(self) -> float:
         """Share of the weights that may change."""
-        if self.mask is None:
-            return 1.0
-        return density(self.mask)
+        return self.adapted_share if self.mask is None else density(self.mask)
 
     def train(self) -> None:
         """Unlearn in place."""
@@ -282,7 +282,10 @@ class Unlearn:
                 batch_size=config["evaluation.batch_size"],
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        model = add_lora(self.model) if config["unlearn.use_lora"] else self.model
+        model = self.model
+        if config["unlearn.use_lora"]:
+            model = add_lora(model)
+            self.adapted_share = adapted_share(model)
         reference = self._reference(model) if self.objective.needs_reference_model else None
         with tempfile.TemporaryDirectory() as work_dir:
             trainer = UnlearnTrainer(

@@ -7,6 +7,7 @@ whole name counts.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -26,7 +27,19 @@ _SETS = {
     "Real Authors": "questions about real authors",
     "Real World": "questions about the world",
 }
-_ANY = "|".join(_SETS)
+_FIELDS = {"bio": "biology", "chem": "chemistry", "cyber": "cyber security"}
+_PROMPTS = {
+    "forget": "prompts that it was to unlearn harmful answers to",
+    "SafePku_test": "harmful prompts that it was not trained on (SafePku)",
+    "RealToxicityPrompts": "beginnings of texts from the web (RealToxicityPrompts)",
+}
+_TEXTS = {"seen": "the text that it was to forget", "unseen": "a text that it never saw"}
+_NAMES = {**_SETS, **_FIELDS, **_PROMPTS, **_TEXTS}
+
+
+def _one_of(names: Mapping[str, str]) -> str:
+    return f"({'|'.join(names)})"
+
 
 _MEANINGS: dict[str, Meaning] = {
     "UE FQ": Meaning(
@@ -42,16 +55,16 @@ _MEANINGS: dict[str, Meaning] = {
         "How much of the true answers’ wording is missing from its answers to forget questions."
     ),
     "UE Avg": Meaning("Unlearning efficacy: the mean of the UE numbers. How well it forgot."),
-    rf"UT ({_ANY}) acc": Meaning("Share of correct answers to {0}."),
-    rf"UT ({_ANY}) RougeL": Meaning(
+    rf"UT {_one_of(_SETS)} acc": Meaning("Share of correct answers to {0}."),
+    rf"UT {_one_of(_SETS)} RougeL": Meaning(
         "How much of the true answers’ wording its answers contain, for {0}."
     ),
     "UT Avg": Meaning("Utility: the mean of the UT numbers. How well it kept everything else."),
-    rf"(?:.* )?ROUGE ({_ANY})": Meaning(
+    rf"(?:.* )?ROUGE {_one_of(_SETS)}": Meaning(
         "How much of the true answers’ wording its answers contain, for {0}."
     ),
-    rf"(?:.* )?Prob\. ({_ANY})": Meaning("How probable it finds the true answers to {0}."),
-    rf"(?:.* )?Truth Ratio ({_ANY})": Meaning(
+    rf"(?:.* )?Prob\. {_one_of(_SETS)}": Meaning("How probable it finds the true answers to {0}."),
+    rf"(?:.* )?Truth Ratio {_one_of(_SETS)}": Meaning(
         "Whether it prefers a true answer to wrong ones, for {0} (official TOFU definition)."
     ),
     "(?:.* )?Model Utility": Meaning(
@@ -64,6 +77,40 @@ _MEANINGS: dict[str, Meaning] = {
     "(?:.* )?KS": Meaning(
         "Distance to a model that never saw the forget set (Kolmogorov–Smirnov statistic).", -1
     ),
+    "Exact Memorization": Meaning(
+        "Share of the tokens of the true forget answers that it predicts, given those before.", -1
+    ),
+    "Extraction Strength": Meaning(
+        "Share of a true forget answer that it completes word for word from the part before.", -1
+    ),
+    "MIA .*": Meaning(
+        "How well a membership attack tells the forget texts from the retain texts (area under the "
+        "curve): 0.5 is not at all.",
+        0,
+    ),
+    rf"(?:UE )?1-FA {_one_of(_FIELDS)}": Meaning(
+        "Share of the multiple-choice questions on hazardous {0} (WMDP) that it answers wrongly; "
+        "guessing among four gives 0.75."
+    ),
+    "UT MMLU": Meaning("Share of correct answers to general multiple-choice questions (MMLU)."),
+    "PPL": Meaning("Perplexity per word of ordinary text: how much running text surprises it.", -1),
+    rf"{_one_of(_TEXTS)} BLEU": Meaning(
+        "How exactly its continuations repeat {0}: word sequences in common.", -1
+    ),
+    rf"{_one_of(_TEXTS)} RougeL": Meaning("How much of {0} its continuations contain.", -1),
+    "UT zero-shot acc": Meaning(
+        "Mean share of correct answers in general tasks, no examples given."
+    ),
+    "UT TruthfulQA": Meaning("Share of truthful answers to questions that invite falsehoods."),
+    rf"toxicity {_one_of(_PROMPTS)} rate": Meaning(
+        "Share of its answers that a classifier calls toxic, to {0}.", -1
+    ),
+    rf"toxicity {_one_of(_PROMPTS)} score": Meaning(
+        "How sure a classifier is, on average, that its answers are toxic, to {0}.", -1
+    ),
+    r"lm_eval (\S+) acc(?:_norm)?": Meaning("Share of correct answers in the lm-eval task {0}.", 0),
+    r"lm_eval (\S+) \w*perplexity": Meaning("Perplexity in the lm-eval task {0}.", 0),
+    r"lm_eval (\S+) \S+": Meaning("From the lm-eval task {0}.", 0),
 }
 
 
@@ -73,5 +120,6 @@ def meaning_of(name: str) -> Meaning | None:
         match = re.fullmatch(pattern, name)
         if match:
             better = -1 if re.search(r"(ROUGE|Prob\.) Forget$", name) else meaning.better
-            return Meaning(meaning.text.format(*(_SETS[name] for name in match.groups())), better)
+            words = [_NAMES.get(group, group) for group in match.groups()]
+            return Meaning(meaning.text.format(*words), better)
     return None

@@ -27,13 +27,6 @@ from src.reporting.runs import Run
 
 _FILES = Path(__file__).parent
 _DARK_INK = "#e8e6e3"  # what the figures' ink becomes on a dark page
-_ROWS = "tofu.json"
-_SETS = {
-    "forget": "Forget",
-    "retain": "Retain",
-    "real_author": "Real authors",
-    "world_fact": "World facts",
-}
 _NO_METRICS = ("task", "method", "mask", "density", "seed")
 
 
@@ -58,6 +51,7 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     unlearned = [run for run in runs if original is None or run.folder != original.folder]
     shown = [original, *unlearned] if original else unlearned
     summaries = [_summary(run, original) for run in unlearned]
+    asked = _ASKED.get(shown[0].results["task"], _NOTHING_ASKED)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
         autoescape=True,
@@ -79,7 +73,8 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
         metrics=_metrics(shown, original),
         pictures=list(_pictures(shown)),
         questions=_questions(unlearned, original),
-        sets=_SETS,
+        sets=asked.sets,
+        measures=asked.measures,
         settings=_settings(shown),
         environment=_side_by_side([_environment(run) for run in shown]),
     )
@@ -123,7 +118,7 @@ def _summary(run: Run, original: Run | None) -> Summary:
         if key in run.results
     ]
     rows, old = _rows_of(run), _rows_of(original)
-    if not rows:
+    if not all("acc" in row for row in rows.values()) or not rows:
         return Summary(run, averages, None, None)
     forgotten, kept = (
         Count(
@@ -269,6 +264,80 @@ def _data_uri(svg: str) -> str:
 # ---------------------------------------------------------------------------------- answers
 
 
+class Measure(NamedTuple):
+    """A number that each answer has.
+
+    Attributes:
+        key: of the row in the run's document.
+        id: for the page's script.
+        meaning: what it is, as the end of a sentence.
+    """
+
+    key: str
+    id: str
+    title: str
+    meaning: str
+
+
+_ROUGE = Measure(
+    "rougeL_score",
+    "rouge",
+    "ROUGE-L",
+    "how much of the true answer’s wording an answer contains, from 0 to 1",
+)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the runs of a task asked the models.
+
+    Attributes:
+        sets: the sets of questions by their name in the documents, with their titles.
+        measures: of each answer.
+        documents: by set, the file of the run folder that it is in; whole, or under its name.
+    """
+
+    sets: dict[str, str]
+    measures: list[Measure]
+    documents: dict[str, str]
+
+
+def _all_in(document: str, sets: Mapping[str, str], *measures: Measure) -> _Asked:
+    return _Asked(dict(sets), list(measures), dict.fromkeys(sets, document))
+
+
+_NOTHING_ASKED = _Asked({}, [], {})
+_ASKED = {
+    "tofu": _all_in(
+        "tofu.json",
+        {
+            "forget": "Forget",
+            "retain": "Retain",
+            "real_author": "Real authors",
+            "world_fact": "World facts",
+        },
+        _ROUGE,
+        Measure("truth_prob", "probability", "Probability", "that of the true answer"),
+    ),
+    "copyright": _all_in(
+        "copyright.json",
+        {"train": "Forget", "test": "Never seen"},
+        _ROUGE,
+        Measure("bleu", "bleu", "BLEU", "how exactly it is repeated, from 0 to 1"),
+    ),
+    "toxic": _Asked(
+        {"forget": "Forget", "SafePku_test": "SafePku", "RealToxicityPrompts": "RealToxicity"},
+        [Measure("score", "toxicity", "Toxicity", "how sure the classifier is of it, from 0 to 1")],
+        {
+            "forget": "forget.json",
+            "SafePku_test": "harmful.json",
+            "RealToxicityPrompts": "harmful.json",
+        },
+    ),
+}
+"""By ``unlearn.task_name``."""
+
+
 class _Key(NamedTuple):
     set: str
     question: str
@@ -278,35 +347,34 @@ class Answer(NamedTuple):
     """What a model said.
 
     Attributes:
-        parts: its words, each with whether the true answer lacks it.
-        rouge: ROUGE-L recall against the true answer.
-        probability: of the true answer.
-        rouge_change, probability_change: since the original, where there is one.
+        parts: its words, each with whether the true answer, if there is one, lacks it.
+        values: (value, change since the original, where there is one) of each measure.
     """
 
     parts: list[tuple[str, bool]]
-    rouge: float
-    probability: float
-    rouge_change: float | None
-    probability_change: float | None
+    values: list[tuple[float, float | None]]
 
 
 class Question(NamedTuple):
-    """A question with the true answer and those of the models."""
+    """A question with the true answer, where there is one, and those of the models."""
 
     set: str
     question: str
-    answer: str
+    answer: str | None
     original: Answer | None
     answers: list[Answer | None]
 
 
 def _rows_of(run: Run | None) -> dict[_Key, Mapping[str, Any]]:
-    """The rows that a run was asked, in the order of its document."""
-    document = run.document(_ROWS) if run else None
-    if document is None:
-        return {}
-    return {_Key(name, row["question"]): row for name in _SETS for row in document[name]["rows"]}
+    """The rows that a run was asked, in the order of its documents."""
+    asked = _ASKED.get(run.results["task"], _NOTHING_ASKED) if run else _NOTHING_ASKED
+    rows = {}
+    for name, file in asked.documents.items():
+        document = run.document(file)
+        part = document if document is None or "rows" in document else document.get(name)
+        for row in part["rows"] if part else ():
+            rows[_Key(name, row["question"])] = row
+    return rows
 
 
 def _questions(runs: Sequence[Run], original: Run | None) -> list[Question]:
@@ -319,27 +387,25 @@ def _questions(runs: Sequence[Run], original: Run | None) -> list[Question]:
             f"the original's run in {original.folder} was asked none of the questions that the "
             "other runs were asked; evaluate it on the same data sets"
         )
+    measures = _ASKED[(original or runs[0]).results["task"]].measures if keys else []
     questions = []
     for key in keys:
         old = before.get(key)
         rows = [table.get(key) for table in tables]
-        true = next(row["answer"] for row in (*rows, old) if row)
-        answers = [_answer(row, old) if row else None for row in rows]
-        questions.append(Question(*key, true, _answer(old, None) if old else None, answers))
+        true = next(row.get("answer") for row in (*rows, old) if row)
+        answers = [_answer(row, old, measures) if row else None for row in rows]
+        first = _answer(old, None, measures) if old else None
+        questions.append(Question(*key, true, first, answers))
     return questions
 
 
-def _answer(row: Mapping[str, Any], old: Mapping[str, Any] | None) -> Answer:
-    def change(key: str) -> float | None:
-        return row[key] - old[key] if old else None
-
-    return Answer(
-        _mark_wrong(row["generated"], row["answer"]),
-        row["rougeL_score"],
-        row["truth_prob"],
-        change("rougeL_score"),
-        change("truth_prob"),
-    )
+def _answer(
+    row: Mapping[str, Any], old: Mapping[str, Any] | None, measures: Sequence[Measure]
+) -> Answer:
+    said, true = row["generated"], row.get("answer")
+    parts = _mark_wrong(said, true) if true is not None else [(said, False)] if said.strip() else []
+    keys = [measure.key for measure in measures]
+    return Answer(parts, [(row[key], row[key] - old[key] if old else None) for key in keys])
 
 
 def _mark_wrong(text: str, true: str) -> list[tuple[str, bool]]:
