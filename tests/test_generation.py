@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import MistralConfig, Qwen2Config
 
+from src.metrics import generation
 from src.metrics.generation import generate_greedy
 from tests.conftest import CONFIGS, VOCABULARY
 from tests.test_likelihood import SMALL, build
@@ -53,10 +54,13 @@ def case(request):
     return model, prompts, stop, [one_by_one(model, prompt, stop) for prompt in prompts]
 
 
+@pytest.mark.parametrize("always_drafts", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
-def test_equals_one_row_at_a_time(case, batch_size):
+def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
     model, prompts, stop, expected = case
     assert len({len(tokens) for tokens in expected}) > 3
+    if always_drafts:  # most of them wrong
+        monkeypatch.setattr(generation, "REPEATING", 0)
     generated = generate_greedy(
         model,
         prompts,
@@ -69,7 +73,8 @@ def test_equals_one_row_at_a_time(case, batch_size):
     assert generated == expected
 
 
-def test_free_places_are_taken():
+def test_free_places_are_taken(monkeypatch):
+    monkeypatch.setattr(generation, "REPEATING", LIMIT + 1)
     model = build(MODELS["llama"])
     rows = []
     model.register_forward_pre_hook(
@@ -91,6 +96,39 @@ def test_free_places_are_taken():
     # The longest continuation, one token from reading its prompt and fifteen steps, sets the pace:
     # the prompts that wait at first cost no step of their own.
     assert sum(length == 1 for _, length in rows) == 15
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_texts_that_repeat_themselves_take_few_steps(period):
+    """A model that knows nothing but which token follows which."""
+    model = build(MODELS["gpt2"])
+    with torch.no_grad():
+        for parameter in model.transformer.h.parameters():
+            parameter.zero_()
+        model.transformer.wpe.weight.zero_()
+        model.transformer.wte.weight.copy_(torch.randn(VOCABULARY, model.config.n_embd))
+        circle = torch.arange(VOCABULARY)
+        circle[5 : 5 + period] = torch.arange(5, 5 + period).roll(-1)
+        model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight[circle.argsort()])
+    steps = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: steps.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    prompts = [[5], [7, 9, 5], [5 + period - 1]]
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=60,
+        batch_size=4,
+        description="",
+    )
+    for prompt, tokens in zip(prompts, generated, strict=True):
+        first = prompt[-1] - 5
+        assert tokens == [5 + (first + i + 1) % period for i in range(60 - len(prompt))]
+    assert len(steps) < 60 / 3
+    assert max(steps[1:]) == 1 + generation.DRAFT
 
 
 def test_only_the_last_position_has_logits():

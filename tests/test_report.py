@@ -90,6 +90,7 @@ def write_run(
             **{"task": "tofu", "method": method, "mask": unlearn["mask_path"]},
             **{"density": 0.8 if mask else 1.0, "seed": seed},
             **{"UE FQ": 3e-7, "UE Avg": efficacy, "UT Avg": utility, "tofu_official": {"KS": 0.5}},
+            **{"lm_eval demo_wmdp acc": 0.25, "lm_eval demo_wmdp acc_stderr": 0.1},
         },
         "tofu": document(answers or {}),
     }
@@ -198,9 +199,9 @@ def test_a_table_and_figures_of_several_runs(tmp_path, folders, capsys):
     runs = read_runs(list(folders.values()))
     comparison_table(runs, tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0] == "| run | UE FQ | UE Avg | UT Avg | updated | time |"
-    assert lines[2] == "| Original | 0.000 | 0.100 | 1.000 | – | – |"
-    assert lines[4] == "| NPO+WAGLE | 0.000 | 0.600 | 0.900 | 80% | 4 s |"
+    assert lines[0] == "| run | UE FQ | UE Avg | UT Avg | lm_eval demo_wmdp acc | updated | time |"
+    assert lines[2] == "| Original | 0.000 | 0.100 | 1.000 | 0.250 | – | – |"
+    assert lines[4] == "| NPO+WAGLE | 0.000 | 0.600 | 0.900 | 0.250 | 80% | 4 s |"
     paths = save_figures(runs, tmp_path / "figures")
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(
         path.name for path in paths

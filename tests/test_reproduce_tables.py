@@ -21,7 +21,7 @@ from src.config import load_config
 from src.dataset.demo_benchmark import make_benchmark
 from src.errors import ConfigError
 from src.exec import reproduce_tables
-from src.reporting import executor
+from src.reporting import executor, reproduction
 from src.reporting.plan import MUS, RATIOS, STUDIES, TASKS, Request, Row, plan_runs
 from src.reporting.tables import (
     Column,
@@ -455,6 +455,24 @@ def test_what_is_done_is_found_by_its_configuration(paper, capsys):
     assert "3 runs, 1 done, 2 to do" in output  # the original stays
     assert "time: about 2 s" in output
     assert len(list(Path("out").rglob("results.json"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("table", "masks", "labels"),
+    [("ratio", ("WAGLE", "Random"), {"WAGLE", "Random"}), ("tofu", ("Dense", "WAGLE"), set())],
+)
+def test_figures_of_finished_runs(paper, capsys, monkeypatch, table, masks, labels):
+    drawn = []
+    monkeypatch.setattr(reproduction, "write_figure", lambda path, figure: drawn.append(figure))
+    rest = ("--ratios", "0.1", "0.8") if table == "ratio" else ()
+    argv = arguments(paper, "--seeds", "1", "2", *rest, table=table, masks=masks)
+    reproduce_tables.main(argv)
+    (figure,) = drawn
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert labels <= legend
+    assert (
+        figure.axes[0].get_ylabel() == f"{'forgetting, ' * (not labels)}UE Avg (larger is better)"
+    )
 
 
 def test_dry_run_prints_commands_and_writes_nothing(paper, capsys):

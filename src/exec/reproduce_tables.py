@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     table = reproduction.write()
     print(f"\n{to_markdown(table, command)}")
     print(f"written: {output / options.table}.md, .tex, .csv and _runs.csv")
+    if figures := reproduction.draw():
+        print(f"figures: {', '.join(map(str, figures))}")
     return 1 if reproduction.failures else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from rich.table import Table
 from src.reporting.figures import draw_tradeoff, draw_training, write_figure
 from src.reporting.runs import Run
 
+_SHOWN = r"UE |UT |lm_eval .* (acc|word_perplexity)$"
 _SHORT = {"real authors": "RA", "world facts": "WF", "retain": "retain"}
 
 
 def comparison_table(runs: Sequence[Run], path: Path) -> None:
-    """Print the UE and UT columns of several runs, and save them as Markdown."""
-    metrics = [name for name in runs[0].results if name.startswith(("UE ", "UT "))]
+    """Print UE, UT and lm-eval numbers of several runs, and save them as Markdown."""
+    metrics = [name for name in runs[0].results if re.match(_SHOWN, name)]
     heads = ["run", *(_short(name) for name in metrics), "updated", "time"]
     rows = []
     for run in runs:

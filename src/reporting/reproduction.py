@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from src.loggers.files import write_text
 from src.reporting.executor import Start, execute, find_finished
+from src.reporting.figures import draw_ratio_sweep, draw_tradeoff, write_figure
 from src.reporting.plan import PlannedRun
 from src.reporting.runs import Run, read_run
 from src.reporting.tables import (
@@ -25,6 +26,9 @@ from src.reporting.tables import (
     to_markdown,
     values_of,
 )
+
+_UTILITY = {"tofu": "UT Avg", "wmdp": "UT MMLU"}
+"""What forgetting (``UE Avg``) is drawn against, by table."""
 
 
 class Reproduction:
@@ -140,6 +144,27 @@ class Reproduction:
         for suffix, text in files.items():
             write_text(self.output / f"{self.table}{suffix}", text)
         return table
+
+    def draw(self) -> list[Path]:
+        """Draw finished runs beside the table, as PNG and PDF; nothing where no figure fits it."""
+        finished = [
+            (run.row, self._known[run.fingerprint].results)
+            for run in self.runs
+            if run.fingerprint in self._known
+        ]
+        methods = {row.method for row, _ in finished if row.ratio is not None}
+        if self.table == "ratio":
+            points = [
+                (row.mask if len(methods) == 1 else f"{row.method} {row.mask}", row.ratio, results)
+                for row, results in finished
+                if row.ratio is not None
+            ]
+            figure = draw_ratio_sweep(points) if points else None
+        else:
+            utility = _UTILITY.get(self.table)
+            points = [(row.method, row.mask, results) for row, results in finished]
+            figure = draw_tradeoff(points, x=utility) if utility and points else None
+        return write_figure(self.output / self.table, figure) if figure else []
 
     def _clear_sums(self) -> None:
         """Remove the sums of gradients of finished runs that share them with no other run."""
