@@ -199,7 +199,7 @@ def test_a_table_and_figures_of_several_runs(tmp_path, folders, capsys):
     runs = read_runs(list(folders.values()))
     comparison_table(runs, tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0] == "| run | UE FQ | UE Avg | UT Avg | lm_eval demo_wmdp acc | updated | time |"
+    assert lines[0] == "| run | UE FQ | UE Avg | UT Avg | demo_wmdp acc | updated | time |"
     assert lines[2] == "| Original | 0.000 | 0.100 | 1.000 | 0.250 | – | – |"
     assert lines[4] == "| NPO+WAGLE | 0.000 | 0.600 | 0.900 | 0.250 | 80% | 4 s |"
     paths = save_figures(runs, tmp_path / "figures")

@@ -25,7 +25,8 @@ def run_main(main: Callable[[Sequence[str]], int]) -> None:
 
     Failures that the user can act on are one message; anything else keeps its traceback.
     """
-    if not sys.stderr.isatty():  # the hub libraries draw their bars into log files otherwise
+    if not sys.stderr.isatty():  # libraries draw their bars into log files otherwise
+        os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:

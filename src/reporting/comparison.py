@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from src.reporting.figures import draw_tradeoff, draw_training, write_figure
 from src.reporting.runs import Run
 
 _SHOWN = r"UE |UT |lm_eval .* (acc|word_perplexity)$"
-_SHORT = {"real authors": "RA", "world facts": "WF", "retain": "retain"}
+_SHORT = {"real authors": "RA", "world facts": "WF", "lm_eval ": "", "word_perplexity": "PPL"}
 
 
 def comparison_table(runs: Sequence[Run], path: Path) -> None:
@@ -27,7 +28,8 @@ def comparison_table(runs: Sequence[Run], path: Path) -> None:
         seconds = f"{run.unlearning_seconds:.0f} s" if run.trained else "–"
         rows.append([run.title, *cells, share, seconds])
     # Seventeen columns do not fit a terminal side by side, so there each metric is a row.
-    table = Table(title="UE: unlearning efficacy, UT: utility (larger is better)")
+    title = "UE: unlearning efficacy, UT: utility (larger is better)"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("")
     for row in rows:
         table.add_column(row[0].replace("+", "\n+"), justify="right")
