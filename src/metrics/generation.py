@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
-from src.metrics.likelihood import evaluating
+from src.metrics.likelihood import LOGITS_CHUNK, evaluating
 
 SPARE_COLUMNS = 64  # how far the cache's buffers reach beyond the tokens they hold
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
@@ -106,7 +106,6 @@ def generate_greedy(
     Returns:
         The new tokens of each prompt, without the EOS, in the order given.
     """
-    results: list[list[int]] = [[] for _ in prompts]
     texts = [_Text(prompt) for prompt in prompts]
     waiting = [i for i in range(len(prompts)) if len(prompts[i]) < max_total_length]
     waiting.sort(key=lambda i: len(prompts[i]), reverse=True)
@@ -118,9 +117,8 @@ def generate_greedy(
         """Note the chosen tokens; what is left of the batch once ended rows are gone."""
         going = []
         for place, (row, tokens) in enumerate(zip(batch.rows, chosen, strict=True)):
-            room = max_total_length - len(prompts[row]) - len(results[row])
+            room = max_total_length - len(texts[row].tokens)
             new = list(takewhile(lambda token: token not in stop, tokens[:room]))
-            results[row].extend(new)
             texts[row].extend(new)
             if len(new) == len(tokens) < room:
                 going.append(place)
@@ -137,7 +135,10 @@ def generate_greedy(
         count = len(batch.rows)
         repeating = sum(texts[row].streak >= REPEATING for row in batch.rows)
         if batch.joins and drafting and repeating * step_tokens > count * (count - repeating):
-            return [texts[row].expected(DRAFT) for row in batch.rows]
+            most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
+            rooms = [max_total_length - len(texts[row].tokens) - 1 for row in batch.rows]
+            pairs = zip(batch.rows, rooms, strict=True)
+            return [texts[row].expected(min(most, room)) for row, room in pairs]
         return [[]] * count
 
     with (
@@ -157,7 +158,7 @@ def generate_greedy(
             else:
                 chosen = batch.step(model, drafts(batch), pad_token_id)
                 batch = accept(batch, chosen)
-    return results
+    return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def _reads_gaps(model: PreTrainedModel) -> bool:
@@ -174,12 +175,13 @@ class _Text:
     """A row's tokens so far, and what they would go on with if they repeated themselves.
 
     Attributes:
+        tokens: those of the prompt, and those chosen.
         streak: how many tokens in a row, the last among them, were as expected.
     """
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.streak = 0
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
         self._behind: dict[tuple[int, int], int] = {}  # where each pair of neighbours ended last
         self.extend(tokens)
 
@@ -187,17 +189,17 @@ class _Text:
         """Add tokens."""
         for token in tokens:
             self.streak = self.streak + 1 if self.expected(1) == [token] else 0
-            if len(self._tokens) > 1:
-                self._behind[self._tokens[-2], self._tokens[-1]] = len(self._tokens)
-            self._tokens.append(token)
+            if len(self.tokens) > 1:
+                self._behind[self.tokens[-2], self.tokens[-1]] = len(self.tokens)
+            self.tokens.append(token)
 
     def expected(self, count: int) -> list[int]:
         """What followed the last two tokens where they last stood together, over and over."""
-        start = self._behind.get(tuple(self._tokens[-2:]))
+        start = self._behind.get(tuple(self.tokens[-2:]))
         if start is None:
             return []
-        period = len(self._tokens) - start
-        return [self._tokens[start + i % period] for i in range(count)]
+        period = len(self.tokens) - start
+        return [self.tokens[start + i % period] for i in range(count)]
 
 
 class _RoomyLayer(DynamicLayer):
