@@ -29,7 +29,13 @@ from src.model.environment import (
     versions,
 )
 from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
-from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
+from src.model.loading import (
+    load_model,
+    read_tokenizer,
+    resolve_device,
+    resolve_dtype,
+    save_model,
+)
 from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
@@ -95,6 +101,8 @@ class Unlearn:
 
     def _run(self) -> dict[str, Any]:
         set_seed(self.config["overall.seed"])
+        # Without a network the model is missing first: its message says how to give all that is.
+        read_tokenizer(self._model_name, Path(self.config["overall.cache_dir"]))
         check_evaluation(self.config, self._rows)
         with self.watch.phase("load"):
             self.load()
@@ -115,7 +123,7 @@ class Unlearn:
     def load(self) -> None:
         """Load the model to be unlearned, or the saved one to be evaluated."""
         self.model, self.tokenizer = load_model(
-            self.config["unlearn.resume_path"] or self.config["overall.model_name"],
+            self._model_name,
             dtype=self.dtype,
             device=self.device,
             cache_dir=Path(self.config["overall.cache_dir"]),
@@ -127,6 +135,10 @@ class Unlearn:
             self.config["dataset.forget_dataset_name"],
             self.tokenizer,
         )
+
+    @property
+    def _model_name(self) -> str:
+        return self.config["unlearn.resume_path"] or self.config["overall.model_name"]
 
     def _rows(self, name: str, role: str = "forget"):
         data_dir = self.config["dataset.data_dir"]
