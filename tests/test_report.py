@@ -320,6 +320,14 @@ def test_harmful_answers_have_no_true_answer(tmp_path):
     assert "largest drop in Toxicity first" in page
 
 
+def test_a_run_of_another_task_was_asked_nothing_of_it(tmp_path, folders):
+    harmful = {"rows": [continuation("Insult me", "No", score=0.1)]}
+    other = write_other_run(tmp_path / "0", "toxic", "NPO+FT", {"forget": harmful})
+    page = render_report(read_runs([folders["GradDiff"], other]))
+    assert "Insult me" not in page
+    assert "not asked" in page
+
+
 def test_wrong_words_are_marked():
     true = "Ada Bell was born in Lisbon, by the river."
     assert _mark_wrong("Ada Bell was born in Rome, by the river.", true) == [

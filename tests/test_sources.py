@@ -460,7 +460,7 @@ def test_texts_that_cannot_be_prepared(tmp_path, story_tokenizer, capsys):
     with pytest.raises(ConfigError, match=r"too short: .* take 1024 tokens"):
         prepare_copyright.main(argv)
     argv[2] = str(tmp_path / "nothing")
-    with pytest.raises(WagleError, match=r"model .*nothing' cannot be loaded"):
+    with pytest.raises(WagleError, match=r"tokenizer .*nothing' cannot be loaded"):
         prepare_copyright.main(argv)
     assert not (tmp_path / "out").exists()
     for share in ("0", "1", "much"):

@@ -107,7 +107,7 @@ def _read(path: Path) -> str:
 def _load_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
     from src.model.loading import read_tokenizer
 
-    tokenizer = read_tokenizer(name, cache_dir)
+    tokenizer = read_tokenizer(name, cache_dir, what="tokenizer", hint="a local folder")
     if not tokenizer.is_fast:
         raise ConfigError(
             f"the tokenizer {name} does not say where in the text its tokens lie; give one with a "

@@ -85,7 +85,9 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
         _retain_model(config)
         load_sentence_encoder(config["evaluation.sentence_model"], cpu)
         if config["evaluation.reference_model"] is not None:
-            read_tokenizer(config["evaluation.reference_model"], cache)
+            hint = "a local folder with --evaluation.reference_model FOLDER"
+            name = config["evaluation.reference_model"]
+            read_tokenizer(name, cache, what="reference model", hint=hint)
     if task == "toxic":
         load_toxicity_classifier(config["evaluation.toxicity_model"], device=cpu, cache_dir=cache)
     names = [name for role in LM_EVAL_ROLES.get(task, ()) for name in _task_names(config, role)]

@@ -96,14 +96,19 @@ def load_model(
     return model.to(device).eval(), tokenizer
 
 
-def read_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(
+    name: str, cache_dir: Path, *, what: str = "model", hint: str = _HINT
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that is named as for :func:`load_model`.
+
+    Args:
+        what, hint: for the message, as in :func:`src.hub.loading`.
 
     Raises:
         WagleError: it cannot be found or read.
     """
     gguf = find_gguf(name)
-    with loading("model", name, _HINT):
+    with loading(what, name, hint):
         if gguf is not None:
             return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         return AutoTokenizer.from_pretrained(name, **hub_options(name, cache_dir))

@@ -50,8 +50,8 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     original = original or next((run for run in runs if run.is_original), None)
     unlearned = [run for run in runs if original is None or run.folder != original.folder]
     shown = [original, *unlearned] if original else unlearned
-    summaries = [_summary(run, original) for run in unlearned]
     asked = _ASKED.get(shown[0].results["task"], _NOTHING_ASKED)
+    summaries = [_summary(run, original, asked) for run in unlearned]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
         autoescape=True,
@@ -72,7 +72,7 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
         summaries=[s for s in summaries if s.averages or s.forgotten],
         metrics=_metrics(shown, original),
         pictures=list(_pictures(shown)),
-        questions=_questions(unlearned, original),
+        questions=_questions(unlearned, original, asked),
         sets=asked.sets,
         measures=asked.measures,
         settings=_settings(shown),
@@ -110,15 +110,15 @@ class Summary:
     kept: Count | None
 
 
-def _summary(run: Run, original: Run | None) -> Summary:
+def _summary(run: Run, original: Run | None, asked: _Asked) -> Summary:
     before = original.results if original else {}
     averages = [
         (title, run.results[key], before.get(key))
         for key, title in (("UE Avg", "Forgetting"), ("UT Avg", "Utility"))
         if key in run.results
     ]
-    rows, old = _rows_of(run), _rows_of(original)
-    if not all("acc" in row for row in rows.values()) or not rows:
+    rows, old = _rows_of(run, asked), _rows_of(original, asked)
+    if not rows or not all("acc" in row for row in rows.values()):
         return Summary(run, averages, None, None)
     forgotten, kept = (
         Count(
@@ -365,36 +365,34 @@ class Question(NamedTuple):
     answers: list[Answer | None]
 
 
-def _rows_of(run: Run | None) -> dict[_Key, Mapping[str, Any]]:
-    """The rows that a run was asked, in the order of its documents."""
-    asked = _ASKED.get(run.results["task"], _NOTHING_ASKED) if run else _NOTHING_ASKED
+def _rows_of(run: Run | None, asked: _Asked) -> dict[_Key, Mapping[str, Any]]:
+    """The rows that a run was asked, in the order of its documents; none of another task's run."""
     rows = {}
     for name, file in asked.documents.items():
-        document = run.document(file)
+        document = run.document(file) if run else None
         part = document if document is None or "rows" in document else document.get(name)
         for row in part["rows"] if part else ():
             rows[_Key(name, row["question"])] = row
     return rows
 
 
-def _questions(runs: Sequence[Run], original: Run | None) -> list[Question]:
+def _questions(runs: Sequence[Run], original: Run | None, asked: _Asked) -> list[Question]:
     """Every question that was asked of a run (of the original, where it is alone)."""
-    before = _rows_of(original)
-    tables = [_rows_of(run) for run in runs]
+    before = _rows_of(original, asked)
+    tables = [_rows_of(run, asked) for run in runs]
     keys = dict.fromkeys(key for table in (tables if runs else [before]) for key in table)
     if before and keys and not before.keys() & keys.keys():
         raise WagleError(
             f"the original's run in {original.folder} was asked none of the questions that the "
             "other runs were asked; evaluate it on the same data sets"
         )
-    measures = _ASKED[(original or runs[0]).results["task"]].measures if keys else []
     questions = []
     for key in keys:
         old = before.get(key)
         rows = [table.get(key) for table in tables]
         true = next(row.get("answer") for row in (*rows, old) if row)
-        answers = [_answer(row, old, measures) if row else None for row in rows]
-        first = _answer(old, None, measures) if old else None
+        answers = [_answer(row, old, asked.measures) if row else None for row in rows]
+        first = _answer(old, None, asked.measures) if old else None
         questions.append(Question(*key, true, first, answers))
     return questions
 
