@@ -14,6 +14,7 @@ import torch
 
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
+from src.optim.threads import ordered_map
 from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
 from src.unlearn.mask.scores import ScoreStream
 
@@ -167,8 +168,7 @@ def score_histogram(scores: ScoreStream) -> ScoreHistogram:
     """
     counts = np.zeros((_HIGHEST - _LOWEST) * _BINS_PER_OCTAVE, dtype=np.int64)
     zeros = 0
-    for name, _, form in scores():
-        values = form().numpy()
+    for name, values in ordered_map(lambda chunk: (chunk[0], chunk[2]().numpy()), scores()):
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise WagleError(f"the scores of {name} are not all finite and at least 0")
         positive = values[values > 0]
