@@ -58,13 +58,14 @@ class _Row:
 
 
 def _make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> _Row:
-    """One row for some of the sequences."""
+    """One row for some of the sequences, without the last token of each."""
     row = _Row([], [], [], [], [], [])
     path: list[int] = []  # the columns of the last sequence's tokens
     last: list[int] = []
     # In lexicographic order each sequence parts from the one before it later than from any earlier.
     for index in sorted(members, key=lambda i: sequences[i].input_ids):
-        tokens, labels = sequences[index].input_ids, sequences[index].labels
+        labels = sequences[index].labels
+        tokens = sequences[index].input_ids[: max(len(labels) - 1, 1)]  # the last predicts nothing
         alike = takewhile(lambda pair: pair[0] == pair[1], zip(tokens, last, strict=False))
         shared = sum(1 for _ in alike)
         for column in path[shared:]:
@@ -73,7 +74,7 @@ def _make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> _Row:
         row.ids.extend(tokens[shared:])
         row.positions.extend(range(shared, len(tokens)))
         row.ends.extend([0] * (len(tokens) - shared))
-        scored = [t for t in range(1, len(tokens)) if labels[t] != IGNORED]
+        scored = [t for t in range(1, len(labels)) if labels[t] != IGNORED]
         row.sources.extend(path[t - 1] for t in scored)
         row.targets.extend(labels[t] for t in scored)
         row.counts.append((index, len(scored)))
@@ -153,8 +154,7 @@ def _reads_branches(
     """Whether the model reads branching rows as it reads their sequences one by one.
 
     It must take positions and a mask of our making. Some architectures do not, or do it wrongly;
-    they are found by trying the last sequence of the longest row, which is farthest from its
-    prompt.
+    they are found by trying the last sequence of the shortest branching row.
     """
     longest = max(len(sequence.input_ids) for sequence in sequences)
     window = getattr(model.config, "sliding_window", None)
@@ -164,14 +164,14 @@ def _reads_branches(
         or (window is not None and window < longest)  # our mask would switch the window off
     ):
         return False
-    branching = max(rows, key=lambda row: (len(row.counts) > 1, len(row.ids)))
+    branching = min((row for row in rows if len(row.counts) > 1), key=lambda row: len(row.ids))
     alone = _make_row(sequences, [branching.counts[-1][0]])
     together, apart = (
         model.base_model(**_inputs([row], pad_token_id, model)).last_hidden_state[0]
         for row in (branching, alone)
     )
     path = [c for c, end in enumerate(branching.ends) if end == len(branching.ids)]
-    together = together[path]
+    together = together[path[: len(apart)]]
     tolerance = torch.finfo(apart.dtype).eps ** 0.5 * apart.abs().max()
     return bool((together - apart).abs().max() <= tolerance)
 

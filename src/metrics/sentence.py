@@ -12,6 +12,9 @@ from sentence_transformers import SentenceTransformer
 
 from src.hub import connect_to_hub, loading
 
+BATCH = 32  # texts embedded at once
+CPU_BATCH = 8  # so few that their activations stay in the processor's cache
+
 
 def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransformer:
     """Load a sentence encoder.
@@ -53,7 +56,11 @@ def closest_candidates(
     # Equal sentences are embedded once, and so get equal embeddings whatever batch they are in.
     distinct = list(dict.fromkeys(flat))
     embedded = encoder.encode(
-        distinct, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        distinct,
+        batch_size=CPU_BATCH if encoder.device.type == "cpu" else BATCH,
+        normalize_embeddings=True,
+        convert_to_tensor=True,
+        show_progress_bar=False,
     ).cpu()
     where = {text: index for index, text in enumerate(distinct)}
     return [
