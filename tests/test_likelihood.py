@@ -123,6 +123,32 @@ def test_answers_that_part_late_repeat_or_contain_each_other():
         np.testing.assert_allclose(values, one_by_one(model, sequence), atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ONE_BY_ONE)
+def test_equal_answers_do_not_pass_for_branches(architecture):
+    model = build(ONE_BY_ONE[architecture])
+    answers = [([5, 6, 7], [40, 41]), ([5, 6, 7], [40, 42])]  # the last tokens are not read
+    answers += [(list(range(10, 20)), [a, *range(30, 40)]) for a in (50, 51, 52)]
+    sequences = [Encoded(q + a, [IGNORED] * len(q) + a) for q, a in answers]
+    results, _ = tokens_read(model, sequences, 32)
+    for sequence, values in zip(sequences, results, strict=True):
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=1e-4)
+
+
+def test_trees_share_rows():
+    model = build(SHARING["llama"])
+    sequences = [
+        Encoded([*question, answer, 7], [IGNORED] * len(question) + [answer, 7])
+        for length in range(1, 40)
+        for question in [list(range(length, 2 * length))]
+        for answer in (50, 51)
+    ]
+    results, sizes = tokens_read(model, sequences, 32)
+    apart = sum(length + 2 for length in range(1, 40))
+    assert sum(sizes) < 1.1 * apart
+    for sequence, values in zip(sequences, results, strict=True):
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=1e-4)
+
+
 def test_answers_that_differ_in_their_question_are_not_mixed():
     model = build(SHARING["llama"])
     # the same prompt length and the same ids but one

@@ -24,6 +24,8 @@ TEMPLATE = TEMPLATES["question_answer"]
 class LetterEncoder:
     """Embeds a sentence as its letter counts; enough to order candidates."""
 
+    device = torch.device("cpu")
+
     def encode(self, sentences, **_):
         counts = torch.tensor(
             [[1 + s.lower().count(chr(97 + i)) for i in range(26)] for s in sentences]

@@ -8,7 +8,8 @@ answers in fewer steps (prompt lookup decoding, a form of Leviathan et al. 2023,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -21,7 +22,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
-from src.metrics.likelihood import LOGITS_CHUNK, evaluating
+from src.metrics.cpu_linear import few_row_linears
+from src.metrics.likelihood import CPU_TOKENS, LOGITS_CHUNK, evaluating
 
 SPARE_COLUMNS = 64  # how far the cache's buffers reach beyond the tokens they hold
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
@@ -110,7 +112,10 @@ def generate_greedy(
     waiting = [i for i in range(len(prompts)) if len(prompts[i]) < max_total_length]
     waiting.sort(key=lambda i: len(prompts[i]), reverse=True)
     stop = set(eos_token_ids)
-    drafting = _reads_gaps(model)
+    # Rows can be added to others unless a layer of the cache is of a special kind.
+    joins = all(type(layer) is _RoomyLayer for layer in _make_cache(model).layers)
+    drafting = joins and _reads_gaps(model)
+    most_tokens = CPU_TOKENS if joins and model.device.type == "cpu" else math.inf
     step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
 
     def accept(batch: _Batch, chosen: list[list[int]]) -> _Batch | None:
@@ -134,7 +139,7 @@ def generate_greedy(
         """
         count = len(batch.rows)
         repeating = sum(texts[row].streak >= REPEATING for row in batch.rows)
-        if batch.joins and drafting and repeating * step_tokens > count * (count - repeating):
+        if drafting and repeating * step_tokens > count * (count - repeating):
             most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
             rooms = [max_total_length - len(texts[row].tokens) - 1 for row in batch.rows]
             pairs = zip(batch.rows, rooms, strict=True)
@@ -143,22 +148,35 @@ def generate_greedy(
 
     with (
         evaluating(model),
+        few_row_linears(model),
         tqdm(total=len(waiting), desc=description, unit="row", disable=None) as bar,
     ):
         batch: _Batch | None = None
         while batch or waiting:
             free = batch_size - (len(batch.rows) if batch else 0)
-            if waiting and (batch is None or (batch.joins and 4 * free >= batch_size)):
+            if waiting and (batch is None or (joins and 4 * free >= batch_size)):
                 rows = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                fresh = _Batch.start(model, prompts, rows, pad_token_id)
-                fresh = accept(fresh, fresh.tokens[:, None].tolist())
-                if batch and fresh:
-                    batch.join(fresh)
-                batch = batch or fresh
+                for part in _parts(rows, [len(prompts[row]) for row in rows], most_tokens):
+                    fresh = _Batch.start(model, prompts, part, pad_token_id)
+                    fresh = accept(fresh, fresh.tokens[:, None].tolist())
+                    if batch and fresh:
+                        batch.join(fresh)
+                    batch = batch or fresh
             else:
                 chosen = batch.step(model, drafts(batch), pad_token_id)
                 batch = accept(batch, chosen)
     return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+
+
+def _parts(rows: Sequence[int], lengths: Sequence[int], most: float) -> Iterator[list[int]]:
+    """Rows of ascending lengths, in order: as many at once as are ``most`` tokens with padding."""
+    part: list[int] = []
+    for row, length in zip(rows, lengths, strict=True):
+        if part and (len(part) + 1) * length > most:
+            yield part
+            part = []
+        part.append(row)
+    yield part
 
 
 def _reads_gaps(model: PreTrainedModel) -> bool:
@@ -369,11 +387,6 @@ class _Batch:
         self.tokens, self.positions = self.tokens[indices], self.positions[indices]
         self.attention = self.attention[indices]
         return self
-
-    @property
-    def joins(self) -> bool:
-        """Whether rows can be added: not where a layer of the cache is of a special kind."""
-        return all(type(layer) is _RoomyLayer for layer in self.cache.layers)
 
     def join(self, other: _Batch) -> None:
         """Add the rows of another batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
-BRANCHED_TOKENS = 1024  # longest row of several sequences: attention between them is waste
+# Longest row of several sequences with the same beginning, and of others: attention between them is
+# waste.
+BRANCHED_TOKENS = 1024
+PACKED_TOKENS = 256
 # A forward pass over more tokens than this is slower per token on a CPU: its activations leave the
 # processor's cache.
 CPU_TOKENS = 512
@@ -84,30 +88,43 @@ def _make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> _Row:
     return row
 
 
-def _single_rows(sequences: Sequence[Encoded]) -> list[_Row]:
-    return [_make_row(sequences, [index]) for index in range(len(sequences))]
-
-
-def _branching_rows(sequences: Sequence[Encoded], most: int) -> list[_Row]:
-    """Rows of sequences with the same unlabelled beginning, at most ``most`` in each."""
+def _parts(sequences: Sequence[Encoded], most: int) -> list[list[int]]:
+    """Sequences with the same unlabelled beginning, at most ``most`` together; others alone."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
         prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
         groups.setdefault(tuple(sequence.input_ids[: max(prompt - 1, 0)]), []).append(index)
-    rows = []
+    parts: list[list[int]] = []
     for prompt, members in groups.items():
-        parts: list[list[int]] = []
-        tokens = 0
+        tokens = BRANCHED_TOKENS
         for index in members:
             added = len(sequences[index].input_ids) - len(prompt)
-            full = not parts or len(parts[-1]) == most or tokens + added > BRANCHED_TOKENS
-            if full or not prompt:
+            if not prompt or tokens + added > BRANCHED_TOKENS or len(parts[-1]) == most:
                 parts.append([])
                 tokens = len(prompt)
             parts[-1].append(index)
             tokens += added
-        rows += [_make_row(sequences, part) for part in parts]
-    return rows
+    return parts
+
+
+def _pack(sequences: Sequence[Encoded], parts: Sequence[list[int]], most: int) -> list[_Row]:
+    """Rows of whole parts: at most ``most`` sequences, and ``PACKED_TOKENS`` unless it is one part.
+
+    Each part, the longest first, goes where it leaves least room.
+    """
+    rows: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # tokens left, and the number of the row, ascending
+    sized = ((len(_make_row(sequences, part).ids), part) for part in parts)
+    for tokens, part in sorted(sized, key=lambda pair: pair[0], reverse=True):
+        place = bisect.bisect_left(rooms, (tokens, 0))
+        if place < len(rooms) and len(rows[rooms[place][1]]) + len(part) <= most:
+            room, number = rooms.pop(place)
+        else:
+            room, number = PACKED_TOKENS, len(rows)
+            rows.append([])
+        rows[number].extend(part)
+        bisect.insort(rooms, (room - tokens, number))
+    return [_make_row(sequences, members) for members in rows]
 
 
 def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> dict:
@@ -149,14 +166,17 @@ def splits_into_backbone_and_head(model: PreTrainedModel) -> bool:
 
 
 def _reads_branches(
-    model: PreTrainedModel, sequences: Sequence[Encoded], rows: Sequence[_Row], pad_token_id: int
+    model: PreTrainedModel,
+    sequences: Sequence[Encoded],
+    parts: Sequence[list[int]],
+    pad_token_id: int,
 ) -> bool:
-    """Whether the model reads branching rows as it reads their sequences one by one.
+    """Whether the model reads rows of several sequences as it reads the sequences one by one.
 
     It must take positions and a mask of our making. Some architectures do not, or do it wrongly;
-    they are found by trying the last sequence of the shortest branching row.
+    they are found by trying the last sequence of a short part that branches.
     """
-    longest = max(len(sequence.input_ids) for sequence in sequences)
+    longest = max((len(sequence.input_ids) for sequence in sequences), default=0)
     window = getattr(model.config, "sliding_window", None)
     if (
         "position_ids" not in inspect.signature(model.base_model.forward).parameters
@@ -164,16 +184,20 @@ def _reads_branches(
         or (window is not None and window < longest)  # our mask would switch the window off
     ):
         return False
-    branching = min((row for row in rows if len(row.counts) > 1), key=lambda row: len(row.ids))
-    alone = _make_row(sequences, [branching.counts[-1][0]])
+    rows = [_make_row(sequences, part) for part in parts if len(part) > 1]
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        alone = _make_row(sequences, [row.counts[-1][0]])
+        path = [c for c, end in enumerate(row.ends) if end == len(row.ids)][: len(alone.ids)]
+        if path[-1] >= len(path):  # others stand between its tokens
+            break
+    else:
+        return False
     together, apart = (
         model.base_model(**_inputs([row], pad_token_id, model)).last_hidden_state[0]
-        for row in (branching, alone)
+        for row in (row, alone)
     )
-    path = [c for c, end in enumerate(branching.ends) if end == len(branching.ids)]
-    together = together[path[: len(apart)]]
     tolerance = torch.finfo(apart.dtype).eps ** 0.5 * apart.abs().max()
-    return bool((together - apart).abs().max() <= tolerance)
+    return bool((together[path] - apart).abs().max() <= tolerance)
 
 
 @dataclass(frozen=True)
@@ -233,10 +257,10 @@ def score_tokens(
 
     Sequences whose unlabelled beginnings are equal (the answers to one question) are read in one
     row as a tree: what they share, before and after they get labels, is read once, and a mask hides
-    the branches from each other, where the architecture can do that. Rows are run sorted by length,
-    right-padded. Vocabulary-wide logits exist for at most ``logits_chunk`` tokens at once, and only
-    for labelled ones; architectures whose logits are more than the head of the hidden state run as
-    many rows at once as that allows.
+    the branches from each other, where the architecture can do that. Short trees share rows, so
+    that little is padding. Rows are run sorted by length, right-padded. Vocabulary-wide logits
+    exist for at most ``logits_chunk`` tokens at once, and only for labelled ones; architectures
+    whose logits are more than the head of the hidden state run as many rows at once as that allows.
 
     Args:
         batch_size: the most sequences in a forward pass.
@@ -255,10 +279,11 @@ def score_tokens(
         tqdm(total=len(sequences), desc=description, unit="row", disable=None) as bar,
     ):
         split = splits_into_backbone_and_head(model)
-        rows = _branching_rows(sequences, batch_size) if split else _single_rows(sequences)
-        shares = any(len(row.counts) > 1 for row in rows)
-        if shares and not _reads_branches(model, sequences, rows, pad_token_id):
-            rows = _single_rows(sequences)
+        parts = _parts(sequences, batch_size)
+        if split and _reads_branches(model, sequences, parts, pad_token_id):
+            rows = _pack(sequences, parts, batch_size)
+        else:
+            rows = [_make_row(sequences, [index]) for index in range(len(sequences))]
         limits = [CPU_TOKENS] if model.device.type == "cpu" else []
         limits += [] if split else [logits_chunk]
         for batch in _batches(rows, batch_size, min(limits, default=None)):
@@ -312,16 +337,19 @@ def _score(
 
 
 def _measure(logits: torch.Tensor, targets: torch.Tensor, standardize: bool) -> torch.Tensor:
-    """``(M, V)`` logits and ``(M,)`` tokens to float32 ``(M, 2)``, or ``(M, 3)``.
+    """``(M, V)`` logits, used up, and ``(M,)`` tokens to float32 ``(M, 2)``, or ``(M, 3)``.
 
     The columns are those of :class:`TokenScores`.
     """
     logits = logits.float()
-    log_total = logits.logsumexp(dim=1)
-    log_probs = logits.gather(1, targets[:, None]).squeeze(1) - log_total
-    columns = [log_probs, (logits.argmax(dim=1) == targets).float()]
+    top, most_likely = logits.max(dim=1)
+    chosen = logits.gather(1, targets[:, None]).squeeze(1)
+    spread = logits.sub_(top[:, None])  # in place: fresh memory costs as much as the arithmetic
+    log_total = (spread.exp() if standardize else spread.exp_()).sum(dim=1).log()
+    log_probs = chosen - top - log_total
+    columns = [log_probs, (most_likely == targets).float()]
     if standardize:
-        spread = logits - log_total[:, None]
+        spread.sub_(log_total[:, None])
         probs = spread.exp()
         mean = torch.linalg.vecdot(probs, spread)
         variance = torch.linalg.vecdot(probs, spread.sub_(mean[:, None]).square_())
@@ -331,19 +359,17 @@ def _measure(logits: torch.Tensor, targets: torch.Tensor, standardize: bool) -> 
 
 
 def _batches(rows: Sequence[_Row], most: int, tokens: int | None) -> Iterator[list[_Row]]:
-    """Rows by length, branching ones apart: at most ``most`` sequences, ``tokens`` with padding.
+    """Rows by length: at most ``most`` sequences, ``tokens`` with padding.
 
     A row that is longer than ``tokens`` runs alone.
     """
-    for branching in (False, True):
-        batch: list[_Row] = []
-        chosen = [row for row in rows if (len(row.counts) > 1) == branching]
-        for row in sorted(chosen, key=lambda row: len(row.ids)):
-            sequences = sum(len(other.counts) for other in (*batch, row))
-            padded = (len(batch) + 1) * len(row.ids)
-            if batch and (sequences > most or (tokens is not None and padded > tokens)):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
+    batch: list[_Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        sequences = sum(len(other.counts) for other in (*batch, row))
+        padded = (len(batch) + 1) * len(row.ids)
+        if batch and (sequences > most or (tokens is not None and padded > tokens)):
             yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
