@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import nn
+
+from src.intrinsics import call_llvm, prefetch
 
 MOST_ROWS = 48  # for more, general matrix products are as fast
 TILE_ROWS = 3
@@ -35,7 +37,7 @@ def few_row_linears(model: nn.Module) -> Iterator[None]:
 
     Layers that are not of float32 on a CPU with the instructions needed stay as they are, and so
     do those whose ``forward`` somebody has already replaced. What is computed for a row does not
-    depend on the other rows, as long as there are at most ``MOST_ROWS``.
+    depend on the other rows as long as there are from ``TILE_ROWS`` to ``MOST_ROWS`` of them.
     """
     layers = [m for m in model.modules() if type(m) is nn.Linear and _is_suitable(m)]
     for layer in layers:
@@ -51,6 +53,7 @@ def _is_suitable(layer: nn.Linear) -> bool:
     weight = layer.weight
     return (
         LANES > 0
+        and type(weight) is nn.Parameter  # not one that is a part of a distributed tensor
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and weight.is_contiguous()
@@ -78,6 +81,10 @@ def _compile() -> Callable[[int, int, int, int, int, int], None] | None:
     """The product, run by torch's own team of threads; None where torch brings no GNU OpenMP.
 
     Other threads would fight with torch's, which wait for their next work without sleeping.
+
+    Returns:
+        A function of the addresses of weight ``(width, depth)``, inputs ``(rows, depth)`` and
+        outputs ``(rows, width)``, all float32 and contiguous, and of rows, width and depth.
     """
     libraries = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
     if not libraries:
@@ -107,13 +114,12 @@ def _compile() -> Callable[[int, int, int, int, int, int], None] | None:
                 ahead = following + 4 * tile_row // TILE_ROWS * depth
                 _multiply_tile(at, source, target, depth, width, ahead)
 
-    address = work.address
-    pack = ctypes.c_int64 * 6
+    arguments_type = ctypes.c_int64 * 6
 
     def multiply(*arguments: int) -> None:
-        run(address, ctypes.byref(pack(*arguments)), torch.get_num_threads(), 0)
+        packed = arguments_type(*arguments)
+        run(work.address, ctypes.byref(packed), torch.get_num_threads(), 0)
 
-    multiply.compiled = work  # lives as long as its address is used
     return multiply
 
 
@@ -156,7 +162,7 @@ def _generate_tile(
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(_LONG)
-    sums = [[builder.phi(_FLOATS) for _ in range(OUTPUTS)] for _ in range(TILE_ROWS)]
+    sums = [builder.phi(_FLOATS) for _ in range(TILE_ROWS * OUTPUTS)]
 
     def load(base: ir.Value, row: int) -> ir.Value:
         place = builder.gep(base, [builder.add(builder.mul(_LONG(row), depth), k)])
@@ -164,33 +170,26 @@ def _generate_tile(
 
     weights = [load(weight, output) for output in range(OUTPUTS)]
     values = [load(inputs, row) for row in range(TILE_ROWS)]
-    fused = f"llvm.fma.v{LANES}f32"
     added = [
-        [_call(builder, fused, _FLOATS, w, x, total) for w, total in zip(weights, row, strict=True)]
-        for x, row in zip(values, sums, strict=True)
+        call_llvm(builder, f"llvm.fma.v{LANES}f32", _FLOATS, *pair, total)
+        for pair, total in zip(itertools.product(values, weights), sums, strict=True)
     ]
-    hints = (_INT(0), _INT(3), _INT(1))  # data, to be read, into all caches
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.gep(ahead, [k]), *hints)
+    prefetch(builder, builder.gep(ahead, [k]))
     following = builder.add(k, _LONG(LANES))
-    zeros = ir.Constant(_FLOATS, [ir.Constant(_FLOAT, 0.0)] * LANES)
-    for phi, start, new in (
-        (k, _LONG(0), following),
-        *(
-            (phi, zeros, new)
-            for old, row in zip(sums, added, strict=True)
-            for phi, new in zip(old, row, strict=True)
-        ),
-    ):
-        phi.add_incoming(start, before)
-        phi.add_incoming(new, loop)
+    k.add_incoming(_LONG(0), before)
+    k.add_incoming(following, loop)
+    for total, new in zip(sums, added, strict=True):
+        total.add_incoming(ir.Constant(_FLOATS, [0.0] * LANES), before)
+        total.add_incoming(new, loop)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
     builder.position_at_end(after)
-    for row, parts in enumerate(added):
+    for row in range(TILE_ROWS):
+        parts = added[row * OUTPUTS : (row + 1) * OUTPUTS]
         while len(parts) > 1:
             parts = [_add_neighbours(builder, *parts[i : i + 2]) for i in range(0, len(parts), 2)]
-        total = _add_neighbours(builder, parts[0])
+        products = _add_neighbours(builder, parts[0])
         place = builder.gep(outputs, [builder.mul(_LONG(row), width)])
-        builder.store(total, builder.bitcast(place, total.type.as_pointer()), align=4)
+        builder.store(products, builder.bitcast(place, products.type.as_pointer()), align=4)
 
 
 def _add_neighbours(
@@ -198,18 +197,11 @@ def _add_neighbours(
 ) -> ir.Value:
     """Sums of elements 0 and 1, 2 and 3, ... of two vectors one behind the other, or of one."""
     count = LANES if right is not None else LANES // 2
-    kind = ir.VectorType(_INT, count)
     right = right or ir.Constant(_FLOATS, ir.Undefined)
     even, odd = (
         builder.shuffle_vector(
-            left, right, ir.Constant(kind, [_INT(2 * i + j) for i in range(count)])
+            left, right, ir.Constant(ir.VectorType(_INT, count), list(range(first, 2 * count, 2)))
         )
-        for j in (0, 1)
+        for first in (0, 1)
     )
     return builder.fadd(even, odd)
-
-
-def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-    """Call a function of LLVM."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)

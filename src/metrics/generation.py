@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
 from src.metrics.cpu_linear import few_row_linears
-from src.metrics.likelihood import CPU_TOKENS, LOGITS_CHUNK, evaluating
+from src.metrics.likelihood import LOGITS_CHUNK, batches_by_length, evaluating, most_tokens
 
 SPARE_COLUMNS = 64  # how far the cache's buffers reach beyond the tokens they hold
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
@@ -115,7 +115,7 @@ def generate_greedy(
     # Rows can be added to others unless a layer of the cache is of a special kind.
     joins = all(type(layer) is _RoomyLayer for layer in _make_cache(model).layers)
     drafting = joins and _reads_gaps(model)
-    most_tokens = CPU_TOKENS if joins and model.device.type == "cpu" else math.inf
+    read_at_once = most_tokens(model) if joins else math.inf
     step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
 
     def accept(batch: _Batch, chosen: list[list[int]]) -> _Batch | None:
@@ -156,7 +156,9 @@ def generate_greedy(
             free = batch_size - (len(batch.rows) if batch else 0)
             if waiting and (batch is None or (joins and 4 * free >= batch_size)):
                 rows = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                for part in _parts(rows, [len(prompts[row]) for row in rows], most_tokens):
+                for part in batches_by_length(
+                    rows, lambda row: len(prompts[row]), tokens=read_at_once
+                ):
                     fresh = _Batch.start(model, prompts, part, pad_token_id)
                     fresh = accept(fresh, fresh.tokens[:, None].tolist())
                     if batch and fresh:
@@ -166,17 +168,6 @@ def generate_greedy(
                 chosen = batch.step(model, drafts(batch), pad_token_id)
                 batch = accept(batch, chosen)
     return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
-
-
-def _parts(rows: Sequence[int], lengths: Sequence[int], most: float) -> Iterator[list[int]]:
-    """Rows of ascending lengths, in order: as many at once as are ``most`` tokens with padding."""
-    part: list[int] = []
-    for row, length in zip(rows, lengths, strict=True):
-        if part and (len(part) + 1) * length > most:
-            yield part
-            part = []
-        part.append(row)
-    yield part
 
 
 def _reads_gaps(model: PreTrainedModel) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bisect
 import inspect
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +24,15 @@ LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
 # waste.
 BRANCHED_TOKENS = 1024
 PACKED_TOKENS = 256
-# A forward pass over more tokens than this is slower per token on a CPU: its activations leave the
-# processor's cache.
-CPU_TOKENS = 512
+Item = TypeVar("Item")
+
+
+def most_tokens(model: PreTrainedModel) -> float:
+    """Tokens of a forward pass beyond which more at once take longer each.
+
+    On a CPU, the activations then leave the processor's cache.
+    """
+    return 512 if model.device.type == "cpu" else math.inf
 
 
 @contextmanager
@@ -284,9 +292,14 @@ def score_tokens(
             rows = _pack(sequences, parts, batch_size)
         else:
             rows = [_make_row(sequences, [index]) for index in range(len(sequences))]
-        limits = [CPU_TOKENS] if model.device.type == "cpu" else []
-        limits += [] if split else [logits_chunk]
-        for batch in _batches(rows, batch_size, min(limits, default=None)):
+        batches = batches_by_length(
+            rows,
+            lambda row: len(row.ids),
+            tokens=min(most_tokens(model), math.inf if split else logits_chunk),
+            most=batch_size,
+            size=lambda row: len(row.counts),
+        )
+        for batch in batches:
             scores = _score(model, batch, split, pad_token_id, logits_chunk, standardize)
             if not scores.isfinite().all():
                 raise WagleError(
@@ -358,18 +371,25 @@ def _measure(logits: torch.Tensor, targets: torch.Tensor, standardize: bool) -> 
     return torch.stack(columns, dim=1)
 
 
-def _batches(rows: Sequence[_Row], most: int, tokens: int | None) -> Iterator[list[_Row]]:
-    """Rows by length: at most ``most`` sequences, ``tokens`` with padding.
+def batches_by_length(
+    items: Iterable[Item],
+    length: Callable[[Item], int],
+    *,
+    tokens: float,
+    most: float = math.inf,
+    size: Callable[[Item], int] = lambda _: 1,
+) -> Iterator[list[Item]]:
+    """Items by length, as many at once as are ``tokens`` with padding and ``most`` by size.
 
-    A row that is longer than ``tokens`` runs alone.
+    An item that is too large runs alone.
     """
-    batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        sequences = sum(len(other.counts) for other in (*batch, row))
-        padded = (len(batch) + 1) * len(row.ids)
-        if batch and (sequences > most or (tokens is not None and padded > tokens)):
+    batch: list[Item] = []
+    total = 0
+    for item in sorted(items, key=length):
+        total += size(item)
+        if batch and (total > most or (len(batch) + 1) * length(item) > tokens):
             yield batch
-            batch = []
-        batch.append(row)
+            batch, total = [], size(item)
+        batch.append(item)
     if batch:
         yield batch

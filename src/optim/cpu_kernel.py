@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from src.intrinsics import call_llvm, prefetch
 
 BLOCK = 2048  # weights; a multiple of 16, small enough for the L1 cache with what belongs to them
 AHEAD = 512  # elements from what is read to what is fetched from memory meanwhile
@@ -83,12 +84,11 @@ def compress_by_instruction(
         flags = builder.bitcast(values[2], _FLAGS)
         where = _address(context, builder, signature.args[0], *values[0:2])
         arguments = (where, _ALIGNMENT, flags, _UNDEFINED)  # reads nothing behind the array's end
-        loaded = _call(builder, "llvm.masked.load.v16f32.p0", _FLOATS, *arguments)
+        loaded = call_llvm(builder, "llvm.masked.load.v16f32.p0", _FLOATS, *arguments)
         ahead = builder.gep(where, [_INT(AHEAD // 16)])
-        hints = (_INT(0), _INT(3), _INT(1))  # data, to be read, into all caches
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), ahead, *hints)
+        prefetch(builder, ahead)
         name = "llvm.experimental.vector.compress.v16f32"
-        packed = _call(builder, name, _FLOATS, loaded, flags, _UNDEFINED)
+        packed = call_llvm(builder, name, _FLOATS, loaded, flags, _UNDEFINED)
         builder.store(packed, _address(context, builder, signature.args[3], *values[3:5]), align=4)
         return builder.zext(builder.ctpop(values[2]), context.get_value_type(types.intp))
 
@@ -105,10 +105,10 @@ def expand_by_instruction(
         flags = builder.bitcast(values[2], _FLAGS)
         where = _address(context, builder, signature.args[0], *values[0:2])
         name = "llvm.masked.expandload.v16f32"
-        spread = _call(builder, name, _FLOATS, where, flags, _UNDEFINED)
+        spread = call_llvm(builder, name, _FLOATS, where, flags, _UNDEFINED)
         where = _address(context, builder, signature.args[3], *values[3:5])
         arguments = (spread, where, _ALIGNMENT, flags)
-        _call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), *arguments)
+        call_llvm(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), *arguments)
         return builder.zext(builder.ctpop(values[2]), context.get_value_type(types.intp))
 
     return types.intp(source, types.intp, types.uint16, target, types.intp), generate
@@ -120,12 +120,6 @@ def _address(
     """Pointer to sixteen elements of an array."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
-
-
-def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-    """Call a function of LLVM."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 if torch.backends.cpu.get_cpu_capability() == "AVX512":
