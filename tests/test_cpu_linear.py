@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from src.metrics import cpu_linear
-from src.metrics.cpu_linear import LANES, MOST_ROWS, OUTPUTS, few_row_linears
+from src.metrics.cpu_linear import LANES, LEAST_ROWS, MOST_ROWS, OUTPUTS, few_row_linears
 
 needs_kernel = pytest.mark.skipif(
     LANES == 0 or cpu_linear._compile() is None,
@@ -31,7 +31,7 @@ def apply(layer, inputs):
         return layer(inputs)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 20, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, LEAST_ROWS, 16, 20, 40, 50, 150, MOST_ROWS, MOST_ROWS + 1])
 @pytest.mark.parametrize("depth", [16, 48, 576])
 @pytest.mark.parametrize("width", [8, 9, 15, 16, 200])
 def test_products_are_those_of_float64(rows, depth, width):
@@ -59,23 +59,27 @@ def test_a_row_does_not_depend_on_the_others():
     layer = make_layer(64, 40)
     inputs = torch.randn(MOST_ROWS, 64)
     together = apply(layer, inputs)
-    for rows in (3, 4, 5, 17):
+    for rows in (LEAST_ROWS, 16, 17, 33, 49, 150):
         assert torch.equal(apply(layer, inputs[:rows]), together[:rows])
 
 
 @needs_kernel
 @pytest.mark.parametrize("width", [OUTPUTS, OUTPUTS + 3, 5 * OUTPUTS])
-@pytest.mark.parametrize("rows", [3, 4, 5])
+@pytest.mark.parametrize("rows", [5, 16, 60])
 def test_nothing_is_written_beside_the_outputs(rows, width):
     layer, inputs = make_layer(32, width, bias=False), torch.randn(rows, 32)
-    guard = 64
-    memory = torch.full((guard + rows * width + guard,), 7.0)
-    outputs = memory[guard:-guard]
-    addresses = layer.weight.data_ptr(), inputs.data_ptr(), outputs.data_ptr()
-    cpu_linear._compile()(*addresses, rows, width, 32)
-    assert torch.equal(memory[:guard], torch.full((guard,), 7.0))
-    assert torch.equal(memory[-guard:], torch.full((guard,), 7.0))
-    torch.testing.assert_close(outputs.view(rows, width), layer(inputs).detach())
+    guard = torch.full((64,), 7.0)
+    whole = -(-rows // LANES) * LANES
+    rearranged, outputs = (
+        torch.cat([guard, torch.zeros(whole * columns), guard]) for columns in (32, width)
+    )
+    tensors = layer.weight, inputs, rearranged[64:], outputs[64:]
+    cpu_linear._compile()(*(tensor.data_ptr() for tensor in tensors), rows, width, 32)
+    for memory in (rearranged, outputs):
+        assert torch.equal(memory[:64], guard)
+        assert torch.equal(memory[-64:], guard)
+    products = outputs[64:-64].view(whole, width)[:rows]
+    torch.testing.assert_close(products, layer(inputs).detach())
 
 
 @needs_kernel

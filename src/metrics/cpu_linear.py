@@ -1,16 +1,16 @@
-"""Linear layers applied to few rows on a CPU, compiled by numba at their first use.
+"""Linear layers applied to a few dozen rows on a CPU, compiled by numba at their first use.
 
 While a batch of answers grows by a token each, every weight is used for a few dozen rows only.
-General matrix products first rearrange the weights for reuse, which then takes longer than the
-product. Here the weights are read once, where they are, while those that follow are fetched.
+General matrix products first rearrange the weights for reuse, which then takes as long as a good
+part of the product. Here the weights are read where they are, while those that follow are fetched,
+and it is the rows, far fewer, that are rearranged.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from torch import nn
 
 from src.intrinsics import call_llvm, prefetch
 
-MOST_ROWS = 48  # for more, general matrix products are as fast
-TILE_ROWS = 3
-# Floats in a register. A tile's sums are kept in registers: 3 rows of 8 outputs take 24 of the 32
-# of AVX-512, 3 rows of 4 outputs 12 of the 16 of AVX2.
+# Outside of these numbers of rows, general products are as fast: vectors or matrices.
+LEAST_ROWS, MOST_ROWS = 5, 288
+# Floats in a register: one output of as many rows. A tile's sums are kept in registers: 8 outputs
+# of 3 vectors take 24 of the 32 of AVX-512, 4 outputs of 3 take 12 of the 16 of AVX2.
 LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
 OUTPUTS = LANES // 2
+VECTORS = 3
+UNROLLED = 4
+CHUNK = 3  # how many tiles use weights before they leave the processor's nearest cache
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def few_row_linears(model: nn.Module) -> Iterator[None]:
 
     Layers that are not of float32 on a CPU with the instructions needed stay as they are, and so
     do those whose ``forward`` somebody has already replaced. What is computed for a row does not
-    depend on the other rows as long as there are from ``TILE_ROWS`` to ``MOST_ROWS`` of them.
+    depend on the other rows as long as there are from ``LEAST_ROWS`` to ``MOST_ROWS`` of them.
     """
     layers = [m for m in model.modules() if type(m) is nn.Linear and _is_suitable(m)]
     for layer in layers:
@@ -66,25 +69,29 @@ def _is_suitable(layer: nn.Linear) -> bool:
 
 def _apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     """What ``layer`` gives for ``(..., in features)`` inputs."""
-    rows = inputs.numel() // layer.in_features
-    if not TILE_ROWS <= rows <= MOST_ROWS or inputs.dtype != torch.float32:
+    depth, width = layer.in_features, layer.out_features
+    rows = inputs.numel() // depth
+    if not LEAST_ROWS <= rows <= MOST_ROWS or inputs.dtype != torch.float32:
         return nn.functional.linear(inputs, layer.weight, layer.bias)
     inputs = inputs.contiguous()
-    outputs = inputs.new_empty(*inputs.shape[:-1], layer.out_features)
-    pointers = (tensor.data_ptr() for tensor in (layer.weight, inputs, outputs))
-    _compile()(*pointers, rows, layer.out_features, layer.in_features)
+    whole = -(-rows // LANES) * LANES  # the last vector of rows is computed whole
+    rearranged, outputs = inputs.new_empty(whole * depth), inputs.new_empty(whole, width)
+    pointers = (tensor.data_ptr() for tensor in (layer.weight, inputs, rearranged, outputs))
+    _compile()(*pointers, rows, width, depth)
+    outputs = outputs[:rows].view(*inputs.shape[:-1], width)
     return outputs if layer.bias is None else outputs.add_(layer.bias)
 
 
 @functools.cache
-def _compile() -> Callable[[int, int, int, int, int, int], None] | None:
+def _compile() -> Callable[[int, int, int, int, int, int, int], None] | None:
     """The product, run by torch's own team of threads; None where torch brings no GNU OpenMP.
 
     Other threads would fight with torch's, which wait for their next work without sleeping.
 
     Returns:
-        A function of the addresses of weight ``(width, depth)``, inputs ``(rows, depth)`` and
-        outputs ``(rows, width)``, all float32 and contiguous, and of rows, width and depth.
+        A function of the addresses of weight ``(width, depth)``, inputs ``(rows, depth)``, room for
+        the rearranged inputs, and outputs ``(rows, width)``, all float32 and contiguous and the
+        last two with rows up to a multiple of ``LANES``; and of rows, width and depth.
     """
     libraries = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
     if not libraries:
@@ -93,28 +100,57 @@ def _compile() -> Callable[[int, int, int, int, int, int], None] | None:
     thread_number, thread_count = openmp.omp_get_thread_num, openmp.omp_get_num_threads
     for function in (thread_number, thread_count):
         function.argtypes, function.restype = [], ctypes.c_int
-    run = openmp.GOMP_parallel
+    wait_for_others, run = openmp.GOMP_barrier, openmp.GOMP_parallel
+    wait_for_others.argtypes, wait_for_others.restype = [], None
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     run.restype = None
+    multiply_3, multiply_2, multiply_1 = (_make_multiply_tile(n) for n in (VECTORS, 2, 1))
 
     @cfunc(types.void(types.voidptr))
     def work(arguments: int) -> None:
-        """This thread's share of the outputs."""
-        weight, inputs, outputs, rows, width, depth = carray(arguments, 6, types.int64)
-        tiles = (width + OUTPUTS - 1) // OUTPUTS
+        """This thread's share of rearranging, then of the outputs."""
+        weight, inputs, rearranged, outputs, rows, width, depth = carray(arguments, 7, types.int64)
         number, count = thread_number(), thread_count()
-        for tile in range(tiles * number // count, tiles * (number + 1) // count):
-            column = min(OUTPUTS * tile, width - OUTPUTS)  # the last tiles may overlap others
+        vectors = (rows + LANES - 1) // LANES
+        blocks = (vectors + VECTORS - 1) // VECTORS  # block b: vectors v b / n to v (b + 1) / n
+        parts = depth // LANES
+        for part in range(parts * number // count, parts * (number + 1) // count):
+            for block in range(blocks):
+                first = vectors * block // blocks
+                end = vectors * (block + 1) // blocks
+                for vector in range(first, end):
+                    source = LANES * (vector * depth + part)
+                    target = first * depth + part * LANES * (end - first) + vector - first
+                    _transpose_tile(
+                        inputs + 4 * source,
+                        rearranged + 4 * LANES * target,
+                        depth,
+                        rows - LANES * vector,
+                        LANES * (end - first),
+                    )
+        wait_for_others()
+        tiles = (width + OUTPUTS - 1) // OUTPUTS
+        chunks = (blocks + CHUNK - 1) // CHUNK
+        units = chunks * tiles
+        for unit in range(units * number // count, units * (number + 1) // count):
+            chunk = unit // tiles
+            column = min(unit % tiles * OUTPUTS, width - OUTPUTS)  # the last tiles may overlap
             at = weight + 4 * column * depth
-            following = at + 4 * OUTPUTS * depth
-            for tile_row in range(0, rows, TILE_ROWS):
-                row = min(tile_row, rows - TILE_ROWS)
-                source = inputs + 4 * row * depth
-                target = outputs + 4 * (row * width + column)
-                ahead = following + 4 * tile_row // TILE_ROWS * depth
-                _multiply_tile(at, source, target, depth, width, ahead)
+            ahead = at + 4 * OUTPUTS * depth
+            for block in range(blocks * chunk // chunks, blocks * (chunk + 1) // chunks):
+                first = vectors * block // blocks
+                size = vectors * (block + 1) // blocks - first
+                source = rearranged + 4 * LANES * first * depth
+                target = outputs + 4 * (LANES * first * width + column)
+                if size == 1:
+                    multiply_1(at, source, target, depth, width, ahead)
+                elif size == 2:
+                    multiply_2(at, source, target, depth, width, ahead)
+                else:
+                    multiply_3(at, source, target, depth, width, ahead)
+                ahead = at  # has been fetched
 
-    arguments_type = ctypes.c_int64 * 6
+    arguments_type = ctypes.c_int64 * 7
 
     def multiply(*arguments: int) -> None:
         packed = arguments_type(*arguments)
@@ -128,23 +164,53 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 
 
 @intrinsic
-def _multiply_tile(
-    _context: Any, weight: Any, inputs: Any, outputs: Any, depth: Any, width: Any, ahead: Any
+def _transpose_tile(
+    _context: Any, source: Any, target: Any, depth: Any, rows: Any, step: Any
 ) -> tuple[Any, Callable]:
-    """Dot products of ``TILE_ROWS`` rows of the inputs with ``OUTPUTS`` rows of the weight.
+    """Transpose ``LANES`` columns of as many rows, the last of ``rows`` again if there are fewer.
 
-    All arguments are int64: addresses of the first elements, the length of input and weight rows,
-    that of output rows, and an address from which to fetch ``depth`` floats for later.
+    All arguments are int64: addresses of the first elements, the length of rows of the source, how
+    many there are, and the distance in floats between rows of the target.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        _generate_tile(builder, *values)
+        source, target, depth, rows, step = values
+        last = builder.sub(rows, _LONG(1))
+        vectors = []
+        for row in map(_LONG, range(LANES)):
+            existing = builder.select(builder.icmp_signed("<", row, last), row, last)
+            place = _element(builder, source, builder.mul(existing, depth))
+            vectors.append(_load(builder, place))
+        for row, vector in enumerate(_interleave(builder, vectors, LANES)):
+            _store(builder, vector, _element(builder, target, builder.mul(_LONG(row), step)))
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 6), generate
+    return types.none(*[types.int64] * 5), generate
 
 
-def _generate_tile(
+def _make_multiply_tile(vectors: int) -> Callable[[int, int, int, int, int, int], None]:
+    @intrinsic
+    def multiply_tile(
+        _context: Any, weight: Any, inputs: Any, outputs: Any, depth: Any, width: Any, ahead: Any
+    ) -> tuple[Any, Callable]:
+        """Dot products of ``vectors * LANES`` rows with ``OUTPUTS`` rows of the weight.
+
+        All arguments are int64: addresses of the first elements (inputs are ``(depth, rows)``), the
+        length of weight rows and of output rows, and an address from which to fetch a tile's
+        weights for later.
+        """
+
+        def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+            _generate_multiply_tile(vectors, builder, *values)
+            return context.get_dummy_value()
+
+        return types.none(*[types.int64] * 6), generate
+
+    return multiply_tile
+
+
+def _generate_multiply_tile(
+    vectors: int,
     builder: ir.IRBuilder,
     weight: ir.Value,
     inputs: ir.Value,
@@ -153,55 +219,86 @@ def _generate_tile(
     width: ir.Value,
     ahead: ir.Value,
 ) -> None:
-    weight, inputs, outputs, ahead = (
-        builder.inttoptr(address, _FLOAT.as_pointer())
-        for address in (weight, inputs, outputs, ahead)
-    )
     before = builder.block
     loop, after = builder.append_basic_block(), builder.append_basic_block()
     builder.branch(loop)
     builder.position_at_end(loop)
-    k = builder.phi(_LONG)
-    sums = [builder.phi(_FLOATS) for _ in range(TILE_ROWS * OUTPUTS)]
-
-    def load(base: ir.Value, row: int) -> ir.Value:
-        place = builder.gep(base, [builder.add(builder.mul(_LONG(row), depth), k)])
-        return builder.load(builder.bitcast(place, _FLOATS.as_pointer()), align=4)
-
-    weights = [load(weight, output) for output in range(OUTPUTS)]
-    values = [load(inputs, row) for row in range(TILE_ROWS)]
-    added = [
-        call_llvm(builder, f"llvm.fma.v{LANES}f32", _FLOATS, *pair, total)
-        for pair, total in zip(itertools.product(values, weights), sums, strict=True)
-    ]
-    prefetch(builder, builder.gep(ahead, [k]))
-    following = builder.add(k, _LONG(LANES))
-    k.add_incoming(_LONG(0), before)
-    k.add_incoming(following, loop)
-    for total, new in zip(sums, added, strict=True):
+    start = builder.phi(_LONG)
+    sums = [builder.phi(_FLOATS) for _ in range(OUTPUTS * vectors)]
+    totals: list[ir.Value] = list(sums)
+    for turn in range(UNROLLED):
+        k = builder.add(start, _LONG(turn))
+        row = builder.mul(k, _LONG(vectors * LANES))
+        values = [
+            _load(builder, _element(builder, inputs, builder.add(row, _LONG(LANES * i))))
+            for i in range(vectors)
+        ]
+        for output in range(OUTPUTS):
+            place = builder.add(builder.mul(_LONG(output), depth), k)
+            factor = _repeat(builder, builder.load(_element(builder, weight, place), align=4))
+            for number, value in enumerate(values, start=vectors * output):
+                totals[number] = call_llvm(
+                    builder, f"llvm.fma.v{LANES}f32", _FLOATS, value, factor, totals[number]
+                )
+    for line in range(0, OUTPUTS * UNROLLED, 16):
+        place = builder.add(builder.mul(start, _LONG(OUTPUTS)), _LONG(line))
+        prefetch(builder, _element(builder, ahead, place))
+    following = builder.add(start, _LONG(UNROLLED))
+    start.add_incoming(_LONG(0), before)
+    start.add_incoming(following, loop)
+    for total, new in zip(sums, totals, strict=True):
         total.add_incoming(ir.Constant(_FLOATS, [0.0] * LANES), before)
         total.add_incoming(new, loop)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
     builder.position_at_end(after)
-    for row in range(TILE_ROWS):
-        parts = added[row * OUTPUTS : (row + 1) * OUTPUTS]
-        while len(parts) > 1:
-            parts = [_add_neighbours(builder, *parts[i : i + 2]) for i in range(0, len(parts), 2)]
-        products = _add_neighbours(builder, parts[0])
-        place = builder.gep(outputs, [builder.mul(_LONG(row), width)])
-        builder.store(products, builder.bitcast(place, products.type.as_pointer()), align=4)
+    for vector in range(vectors):
+        for pair, both in enumerate(_interleave(builder, totals[vector::vectors], OUTPUTS)):
+            for half in range(2):
+                row = _LONG(LANES * vector + 2 * pair + half)
+                indices = list(range(half * OUTPUTS, (half + 1) * OUTPUTS))
+                products = _shuffle(builder, both, both, indices)
+                _store(builder, products, _element(builder, outputs, builder.mul(row, width)))
 
 
-def _add_neighbours(
-    builder: ir.IRBuilder, left: ir.Value, right: ir.Value | None = None
+def _element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """Where the float of this index behind an address is."""
+    return builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [index])
+
+
+def _load(builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
+    return builder.load(builder.bitcast(place, _FLOATS.as_pointer()), align=4)
+
+
+def _store(builder: ir.IRBuilder, vector: ir.Value, place: ir.Value) -> None:
+    builder.store(vector, builder.bitcast(place, vector.type.as_pointer()), align=4)
+
+
+def _shuffle(
+    builder: ir.IRBuilder, left: ir.Value, right: ir.Value, indices: Sequence[int]
 ) -> ir.Value:
-    """Sums of elements 0 and 1, 2 and 3, ... of two vectors one behind the other, or of one."""
-    count = LANES if right is not None else LANES // 2
-    right = right or ir.Constant(_FLOATS, ir.Undefined)
-    even, odd = (
-        builder.shuffle_vector(
-            left, right, ir.Constant(ir.VectorType(_INT, count), list(range(first, 2 * count, 2)))
-        )
-        for first in (0, 1)
-    )
-    return builder.fadd(even, odd)
+    """These elements of two vectors, one behind the other."""
+    order = ir.Constant(ir.VectorType(_INT, len(indices)), list(indices))
+    return builder.shuffle_vector(left, right, order)
+
+
+def _repeat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    vector = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, _INT(0))
+    return _shuffle(builder, vector, vector, [0] * LANES)
+
+
+def _interleave(builder: ir.IRBuilder, vectors: list[ir.Value], count: int) -> list[ir.Value]:
+    """The transpose of ``(count, LANES)``, as ``count`` vectors one behind the other.
+
+    ``count`` is a power of two. A perfect shuffle of all elements rotates the bits of their places
+    by one; as many as ``count`` has bits exchange row and column.
+    """
+    half = count // 2
+    order = [LANES * (i % 2) + i // 2 for i in range(2 * LANES)]
+    for _ in range(count.bit_length() - 1):
+        pairs = zip(vectors[:half], vectors[half:], strict=True)
+        vectors = [
+            _shuffle(builder, *pair, indices)
+            for pair in pairs
+            for indices in (order[:LANES], order[LANES:])
+        ]
+    return vectors
