@@ -8,9 +8,7 @@ answers in fewer steps (prompt lookup decoding, a form of Leviathan et al. 2023,
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -18,14 +16,21 @@ import torch
 from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
 from src.metrics.cpu_linear import few_row_linears
-from src.metrics.likelihood import LOGITS_CHUNK, batches_by_length, evaluating, most_tokens
+from src.metrics.likelihood import (
+    LOGITS_CHUNK,
+    additive_mask,
+    batches_by_length,
+    count_alike,
+    evaluating,
+    most_tokens,
+    takes_own_masks,
+)
 
-SPARE_COLUMNS = 64  # how far the cache's buffers reach beyond the tokens they hold
+LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
 DRAFT = 8  # tokens expected at once
 # For so many tokens a step computes as long as it takes however few they are (on a CPU as measured
@@ -96,9 +101,10 @@ def generate_greedy(
 ) -> list[list[int]]:
     """Continue each prompt with the most likely token until EOS or the length limit.
 
-    The model's own generation settings (sampling, repetition penalties) play no part. Prompts are
-    run sorted by length, padded on the left; a row that has ended leaves the batch and the cache,
-    and when a quarter of the places are free, new prompts take them.
+    The model's own generation settings (sampling, repetition penalties) play no part. Short prompts
+    come first; a row that has ended leaves the batch and the cache, and when a quarter of the
+    places are free, new prompts take them. Where the architecture cannot read rows of different
+    lengths from our cache, batches run one after another, each to its last row's end.
 
     Args:
         prompts: token ids, at least one each.
@@ -109,75 +115,55 @@ def generate_greedy(
         The new tokens of each prompt, without the EOS, in the order given.
     """
     texts = [_Text(prompt) for prompt in prompts]
-    waiting = [i for i in range(len(prompts)) if len(prompts[i]) < max_total_length]
-    waiting.sort(key=lambda i: len(prompts[i]), reverse=True)
+    waiting = [text for text in texts if len(text.tokens) < max_total_length]
+    waiting.sort(key=lambda text: len(text.tokens), reverse=True)
     stop = set(eos_token_ids)
-    # Rows can be added to others unless a layer of the cache is of a special kind.
-    joins = all(type(layer) is _RoomyLayer for layer in _make_cache(model).layers)
-    drafting = joins and _reads_gaps(model)
-    read_at_once = most_tokens(model) if joins else math.inf
-    step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
 
-    def accept(batch: _Batch, chosen: list[list[int]]) -> _Batch | None:
-        """Note the chosen tokens; what is left of the batch once ended rows are gone."""
-        going = []
-        for place, (row, tokens) in enumerate(zip(batch.rows, chosen, strict=True)):
-            room = max_total_length - len(texts[row].tokens)
-            new = list(takewhile(lambda token: token not in stop, tokens[:room]))
-            texts[row].extend(new)
-            if len(new) == len(tokens) < room:
-                going.append(place)
-        bar.update(len(batch.rows) - len(going))
-        return batch.keep(going) if going else None
+    def next_texts(count: int) -> list[_Text]:
+        return [waiting.pop() for _ in range(min(count, len(waiting)))]
 
-    def drafts(batch: _Batch) -> list[list[int]]:
-        """What each row is expected to go on with, where reading that too is likely to pay.
-
-        With F tokens' worth of fixed cost, r rows and c of them repeating themselves, steps of
-        width w choose (r - c + c w) / (F + r w) tokens in a unit of time, which grows with w if
-        c F > r (r - c).
-        """
-        count = len(batch.rows)
-        repeating = sum(texts[row].streak >= REPEATING for row in batch.rows)
-        if drafting and repeating * step_tokens > count * (count - repeating):
-            most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
-            rooms = [max_total_length - len(texts[row].tokens) - 1 for row in batch.rows]
-            pairs = zip(batch.rows, rooms, strict=True)
-            return [texts[row].expected(min(most, room)) for row, room in pairs]
-        return [[]] * count
+    def accept(text: _Text, chosen: Sequence[int]) -> bool:
+        """Note the chosen tokens; whether the text goes on."""
+        room = max_total_length - len(text.tokens)
+        new = list(takewhile(lambda token: token not in stop, chosen[:room]))
+        text.extend(new)
+        goes_on = len(new) == len(chosen) < room
+        bar.update(not goes_on)
+        return goes_on
 
     with (
         evaluating(model),
         few_row_linears(model),
         tqdm(total=len(waiting), desc=description, unit="row", disable=None) as bar,
     ):
-        batch: _Batch | None = None
-        while batch or waiting:
-            free = batch_size - (len(batch.rows) if batch else 0)
-            if waiting and (batch is None or (joins and 4 * free >= batch_size)):
-                rows = [waiting.pop() for _ in range(min(free, len(waiting)))]
-                for part in batches_by_length(
-                    rows, lambda row: len(prompts[row]), tokens=read_at_once
-                ):
-                    fresh = _Batch.start(model, prompts, part, pad_token_id)
-                    fresh = accept(fresh, fresh.tokens[:, None].tolist())
-                    if batch and fresh:
-                        batch.join(fresh)
-                    batch = batch or fresh
-            else:
-                chosen = batch.step(model, drafts(batch), pad_token_id)
-                batch = accept(batch, chosen)
+        if waiting and _reads_own_cache(model, max_total_length, pad_token_id):
+            batch = _Batch(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
+            while batch.texts or waiting:
+                free = batch_size - len(batch.texts)
+                if waiting and 4 * free >= batch_size:
+                    batch.add(next_texts(free))
+                chosen = batch.step(_drafts(model, batch.texts, max_total_length))
+                batch.keep([accept(*pair) for pair in zip(batch.texts, chosen, strict=True)])
+        else:
+            while waiting:
+                _continue_together(model, next_texts(batch_size), accept, pad_token_id)
     return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
-def _reads_gaps(model: PreTrainedModel) -> bool:
-    """Whether unused columns between a row's tokens change nothing.
+def _drafts(model: PreTrainedModel, texts: Sequence[_Text], limit: int) -> list[list[int]]:
+    """What each text is expected to go on with, where reading that too is likely to pay.
 
-    The model must be told positions, and no layer may have a window, which counts columns.
+    With F tokens' worth of fixed cost, r rows and c of them repeating themselves, steps of width w
+    choose (r - c + c w) / (F + r w) tokens in a unit of time, which grows with w if
+    c F > r (r - c).
     """
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    layers = DynamicCache(config=model.config).layers
-    return takes_positions and not any(layer.is_sliding for layer in layers)
+    count = len(texts)
+    repeating = sum(text.streak >= REPEATING for text in texts)
+    step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
+    if repeating * step_tokens > count * (count - repeating):
+        most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
+        return [text.expected(min(most, limit - len(text.tokens) - 1)) for text in texts]
+    return [[]] * count
 
 
 class _Text:
@@ -211,208 +197,201 @@ class _Text:
         return [self.tokens[start + i % period] for i in range(count)]
 
 
-class _RoomyLayer(DynamicLayer):
-    """A layer of the cache that has room for tokens to come.
+class _Batch:
+    """Texts that are being continued; all their tokens but the last are in the cache.
 
-    transformers' own layers copy all they hold for every token, which takes longer than the rest
-    of the model. This one writes into buffers; ``keys`` and ``values`` are views of them. Layers
-    with a sliding window keep all tokens too: the model's mask hides the old ones.
+    Args:
+        capacity: the most texts.
+        limit: the most tokens of a text.
     """
+
+    def __init__(
+        self, model: PreTrainedModel, capacity: int, limit: int, pad_token_id: int
+    ) -> None:
+        self.texts: list[_Text] = []
+        self._model, self._pad = model, pad_token_id
+        self._cache = _Cache(model, capacity, limit + DRAFT)
+
+    def add(self, texts: Sequence[_Text]) -> None:
+        """Read more texts."""
+        for part in batches_by_length(
+            texts, lambda text: len(text.tokens), tokens=most_tokens(self._model)
+        ):
+            tokens = [text.tokens[:-1] for text in part]
+            if any(tokens):
+                self.read(len(self.texts), tokens, [0] * len(part), 1)
+            self.texts += part
+
+    def step(self, drafts: Sequence[list[int]]) -> list[list[int]]:
+        """The next tokens of every text: those of its draft that are right, and one more."""
+        tokens = [[text.tokens[-1], *draft] for text, draft in zip(self.texts, drafts, strict=True)]
+        starts = [len(text.tokens) - 1 for text in self.texts]
+        logits = self.read(0, tokens, starts, max(map(len, tokens)))
+        chosen = logits.max(dim=-1).indices.tolist()  # faster than argmax on a CPU
+        pairs = zip(chosen, drafts, strict=True)
+        return [row[: count_alike(row, draft) + 1] for row, draft in pairs]
+
+    def keep(self, going: Sequence[bool]) -> None:
+        """Drop all texts but these; the last ones take the places of those dropped."""
+        count = sum(going)
+        free = [place for place in range(count) if not going[place]]
+        movers = [place for place in range(count, len(going)) if going[place]]
+        for place, mover in zip(free, movers, strict=True):
+            self.texts[place] = self.texts[mover]
+        del self.texts[count:]
+        self._cache.move(movers, free)
+
+    def read(
+        self, first: int, tokens: Sequence[Sequence[int]], starts: Sequence[int], count: int
+    ) -> torch.Tensor:
+        """Read tokens of the texts from place ``first`` on, each from a column of its own on.
+
+        Returns:
+            Logits of the last ``count`` columns, ``(rows, count, vocabulary)``; those behind a
+            row's own tokens mean nothing.
+        """
+        device = self._model.device
+        lengths = [len(row) for row in tokens]
+        width, end = max(lengths), max(starts) + max(lengths)
+        padded = [[*row, *[self._pad] * (width - len(row))] for row in tokens]
+        begin = torch.tensor(starts, device=device)[:, None]
+        columns = begin + torch.arange(width, device=device)
+        last = begin + torch.tensor(lengths, device=device)[:, None] - 1
+        self._cache.place(first, columns, end)
+        return _last_logits(
+            self._model,
+            count,
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=additive_mask(
+                torch.arange(end, device=device) > columns[:, :, None], self._model.dtype
+            ),
+            position_ids=columns.minimum(last).clamp(min=0),  # the model may have no others
+            past_key_values=self._cache,
+        )
+
+
+class _Cache(DynamicCache):
+    """Keys and values of texts of different lengths, each row's from column 0 on.
+
+    transformers' own caches align rows at their ends and copy all they hold for every token, which
+    takes longer than the rest of the model. Here tokens are written where they belong, over what
+    was there before.
+
+    Args:
+        capacity, limit: the most rows and columns.
+    """
+
+    def __init__(self, model: PreTrainedModel, capacity: int, limit: int) -> None:
+        super().__init__(config=model.config)
+        self._capacity, self._limit = capacity, limit
+        self._buffers: dict[tuple[int, int], torch.Tensor] = {}
+
+    def place(self, first: int, columns: torch.Tensor, end: int) -> None:
+        """Say where the tokens go that are read next.
+
+        Args:
+            first: the first of their rows.
+            columns: int64 ``(rows, tokens)``.
+            end: how many columns attention is given.
+        """
+        self._seen = slice(first, first + len(columns))
+        self._rows = torch.arange(first, first + len(columns), device=columns.device)[:, None]
+        self._columns, self._end = columns, end
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append ``(rows, heads, tokens, width)`` keys and values; return all of them."""
-        if not self.is_initialized:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-            self._buffers = (self.keys, self.values)
-            self.is_initialized = True
-        rows, start = len(key_states), self.get_seq_length()
-        end = start + key_states.shape[2]
-        if end > self._buffers[0].shape[2]:
-            columns = end - start + SPARE_COLUMNS
-            self._buffers = tuple(
-                torch.cat([old, new.new_zeros(*new.shape[:2], columns, new.shape[3])], dim=2)
-                for old, new in ((self.keys, key_states), (self.values, value_states))
-            )
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:rows, :, start:end] = new
-        self.keys, self.values = (buffer[:rows, :, :end] for buffer in self._buffers)
-        return self.keys, self.values
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        """Take in ``(rows, heads, tokens, width)`` keys and values; return all of these rows."""
+        held = []
+        for kind, new in enumerate((key_states, value_states)):
+            buffer = self._make_room((layer_idx, kind), new)
+            buffer[self._rows, :, self._columns] = new.transpose(1, 2)
+            held.append(buffer[self._seen, :, : self._end])
+        return tuple(held)
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order; only rows that change their place are copied."""
-        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
-        for held in (self.keys, self.values):
-            held[moved] = held[indices[moved]]
-        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
+    def _make_room(self, which: tuple[int, int], new: torch.Tensor) -> torch.Tensor:
+        old = self._buffers.get(which)
+        if old is not None and self._end <= old.shape[2]:
+            return old
+        columns = min(max(2 * self._end, LEAST_COLUMNS), self._limit)
+        # Attention multiplies what is hidden from it by zero, so there must be numbers.
+        buffer = new.new_zeros(self._capacity, new.shape[1], columns, new.shape[3])
+        if old is not None:
+            buffer[:, :, : old.shape[2]] = old
+        self._buffers[which] = buffer
+        return buffer
 
-    def select_columns(self, columns: torch.Tensor) -> None:
-        """Keep these columns of each row, int64 ``(rows, columns to keep)``, in this order."""
-        places = columns[:, None, :, None]
-        self.keys, self.values = (
-            held.gather(2, places.expand(-1, held.shape[1], -1, held.shape[3]))
-            for held in (self.keys, self.values)
-        )
-        self._buffers = (self.keys, self.values)
-
-    def join(self, other: _RoomyLayer, columns: int) -> None:
-        """Add the other layer's rows; of both the last ``columns`` tokens stay."""
-        self.keys, self.values = (
-            torch.cat([_fit(mine, columns, dim=2), _fit(theirs, columns, dim=2)])
-            for mine, theirs in ((self.keys, other.keys), (self.values, other.values))
-        )
-        self._buffers = (self.keys, self.values)
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy rows to other places."""
+        for buffer in self._buffers.values() if sources else ():
+            buffer[targets, :, : self._end] = buffer[sources, :, : self._end]
 
 
-def _fit(tensor: torch.Tensor, columns: int, dim: int) -> torch.Tensor:
-    """Cut from the left, or fill with zeros there, to this size of ``dim``."""
-    behind = [0, 0] * (tensor.dim() - 1 - dim)
-    return pad(tensor, (*behind, columns - tensor.shape[dim], 0))
+def _reads_own_cache(model: PreTrainedModel, limit: int, pad_token_id: int) -> bool:
+    """Whether the model reads texts from a :class:`_Cache` as it reads them alone.
 
-
-def _make_cache(model: PreTrainedModel) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    cache.layers = [
-        _RoomyLayer() if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
-        for layer in cache.layers
-    ]
-    return cache
-
-
-@dataclass
-class _Batch:
-    """Rows that are being continued.
-
-    Attributes:
-        rows: which prompts they are.
-        tokens, positions: the last chosen token of each row, not in the cache yet, and its
-            position; int64 ``(rows,)``.
-        attention: which columns of the cache hold tokens of the row, int64 ``(rows, columns)``; a
-            draft that was not accepted leaves columns that do not.
+    Some architectures do not, or do it wrongly; they are found by trying.
     """
-
-    rows: list[int]
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    attention: torch.Tensor
-    cache: DynamicCache
-
-    @classmethod
-    def start(
-        cls,
-        model: PreTrainedModel,
-        prompts: Sequence[Sequence[int]],
-        rows: list[int],
-        pad_token_id: int,
-    ) -> _Batch:
-        """Read the prompts and choose the first tokens."""
-        longest = max(len(prompts[i]) for i in rows)
-        padded = [[pad_token_id] * (longest - len(prompts[i])) + list(prompts[i]) for i in rows]
-        lengths = torch.tensor([len(prompts[i]) for i in rows], device=model.device)
-        columns = torch.arange(longest, device=model.device)
-        attention = (columns >= longest - lengths[:, None]).long()
-        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-        cache = _make_cache(model)
-        ids = torch.tensor(padded, device=model.device)
-        chosen = _most_likely(model, ids, attention, positions, cache, 1)
-        return cls(rows, chosen[:, 0], lengths, attention, cache)
-
-    def step(
-        self, model: PreTrainedModel, drafts: Sequence[list[int]], pad_token_id: int
-    ) -> list[list[int]]:
-        """Choose the next tokens of every row: one more than are right of its draft."""
-        width = 1 + max(map(len, drafts))
-        device = self.tokens.device
-        padded = [draft + [pad_token_id] * (width - 1 - len(draft)) for draft in drafts]
-        lengths = torch.tensor([len(draft) for draft in drafts], device=device)
-        proposed = torch.tensor(padded, dtype=torch.int64, device=device)
-        proposed = proposed.view(len(drafts), width - 1)
-        columns = torch.arange(width, device=device)
-        read = (columns <= lengths[:, None]).long()
-        chosen = _most_likely(
-            model,
-            torch.cat([self.tokens[:, None], proposed], dim=1),
-            torch.cat([self.attention, read], dim=1),
-            self.positions[:, None] + columns.clamp(max=lengths[:, None]),
-            self.cache,
-            width,
-        )
-        right = (chosen[:, :-1] == proposed) & read[:, 1:].bool()
-        accepted = right.long().cumprod(dim=1).sum(dim=1)
-        self.attention = torch.cat([self.attention, (columns <= accepted[:, None]).long()], dim=1)
-        self.tokens = chosen.gather(1, accepted[:, None])[:, 0]
-        self.positions = self.positions + accepted + 1
-        if width > 1:
-            self._close_gaps(2)
-        return [
-            tokens[: count + 1]
-            for tokens, count in zip(chosen.tolist(), accepted.tolist(), strict=True)
-        ]
-
-    def _close_gaps(self, factor: float) -> None:
-        """Align the rows' tokens to the right where columns are ``factor`` times the longest row.
-
-        The columns between them that hold no tokens go.
-        """
-        longest = int(self.attention.sum(dim=1).max())
-        if self.attention.shape[1] < factor * longest:
-            return
-        order = self.attention.argsort(dim=1, stable=True)[:, -longest:]
-        self.attention = self.attention.gather(1, order)
-        for layer in self.cache.layers:
-            layer.select_columns(order)
-
-    def keep(self, going: Sequence[int]) -> _Batch:
-        """Drop all rows but those at these places (ascending); the last ones fill the gaps."""
-        if len(going) == len(self.rows):
-            return self
-        count = len(going)
-        staying = set(going)
-        movers = [place for place in going if place >= count]
-        order = [place if place in staying else movers.pop() for place in range(count)]
-        indices = torch.tensor(order, device=self.tokens.device)
-        self.cache.batch_select_indices(indices)
-        self.rows = [self.rows[place] for place in order]
-        self.tokens, self.positions = self.tokens[indices], self.positions[indices]
-        self.attention = self.attention[indices]
-        return self
-
-    def join(self, other: _Batch) -> None:
-        """Add the rows of another batch."""
-        self._close_gaps(1)
-        columns = int(max(self.attention.sum(dim=1).max(), other.attention.sum(dim=1).max()))
-        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            mine.join(theirs, columns)
-        self.rows = self.rows + other.rows
-        self.tokens = torch.cat([self.tokens, other.tokens])
-        self.positions = torch.cat([self.positions, other.positions])
-        self.attention = torch.cat(
-            [_fit(batch.attention, columns, dim=1) for batch in (self, other)]
-        )
+    if not takes_own_masks(model, limit):
+        return False
+    beginnings, rests = [[0, 1, 2], [3]], [[3, 1, 0], [1, 2]]
+    batch = _Batch(model, 2, 6, pad_token_id)
+    batch.read(0, beginnings, [0, 0], 1)
+    together = batch.read(0, rests, [3, 1], 3)
+    for row, (beginning, rest) in enumerate(zip(beginnings, rests, strict=True)):
+        ids = torch.tensor([beginning + rest], device=model.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        alone = model(**inputs).logits[0, -len(rest) :]
+        tolerance = torch.finfo(alone.dtype).eps ** 0.5 * alone.abs().max()
+        if not (together[row, : len(rest)] - alone).abs().max() <= tolerance:
+            return False
+    return True
 
 
-def _most_likely(
+def _continue_together(
     model: PreTrainedModel,
-    ids: torch.Tensor,
-    attention: torch.Tensor,
-    positions: torch.Tensor,
-    cache: DynamicCache,
-    count: int,
-) -> torch.Tensor:
-    """Read ``(rows, tokens)`` ids into the cache; what should follow each of the last ``count``.
+    texts: Sequence[_Text],
+    accept: Callable[[_Text, Sequence[int]], bool],
+    pad_token_id: int,
+) -> None:
+    """Continue texts until all have ended, padded on the left, with transformers' own cache."""
+    device = model.device
+    longest = max(len(text.tokens) for text in texts)
+    padded = [[pad_token_id] * (longest - len(text.tokens)) + text.tokens for text in texts]
+    ids = torch.tensor(padded, device=device)
+    lengths = torch.tensor([[len(text.tokens)] for text in texts], device=device)
+    attention = (torch.arange(longest, device=device) >= longest - lengths).long()
+    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    going = [True] * len(texts)
+    while any(going):
+        logits = _last_logits(
+            model,
+            1,
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+        )
+        ids = logits.max(dim=-1).indices
+        going = [
+            still and accept(text, chosen)
+            for still, text, chosen in zip(going, texts, ids.tolist(), strict=True)
+        ]
+        attention = pad(attention, (0, 1), value=1)
+        positions = positions[:, -1:] + torch.tensor(going, device=device)[:, None]
 
-    Returns:
-        int64 ``(rows, count)``.
-    """
+
+def _last_logits(model: PreTrainedModel, count: int, **inputs: Any) -> torch.Tensor:
+    """What the model makes of its inputs in the last ``count`` columns."""
     accepted = inspect.signature(model.forward).parameters
-    options = {"logits_to_keep": count, "position_ids": positions}
-    logits = model(
-        input_ids=ids,
-        attention_mask=attention,
-        past_key_values=cache,
-        use_cache=True,
-        **{name: value for name, value in options.items() if name in accepted},
-    ).logits
-    return logits[:, -count:].argmax(dim=-1)
+    if "logits_to_keep" in accepted:
+        inputs["logits_to_keep"] = count
+    if "position_ids" not in accepted:
+        del inputs["position_ids"]
+    return model(**inputs, use_cache=True).logits[:, -count:]

@@ -14,7 +14,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
@@ -45,6 +46,12 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+def count_alike(left: Sequence[int], right: Sequence[int]) -> int:
+    """With how many equal tokens both begin."""
+    pairs = zip(left, right, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,7 @@ def _make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> _Row:
     for index in sorted(members, key=lambda i: sequences[i].input_ids):
         labels = sequences[index].labels
         tokens = sequences[index].input_ids[: max(len(labels) - 1, 1)]  # the last predicts nothing
-        alike = takewhile(lambda pair: pair[0] == pair[1], zip(tokens, last, strict=False))
-        shared = sum(1 for _ in alike)
+        shared = count_alike(tokens, last)
         for column in path[shared:]:
             row.ends[column] = len(row.ids)
         path[shared:] = range(len(row.ids), len(row.ids) + len(tokens) - shared)
@@ -153,8 +159,7 @@ def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> 
     ends = padded((row.ends for row in rows), longest)  # padding sees padding
     columns = torch.arange(longest, device=model.device)
     hidden = (columns > columns[:, None]) | (columns[:, None] >= ends[:, None, :])
-    mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
-    inputs["attention_mask"] = mask.masked_fill(hidden, torch.finfo(model.dtype).min)[:, None]
+    inputs["attention_mask"] = additive_mask(hidden, model.dtype)
     inputs["position_ids"] = padded((row.positions for row in rows), 0)
     return inputs
 
@@ -173,6 +178,33 @@ def splits_into_backbone_and_head(model: PreTrainedModel) -> bool:
         return torch.equal(head(hidden), model(input_ids=probe).logits)
 
 
+def additive_mask(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``(rows, 1, queries, keys)`` of ``dtype`` to be added to attention scores.
+
+    Args:
+        hidden: which keys each query must not see, bool ``(rows, queries, keys)``.
+    """
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+
+
+def takes_own_masks(model: PreTrainedModel, longest: int) -> bool:
+    """Whether the model is told positions, and masks of our making hide all that is to be hidden.
+
+    Only some ways to compute attention take them. A layer whose window is smaller than the
+    ``longest`` sequence would lose it, and others keep more than keys and values.
+    """
+    return (
+        "position_ids" in inspect.signature(model.forward).parameters
+        and model.config._attn_implementation in ("sdpa", "eager")
+        and all(
+            type(layer) is DynamicLayer
+            or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)
+            for layer in DynamicCache(config=model.config).layers
+        )
+    )
+
+
 def _reads_branches(
     model: PreTrainedModel,
     sequences: Sequence[Encoded],
@@ -181,16 +213,11 @@ def _reads_branches(
 ) -> bool:
     """Whether the model reads rows of several sequences as it reads the sequences one by one.
 
-    It must take positions and a mask of our making. Some architectures do not, or do it wrongly;
-    they are found by trying the last sequence of a short part that branches.
+    Some architectures do not, or do it wrongly; they are found by trying the last sequence of a
+    short part that branches.
     """
     longest = max((len(sequence.input_ids) for sequence in sequences), default=0)
-    window = getattr(model.config, "sliding_window", None)
-    if (
-        "position_ids" not in inspect.signature(model.base_model.forward).parameters
-        or model.config._attn_implementation not in ("sdpa", "eager")
-        or (window is not None and window < longest)  # our mask would switch the window off
-    ):
+    if not takes_own_masks(model.base_model, longest):
         return False
     rows = [_make_row(sequences, part) for part in parts if len(part) > 1]
     for row in sorted(rows, key=lambda row: len(row.ids)):
