@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from src.intrinsics import LANES, torch_threads
 from src.metrics import cpu_linear
-from src.metrics.cpu_linear import LANES, LEAST_ROWS, MOST_ROWS, OUTPUTS, few_row_linears
+from src.metrics.cpu_linear import LEAST_ROWS, MOST_ROWS, OUTPUTS, few_row_linears
 
 needs_kernel = pytest.mark.skipif(
-    LANES == 0 or cpu_linear._compile() is None,
+    LANES == 0 or torch_threads() is None,
     reason="this processor or this torch lacks what the kernel needs",
 )
 
@@ -74,7 +75,8 @@ def test_nothing_is_written_beside_the_outputs(rows, width):
         torch.cat([guard, torch.zeros(whole * columns), guard]) for columns in (32, width)
     )
     tensors = layer.weight, inputs, rearranged[64:], outputs[64:]
-    cpu_linear._compile()(*(tensor.data_ptr() for tensor in tensors), rows, width, 32)
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    torch_threads().run(cpu_linear._compile().address, [*pointers, rows, width, 32])
     for memory in (rearranged, outputs):
         assert torch.equal(memory[:64], guard)
         assert torch.equal(memory[-64:], guard)

@@ -8,11 +8,9 @@ and it is the rows, far fewer, that are rearranged.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,16 +19,28 @@ from numba import carray, cfunc, types
 from numba.extending import intrinsic
 from torch import nn
 
-from src.intrinsics import call_llvm, prefetch
+from src.intrinsics import (
+    LANES,
+    LONG,
+    constant,
+    element,
+    load,
+    loop,
+    multiply_add,
+    prefetch,
+    repeat,
+    shuffle,
+    store,
+    torch_threads,
+)
 
 # Outside of these numbers of rows, general products are as fast: vectors or matrices.
 LEAST_ROWS, MOST_ROWS = 5, 288
-# Floats in a register: one output of as many rows. A tile's sums are kept in registers: 8 outputs
-# of 3 vectors take 24 of the 32 of AVX-512, 4 outputs of 3 take 12 of the 16 of AVX2.
-LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
+# A register holds an output of LANES rows. A tile's sums are kept in registers: 8 outputs of 3
+# vectors of rows take 24 of the 32 of AVX-512, 4 outputs of 3 take 12 of the 16 of AVX2.
 OUTPUTS = LANES // 2
 VECTORS = 3
-UNROLLED = 4
+UNROLLED = 2
 CHUNK = 3  # how many tiles use weights before they leave the processor's nearest cache
 
 
@@ -63,7 +73,7 @@ def _is_suitable(layer: nn.Linear) -> bool:
         and layer.in_features % LANES == 0
         and layer.out_features >= OUTPUTS
         and "forward" not in vars(layer)
-        and _compile() is not None
+        and torch_threads() is not None
     )
 
 
@@ -76,34 +86,22 @@ def _apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     inputs = inputs.contiguous()
     whole = -(-rows // LANES) * LANES  # the last vector of rows is computed whole
     rearranged, outputs = inputs.new_empty(whole * depth), inputs.new_empty(whole, width)
-    pointers = (tensor.data_ptr() for tensor in (layer.weight, inputs, rearranged, outputs))
-    _compile()(*pointers, rows, width, depth)
+    pointers = [tensor.data_ptr() for tensor in (layer.weight, inputs, rearranged, outputs)]
+    torch_threads().run(_compile().address, [*pointers, rows, width, depth])
     outputs = outputs[:rows].view(*inputs.shape[:-1], width)
     return outputs if layer.bias is None else outputs.add_(layer.bias)
 
 
 @functools.cache
-def _compile() -> Callable[[int, int, int, int, int, int, int], None] | None:
-    """The product, run by torch's own team of threads; None where torch brings no GNU OpenMP.
+def _compile() -> Any:
+    """The product, to be run in each of torch's threads.
 
-    Other threads would fight with torch's, which wait for their next work without sleeping.
-
-    Returns:
-        A function of the addresses of weight ``(width, depth)``, inputs ``(rows, depth)``, room for
-        the rearranged inputs, and outputs ``(rows, width)``, all float32 and contiguous and the
-        last two with rows up to a multiple of ``LANES``; and of rows, width and depth.
+    Its arguments are the addresses of weight ``(width, depth)``, inputs ``(rows, depth)``, room for
+    the rearranged inputs, and outputs ``(rows, width)``, all float32 and contiguous and the last
+    two with rows up to a multiple of ``LANES``; and rows, width and depth.
     """
-    libraries = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
-    if not libraries:
-        return None
-    openmp = ctypes.CDLL(str(libraries[0]))
-    thread_number, thread_count = openmp.omp_get_thread_num, openmp.omp_get_num_threads
-    for function in (thread_number, thread_count):
-        function.argtypes, function.restype = [], ctypes.c_int
-    wait_for_others, run = openmp.GOMP_barrier, openmp.GOMP_parallel
-    wait_for_others.argtypes, wait_for_others.restype = [], None
-    run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    run.restype = None
+    threads = torch_threads()
+    thread_number, thread_count, wait = threads.number, threads.count, threads.wait
     multiply_3, multiply_2, multiply_1 = (_make_multiply_tile(n) for n in (VECTORS, 2, 1))
 
     @cfunc(types.void(types.voidptr))
@@ -128,7 +126,7 @@ def _compile() -> Callable[[int, int, int, int, int, int, int], None] | None:
                         rows - LANES * vector,
                         LANES * (end - first),
                     )
-        wait_for_others()
+        wait()
         tiles = (width + OUTPUTS - 1) // OUTPUTS
         chunks = (blocks + CHUNK - 1) // CHUNK
         units = chunks * tiles
@@ -150,17 +148,7 @@ def _compile() -> Callable[[int, int, int, int, int, int, int], None] | None:
                     multiply_3(at, source, target, depth, width, ahead)
                 ahead = at  # has been fetched
 
-    arguments_type = ctypes.c_int64 * 7
-
-    def multiply(*arguments: int) -> None:
-        packed = arguments_type(*arguments)
-        run(work.address, ctypes.byref(packed), torch.get_num_threads(), 0)
-
-    return multiply
-
-
-_FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_FLOATS = ir.VectorType(_FLOAT, LANES)
+    return work
 
 
 @intrinsic
@@ -175,14 +163,14 @@ def _transpose_tile(
 
     def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
         source, target, depth, rows, step = values
-        last = builder.sub(rows, _LONG(1))
+        last = builder.sub(rows, LONG(1))
         vectors = []
-        for row in map(_LONG, range(LANES)):
+        for row in map(LONG, range(LANES)):
             existing = builder.select(builder.icmp_signed("<", row, last), row, last)
-            place = _element(builder, source, builder.mul(existing, depth))
-            vectors.append(_load(builder, place))
+            place = element(builder, source, builder.mul(existing, depth))
+            vectors.append(load(builder, place))
         for row, vector in enumerate(_interleave(builder, vectors, LANES)):
-            _store(builder, vector, _element(builder, target, builder.mul(_LONG(row), step)))
+            store(builder, vector, element(builder, target, builder.mul(LONG(row), step)))
         return context.get_dummy_value()
 
     return types.none(*[types.int64] * 5), generate
@@ -219,71 +207,33 @@ def _generate_multiply_tile(
     width: ir.Value,
     ahead: ir.Value,
 ) -> None:
-    before = builder.block
-    loop, after = builder.append_basic_block(), builder.append_basic_block()
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    start = builder.phi(_LONG)
-    sums = [builder.phi(_FLOATS) for _ in range(OUTPUTS * vectors)]
-    totals: list[ir.Value] = list(sums)
-    for turn in range(UNROLLED):
-        k = builder.add(start, _LONG(turn))
-        row = builder.mul(k, _LONG(vectors * LANES))
-        values = [
-            _load(builder, _element(builder, inputs, builder.add(row, _LONG(LANES * i))))
-            for i in range(vectors)
-        ]
-        for output in range(OUTPUTS):
-            place = builder.add(builder.mul(_LONG(output), depth), k)
-            factor = _repeat(builder, builder.load(_element(builder, weight, place), align=4))
-            for number, value in enumerate(values, start=vectors * output):
-                totals[number] = call_llvm(
-                    builder, f"llvm.fma.v{LANES}f32", _FLOATS, value, factor, totals[number]
-                )
-    for line in range(0, OUTPUTS * UNROLLED, 16):
-        place = builder.add(builder.mul(start, _LONG(OUTPUTS)), _LONG(line))
-        prefetch(builder, _element(builder, ahead, place))
-    following = builder.add(start, _LONG(UNROLLED))
-    start.add_incoming(_LONG(0), before)
-    start.add_incoming(following, loop)
-    for total, new in zip(sums, totals, strict=True):
-        total.add_incoming(ir.Constant(_FLOATS, [0.0] * LANES), before)
-        total.add_incoming(new, loop)
-    builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-    builder.position_at_end(after)
+    def add(start: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        sums = list(sums)
+        for turn in range(UNROLLED):
+            k = builder.add(start, LONG(turn))
+            row = builder.mul(k, LONG(vectors * LANES))
+            values = [
+                load(builder, element(builder, inputs, builder.add(row, LONG(LANES * i))))
+                for i in range(vectors)
+            ]
+            for output in range(OUTPUTS):
+                place = builder.add(builder.mul(LONG(output), depth), k)
+                factor = repeat(builder, builder.load(element(builder, weight, place), align=4))
+                for number, value in enumerate(values, start=vectors * output):
+                    sums[number] = multiply_add(builder, value, factor, sums[number])
+        for line in range(0, OUTPUTS * UNROLLED, 16):
+            place = builder.add(builder.mul(start, LONG(OUTPUTS)), LONG(line))
+            prefetch(builder, element(builder, ahead, place))
+        return sums
+
+    totals = loop(builder, depth, UNROLLED, [constant(0.0)] * (OUTPUTS * vectors), add)
     for vector in range(vectors):
         for pair, both in enumerate(_interleave(builder, totals[vector::vectors], OUTPUTS)):
             for half in range(2):
-                row = _LONG(LANES * vector + 2 * pair + half)
+                row = LONG(LANES * vector + 2 * pair + half)
                 indices = list(range(half * OUTPUTS, (half + 1) * OUTPUTS))
-                products = _shuffle(builder, both, both, indices)
-                _store(builder, products, _element(builder, outputs, builder.mul(row, width)))
-
-
-def _element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
-    """Where the float of this index behind an address is."""
-    return builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [index])
-
-
-def _load(builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
-    return builder.load(builder.bitcast(place, _FLOATS.as_pointer()), align=4)
-
-
-def _store(builder: ir.IRBuilder, vector: ir.Value, place: ir.Value) -> None:
-    builder.store(vector, builder.bitcast(place, vector.type.as_pointer()), align=4)
-
-
-def _shuffle(
-    builder: ir.IRBuilder, left: ir.Value, right: ir.Value, indices: Sequence[int]
-) -> ir.Value:
-    """These elements of two vectors, one behind the other."""
-    order = ir.Constant(ir.VectorType(_INT, len(indices)), list(indices))
-    return builder.shuffle_vector(left, right, order)
-
-
-def _repeat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    vector = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, _INT(0))
-    return _shuffle(builder, vector, vector, [0] * LANES)
+                products = shuffle(builder, both, both, indices)
+                store(builder, products, element(builder, outputs, builder.mul(row, width)))
 
 
 def _interleave(builder: ir.IRBuilder, vectors: list[ir.Value], count: int) -> list[ir.Value]:
@@ -297,7 +247,7 @@ def _interleave(builder: ir.IRBuilder, vectors: list[ir.Value], count: int) -> l
     for _ in range(count.bit_length() - 1):
         pairs = zip(vectors[:half], vectors[half:], strict=True)
         vectors = [
-            _shuffle(builder, *pair, indices)
+            shuffle(builder, *pair, indices)
             for pair in pairs
             for indices in (order[:LANES], order[LANES:])
         ]

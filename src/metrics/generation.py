@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
+from src.metrics.cpu_attention import few_token_attention
 from src.metrics.cpu_linear import few_row_linears
 from src.metrics.likelihood import (
     LOGITS_CHUNK,
@@ -258,16 +259,17 @@ class _Batch:
         columns = begin + torch.arange(width, device=device)
         last = begin + torch.tensor(lengths, device=device)[:, None] - 1
         self._cache.place(first, columns, end)
-        return _last_logits(
-            self._model,
-            count,
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=additive_mask(
-                torch.arange(end, device=device) > columns[:, :, None], self._model.dtype
-            ),
-            position_ids=columns.minimum(last).clamp(min=0),  # the model may have no others
-            past_key_values=self._cache,
-        )
+        hidden = torch.arange(end, device=device) > columns[:, :, None]
+        mask = additive_mask(hidden, self._model.dtype)
+        with few_token_attention(self._model, mask, [start + 1 for start in starts]):
+            return _last_logits(
+                self._model,
+                count,
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=mask,
+                position_ids=columns.minimum(last).clamp(min=0),  # the model may have no others
+                past_key_values=self._cache,
+            )
 
 
 class _Cache(DynamicCache):
@@ -339,16 +341,16 @@ def _reads_own_cache(model: PreTrainedModel, limit: int, pad_token_id: int) -> b
     """
     if not takes_own_masks(model, limit):
         return False
-    beginnings, rests = [[0, 1, 2], [3]], [[3, 1, 0], [1, 2]]
     batch = _Batch(model, 2, 6, pad_token_id)
-    batch.read(0, beginnings, [0, 0], 1)
-    together = batch.read(0, rests, [3, 1], 3)
-    for row, (beginning, rest) in enumerate(zip(beginnings, rests, strict=True)):
-        ids = torch.tensor([beginning + rest], device=model.device)
+    batch.read(0, [[0, 1, 2], [3]], [0, 0], 1)
+    parts = [batch.read(0, [[3], [1]], [3, 1], 1), batch.read(0, [[1, 0], [2]], [4, 2], 2)]
+    for row, (text, start) in enumerate((([0, 1, 2, 3, 1, 0], 3), ([3, 1, 2], 1))):
+        together = torch.cat(parts, dim=1)[row, : len(text) - start]
+        ids = torch.tensor([text], device=model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        alone = model(**inputs).logits[0, -len(rest) :]
+        alone = model(**inputs).logits[0, start:]
         tolerance = torch.finfo(alone.dtype).eps ** 0.5 * alone.abs().max()
-        if not (together[row, : len(rest)] - alone).abs().max() <= tolerance:
+        if not (together - alone).abs().max() <= tolerance:
             return False
     return True
 
