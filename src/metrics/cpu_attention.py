@@ -31,6 +31,7 @@ from src.intrinsics import (
     load,
     loop,
     multiply_add,
+    prefetch,
     repeat,
     shuffle,
     store,
@@ -146,10 +147,14 @@ def _compile(width: int) -> Any:
         lengths = carray(arguments, 13 + rows, types.int64)[13:]
         number, count = thread_number(), thread_count()
         scores += 4 * number * group * queries * room
-        for unit in range(number, rows * key_heads, count):
+        for unit in range(
+            rows * key_heads * number // count, rows * key_heads * (number + 1) // count
+        ):
             number_of_row, key_head = unit // key_heads, unit % key_heads
             first = 4 * (number_of_row * row + key_head * head)
             length = lengths[number_of_row]
+            nxt = unit + 1
+            jump = 4 * (nxt // key_heads * row + nxt % key_heads * head) - first
             at = query + 4 * unit * group * queries * width
             for token in range(0, length + queries - 1, LANES):
                 place = keys + first + 4 * token * width
@@ -157,7 +162,9 @@ def _compile(width: int) -> Any:
                     left = length + i % queries - token
                     if left > 0:
                         target = scores + 4 * (i * room + token)
-                        score(at + 4 * i * width, place, target, left, scaling)
+                        score(
+                            at + 4 * i * width, place, target, left, scaling, jump if i == 0 else 0
+                        )
             for i in range(group * queries):
                 probs = scores + 4 * i * room
                 seen = length + i % queries
@@ -172,7 +179,7 @@ def _compile(width: int) -> Any:
 def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
     @intrinsic
     def score(
-        _context: Any, query: Any, keys: Any, scores: Any, left: Any, scaling: Any
+        _context: Any, query: Any, keys: Any, scores: Any, left: Any, scaling: Any, ahead: Any
     ) -> tuple[Any, Callable]:
         """Scaled products of a query with ``LANES`` keys; minus infinity behind those left.
 
@@ -180,7 +187,7 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
         """
 
         def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-            query, keys, scores, left, scaling = values
+            query, keys, scores, left, scaling, ahead = values
             last = builder.sub(left, LONG(1))
             starts = []
             for lane in map(LONG, range(LANES)):
@@ -191,6 +198,10 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
                 factor = load(builder, element(builder, query, part))
                 for lane, start in enumerate(starts):
                     place = element(builder, keys, builder.add(start, part))
+                    prefetch(
+                        builder,
+                        element(builder, builder.add(keys, ahead), builder.add(start, part)),
+                    )
                     sums[lane] = multiply_add(builder, load(builder, place), factor, sums[lane])
             while len(sums) > 1:
                 pairs = zip(sums[::2], sums[1::2], strict=True)
@@ -204,7 +215,7 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
             store(builder, hidden, element(builder, scores, LONG(0)))
             return context.get_dummy_value()
 
-        return types.none(*[types.int64] * 4, types.float64), generate
+        return types.none(*[types.int64] * 4, types.float64, types.int64), generate
 
     return score
 
