@@ -54,7 +54,7 @@ def few_row_linears(model: nn.Module) -> Iterator[None]:
     """
     layers = [m for m in model.modules() if type(m) is nn.Linear and _is_suitable(m)]
     for layer in layers:
-        layer.forward = functools.partial(_apply, layer)
+        layer.forward = _make_forward(layer)
     try:
         yield
     finally:
@@ -77,19 +77,26 @@ def _is_suitable(layer: nn.Linear) -> bool:
     )
 
 
-def _apply(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    """What ``layer`` gives for ``(..., in features)`` inputs."""
-    depth, width = layer.in_features, layer.out_features
-    rows = inputs.numel() // depth
-    if not LEAST_ROWS <= rows <= MOST_ROWS or inputs.dtype != torch.float32:
-        return nn.functional.linear(inputs, layer.weight, layer.bias)
-    inputs = inputs.contiguous()
-    whole = -(-rows // LANES) * LANES  # the last vector of rows is computed whole
-    rearranged, outputs = inputs.new_empty(whole * depth), inputs.new_empty(whole, width)
-    pointers = [tensor.data_ptr() for tensor in (layer.weight, inputs, rearranged, outputs)]
-    torch_threads().run(_compile().address, [*pointers, rows, width, depth])
-    outputs = outputs[:rows].view(*inputs.shape[:-1], width)
-    return outputs if layer.bias is None else outputs.add_(layer.bias)
+def _make_forward(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the layer makes of ``(..., in features)`` inputs."""
+    # Small layers take as long as a module takes to look up its parameters a few times.
+    weight, bias, depth, width = layer.weight, layer.bias, layer.in_features, layer.out_features
+    address, run, pointer = _compile().address, torch_threads().run, weight.data_ptr()
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        rows = inputs.numel() // depth
+        if not LEAST_ROWS <= rows <= MOST_ROWS or inputs.dtype != torch.float32:
+            return nn.functional.linear(inputs, weight, bias)
+        inputs = inputs.contiguous()
+        whole = -(-rows // LANES) * LANES  # the last vector of rows is computed whole
+        room = inputs.new_empty(whole * (depth + width))
+        start = room.data_ptr()
+        end = start + 4 * whole * width
+        run(address, (pointer, inputs.data_ptr(), end, start, rows, width, depth))
+        outputs = room[: rows * width].view(*inputs.shape[:-1], width)
+        return outputs if bias is None else outputs.add_(bias)
+
+    return forward
 
 
 @functools.cache
