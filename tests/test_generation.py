@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import MistralConfig, Qwen2Config
+from transformers import GPT2Config, MistralConfig, Qwen2Config
 
 from src.metrics import generation
+from src.metrics.cpu_attention import may_attend
 from src.metrics.generation import generate_greedy
 from tests.conftest import CONFIGS, VOCABULARY
 from tests.test_likelihood import SMALL, build
@@ -63,6 +64,7 @@ def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
     assert len({len(tokens) for tokens in expected}) > 3
     if always_drafts:  # most of them wrong
         monkeypatch.setattr(generation, "REPEATING", 0)
+        monkeypatch.setitem(generation.STEP_TOKENS, "cpu", 10**6)
     generated = generate_greedy(
         model,
         prompts,
@@ -75,9 +77,27 @@ def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
     assert generated == expected
 
 
+def without_trying(monkeypatch, kind=generation._Batch):
+    """No forward passes that only ask what the architecture can read."""
+    monkeypatch.setattr(generation, "_suitable_batch", lambda *_: kind)
+
+
+@torch.inference_mode()
+def test_kinds_of_batches(case):
+    """Each architecture gets the fastest that it can read from."""
+    model = case[0]
+    kind = generation._suitable_batch(model, LIMIT, 2)
+    if getattr(model.config, "sliding_window", None) == 6:
+        assert kind is None
+    elif model.config.hidden_size == 64 and may_attend(model):
+        assert kind is generation._SingleTokenBatch
+    else:
+        assert kind is generation._Batch
+
+
 def test_free_places_are_taken(monkeypatch):
     monkeypatch.setattr(generation, "REPEATING", LIMIT + 1)
-    monkeypatch.setattr(generation, "_reads_own_cache", lambda *_: True)  # would try for itself
+    without_trying(monkeypatch)
     model = build(MODELS["llama"])
     rows = []
     model.register_forward_pre_hook(
@@ -102,10 +122,13 @@ def test_free_places_are_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("period", [1, 3])
-def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
+@pytest.mark.parametrize("kind", [generation._Batch, generation._SingleTokenBatch])
+def test_texts_that_repeat_themselves_take_few_steps(period, kind, monkeypatch):
     """A model that knows nothing but which token follows which."""
-    monkeypatch.setattr(generation, "_reads_own_cache", lambda *_: True)  # would try for itself
-    model = build(MODELS["gpt2"])
+    model = build(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
+    if kind is generation._SingleTokenBatch and not may_attend(model):
+        pytest.skip("this processor or this torch lacks what its attention needs")
+    without_trying(monkeypatch, kind)
     with torch.no_grad():
         for parameter in model.transformer.h.parameters():
             parameter.zero_()
@@ -116,7 +139,7 @@ def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
         model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight[circle.argsort()])
     steps = []
     model.register_forward_pre_hook(
-        lambda _, args, kwargs: steps.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        lambda _, args, kwargs: steps.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     prompts = [[5], [7, 9, 5], [5 + period - 1]]
     generated = generate_greedy(
@@ -132,12 +155,12 @@ def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
         first = prompt[-1] - 5
         assert tokens == [5 + (first + i + 1) % period for i in range(60 - len(prompt))]
     assert len(steps) < 60 / 3
-    assert max(steps[1:]) == 1 + generation.DRAFT
+    assert max(steps[1:]) == 3 * (1 + generation.DRAFT)
 
 
 def test_only_the_last_position_has_logits(monkeypatch):
     model = build(MODELS["llama"])
-    monkeypatch.setattr(generation, "_reads_own_cache", lambda *_: True)  # would try for itself
+    without_trying(monkeypatch)
     positions = []
     model.lm_head.register_forward_hook(lambda _, inputs, output: positions.append(output.shape[1]))
     generate_greedy(

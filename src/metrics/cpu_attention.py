@@ -1,6 +1,6 @@
-"""Attention of one or few new tokens a row on a CPU, compiled by numba at its first use.
+"""Attention of single tokens on a CPU, compiled by numba at its first use.
 
-Of the keys and values it reads what each row has and no more, as fast as memory gives it.
+Of the keys and values it reads what each token sees and no more, as fast as memory gives it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from llvmlite import ir
 from numba import carray, cfunc, types
 from numba.extending import intrinsic
 from transformers import PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.intrinsics import (
@@ -31,32 +30,44 @@ from src.intrinsics import (
     load,
     loop,
     multiply_add,
-    prefetch,
     repeat,
     shuffle,
     store,
     torch_threads,
 )
 
-MOST_TOKENS = 16  # of a row; with more it is the arithmetic that takes the time
 MOST_VECTORS = 16  # of a head's width, to be kept in registers
-_NAME = "few_tokens"  # of our attention among transformers'
+_NAME = "single_tokens"  # of our attention among transformers'
+
+
+class CannotAttendError(ValueError):
+    """The model computes attention in a way that :func:`attend` does not."""
+
+
+def may_attend(model: PreTrainedModel) -> bool:
+    """Whether :func:`single_token_attention` is worth trying."""
+    return (
+        LANES > 0
+        and torch_threads() is not None
+        and model.device.type == "cpu"
+        and model.dtype == torch.float32
+        and model.config._attn_implementation == "sdpa"
+    )
 
 
 @contextmanager
-def few_token_attention(
-    model: PreTrainedModel, mask: torch.Tensor, lengths: Sequence[int]
+def single_token_attention(
+    model: PreTrainedModel, mask: torch.Tensor, rows: Sequence[int], lengths: Sequence[int]
 ) -> Iterator[None]:
-    """Within it, the model attends by :func:`attend` where it has this mask and few queries a row.
+    """Within it, the model reads batches of single tokens, and attends by :func:`attend`.
 
     Args:
-        mask: one that shows to each row's first query the first ``lengths`` of its keys, and to
-            each further query one more.
+        mask: what the model is given as its mask; that it comes here shows that nothing else is to
+            be hidden.
+
+    Raises:
+        CannotAttendError: (within) the model needs another kind of attention.
     """
-    configured = model.config._attn_implementation
-    if configured != "sdpa":
-        yield
-        return
 
     def attention(
         module: torch.nn.Module,
@@ -67,11 +78,12 @@ def few_token_attention(
         **options: Any,
     ) -> tuple[torch.Tensor, None]:
         special = any(options.get(name) is not None for name in ("position_bias", "softcap"))
-        if attention_mask is not mask or special or not can_attend(query, keys, values):
-            return sdpa_attention_forward(module, query, keys, values, attention_mask, **options)
+        if attention_mask is not mask or special or not _can_attend(query, keys, values):
+            raise CannotAttendError
         scaling = options.get("scaling") or query.shape[-1] ** -0.5
-        return attend(query, keys, values, lengths, scaling), None
+        return attend(query, keys, values, rows, lengths, scaling), None
 
+    configured = model.config._attn_implementation
     ALL_ATTENTION_FUNCTIONS[_NAME] = attention
     model.config._attn_implementation = _NAME
     try:
@@ -81,20 +93,16 @@ def few_token_attention(
         del ALL_ATTENTION_FUNCTIONS[_NAME]
 
 
-def can_attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool:
-    """Whether :func:`attend` takes these (tensors as there)."""
+def _can_attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool:
     width = query.shape[-1]
     return (
-        LANES > 0
-        and query.shape[2] <= MOST_TOKENS
-        and query.device.type == "cpu"
+        query.shape[2] == 1
         and all(tensor.dtype == torch.float32 for tensor in (query, keys, values))
         and keys.shape == values.shape
         and keys.stride() == values.stride()
         and keys.stride()[2:] == (width, 1)
         and width % LANES == 0
         and width <= MOST_VECTORS * LANES
-        and torch_threads() is not None
     )
 
 
@@ -102,31 +110,33 @@ def attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
+    rows: Sequence[int],
     lengths: Sequence[int],
     scaling: float,
 ) -> torch.Tensor:
-    """Softmax attention of each row's queries to the first of its keys and values.
+    """Softmax attention of single tokens, each to the first keys and values of a row.
 
     Args:
-        query: ``(rows, heads, queries, width)``, float32.
-        keys, values: ``(rows, key heads, tokens, width)``, each for as many heads of the query.
-        lengths: how many tokens each row's first query sees, at least one; each further query sees
-            one more.
+        query: ``(tokens, heads, 1, width)``, float32.
+        keys, values: ``(rows, key heads, columns, width)``, each for as many heads of the query.
+        rows: the row that each token attends to.
+        lengths: how many columns of it each token sees, at least one.
         scaling: of the products of queries and keys.
 
     Returns:
-        float32 ``(rows, queries, heads, width)``.
+        float32 ``(tokens, 1, heads, width)``.
     """
-    rows, heads, queries, width = query.shape
+    tokens, heads, _, width = query.shape
     group = heads // keys.shape[1]
     query = query.contiguous()
-    outputs = query.new_empty(rows, queries, heads, width)
-    room = -(-(max(lengths) + queries - 1) // LANES) * LANES
-    scores = query.new_empty(torch.get_num_threads(), group * queries, room)
+    outputs = query.new_empty(tokens, 1, heads, width)
+    room = -(-max(lengths) // LANES) * LANES
+    scores = query.new_empty(torch.get_num_threads(), group, room)
     pointers = [tensor.data_ptr() for tensor in (query, keys, values, outputs, scores)]
-    numbers = [rows, keys.shape[1], group, queries, *keys.stride()[:2], room]
+    numbers = [tokens, keys.shape[1], group, *keys.stride()[:2], room]
     (scaling_bits,) = struct.unpack("<q", struct.pack("<d", scaling))
-    torch_threads().run(_compile(width).address, [*pointers, *numbers, scaling_bits, *lengths])
+    arguments = [*pointers, *numbers, scaling_bits, *rows, *lengths]
+    torch_threads().run(_compile(width).address, arguments)
     return outputs
 
 
@@ -139,39 +149,30 @@ def _compile(width: int) -> Any:
 
     @cfunc(types.void(types.voidptr))
     def work(arguments: int) -> None:
-        """This thread's share of the rows' key heads."""
-        numbers = carray(arguments, 12, types.int64)
+        """This thread's share of the tokens' key heads."""
+        numbers = carray(arguments, 11, types.int64)
         query, keys, values, outputs, scores = numbers[:5]
-        rows, key_heads, group, queries, row, head, room = numbers[5:]
-        scaling = carray(arguments, 13, types.float64)[12]
-        lengths = carray(arguments, 13 + rows, types.int64)[13:]
+        tokens, key_heads, group, row, head, room = numbers[5:]
+        scaling = carray(arguments, 12, types.float64)[11]
+        rows = carray(arguments, 12 + tokens, types.int64)[12:]
+        lengths = carray(arguments, 12 + 2 * tokens, types.int64)[12 + tokens :]
         number, count = thread_number(), thread_count()
-        scores += 4 * number * group * queries * room
-        for unit in range(
-            rows * key_heads * number // count, rows * key_heads * (number + 1) // count
-        ):
-            number_of_row, key_head = unit // key_heads, unit % key_heads
-            first = 4 * (number_of_row * row + key_head * head)
-            length = lengths[number_of_row]
-            nxt = unit + 1
-            jump = 4 * (nxt // key_heads * row + nxt % key_heads * head) - first
-            at = query + 4 * unit * group * queries * width
-            for token in range(0, length + queries - 1, LANES):
-                place = keys + first + 4 * token * width
-                for i in range(group * queries):
-                    left = length + i % queries - token
-                    if left > 0:
-                        target = scores + 4 * (i * room + token)
-                        score(
-                            at + 4 * i * width, place, target, left, scaling, jump if i == 0 else 0
-                        )
-            for i in range(group * queries):
+        scores += 4 * number * group * room
+        for unit in range(number, tokens * key_heads, count):
+            token = unit // key_heads
+            first = 4 * (rows[token] * row + unit % key_heads * head)
+            length = lengths[token]
+            at = 4 * unit * group * width  # of query and outputs
+            for column in range(0, length, LANES):
+                place = keys + first + 4 * column * width
+                for i in range(group):
+                    target = scores + 4 * (i * room + column)
+                    score(query + at + 4 * i * width, place, target, length - column, scaling)
+            for i in range(group):
                 probs = scores + 4 * i * room
-                seen = length + i % queries
-                total = _exponentiate(probs, seen)
-                output = (number_of_row * queries + i % queries) * key_heads + key_head
-                target = outputs + 4 * (output * group + i // queries) * width
-                accumulate(probs, values + first, target, seen, total)
+                total = _exponentiate(probs, length)
+                target = outputs + at + 4 * i * width
+                accumulate(probs, values + first, target, length, total)
 
     return work
 
@@ -179,7 +180,7 @@ def _compile(width: int) -> Any:
 def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
     @intrinsic
     def score(
-        _context: Any, query: Any, keys: Any, scores: Any, left: Any, scaling: Any, ahead: Any
+        _context: Any, query: Any, keys: Any, scores: Any, left: Any, scaling: Any
     ) -> tuple[Any, Callable]:
         """Scaled products of a query with ``LANES`` keys; minus infinity behind those left.
 
@@ -187,7 +188,7 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
         """
 
         def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-            query, keys, scores, left, scaling, ahead = values
+            query, keys, scores, left, scaling = values
             last = builder.sub(left, LONG(1))
             starts = []
             for lane in map(LONG, range(LANES)):
@@ -198,10 +199,6 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
                 factor = load(builder, element(builder, query, part))
                 for lane, start in enumerate(starts):
                     place = element(builder, keys, builder.add(start, part))
-                    prefetch(
-                        builder,
-                        element(builder, builder.add(keys, ahead), builder.add(start, part)),
-                    )
                     sums[lane] = multiply_add(builder, load(builder, place), factor, sums[lane])
             while len(sums) > 1:
                 pairs = zip(sums[::2], sums[1::2], strict=True)
@@ -215,7 +212,7 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
             store(builder, hidden, element(builder, scores, LONG(0)))
             return context.get_dummy_value()
 
-        return types.none(*[types.int64] * 4, types.float64, types.int64), generate
+        return types.none(*[types.int64] * 4, types.float64), generate
 
     return score
 

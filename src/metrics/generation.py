@@ -8,8 +8,11 @@ answers in fewer steps (prompt lookup decoding, a form of Leviathan et al. 2023,
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from itertools import takewhile
+from contextlib import suppress
+from itertools import accumulate, islice, takewhile
+from itertools import count as count_from
 from typing import Any
 
 import torch
@@ -19,7 +22,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
-from src.metrics.cpu_attention import few_token_attention
+from src.intrinsics import LANES
+from src.metrics.cpu_attention import CannotAttendError, may_attend, single_token_attention
 from src.metrics.cpu_linear import few_row_linears
 from src.metrics.likelihood import (
     LOGITS_CHUNK,
@@ -137,34 +141,19 @@ def generate_greedy(
         few_row_linears(model),
         tqdm(total=len(waiting), desc=description, unit="row", disable=None) as bar,
     ):
-        if waiting and _reads_own_cache(model, max_total_length, pad_token_id):
-            batch = _Batch(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
+        kind = _suitable_batch(model, max_total_length, pad_token_id) if waiting else None
+        if kind:
+            batch = kind(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
             while batch.texts or waiting:
                 free = batch_size - len(batch.texts)
                 if waiting and 4 * free >= batch_size:
                     batch.add(next_texts(free))
-                chosen = batch.step(_drafts(model, batch.texts, max_total_length))
+                chosen = batch.step(batch.drafts())
                 batch.keep([accept(*pair) for pair in zip(batch.texts, chosen, strict=True)])
         else:
             while waiting:
                 _continue_together(model, next_texts(batch_size), accept, pad_token_id)
     return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
-
-
-def _drafts(model: PreTrainedModel, texts: Sequence[_Text], limit: int) -> list[list[int]]:
-    """What each text is expected to go on with, where reading that too is likely to pay.
-
-    With F tokens' worth of fixed cost, r rows and c of them repeating themselves, steps of width w
-    choose (r - c + c w) / (F + r w) tokens in a unit of time, which grows with w if
-    c F > r (r - c).
-    """
-    count = len(texts)
-    repeating = sum(text.streak >= REPEATING for text in texts)
-    step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
-    if repeating * step_tokens > count * (count - repeating):
-        most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
-        return [text.expected(min(most, limit - len(text.tokens) - 1)) for text in texts]
-    return [[]] * count
 
 
 class _Text:
@@ -210,8 +199,9 @@ class _Batch:
         self, model: PreTrainedModel, capacity: int, limit: int, pad_token_id: int
     ) -> None:
         self.texts: list[_Text] = []
-        self._model, self._pad = model, pad_token_id
+        self._model, self._limit, self._pad = model, limit, pad_token_id
         self._cache = _Cache(model, capacity, limit + DRAFT)
+        self._step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
 
     def add(self, texts: Sequence[_Text]) -> None:
         """Read more texts."""
@@ -220,16 +210,37 @@ class _Batch:
         ):
             tokens = [text.tokens[:-1] for text in part]
             if any(tokens):
-                self.read(len(self.texts), tokens, [0] * len(part), 1)
+                self._read(len(self.texts), tokens, [0] * len(part), 1)
             self.texts += part
+
+    def drafts(self) -> list[list[int]]:
+        """What each text is expected to go on with, where reading that too is likely to pay.
+
+        With F tokens' worth of fixed cost, r texts and c of them repeating themselves, steps of
+        width w choose (r - c + c w) / (F + r w) tokens in a unit of time, which grows with w if
+        c F > r (r - c).
+        """
+        count = len(self.texts)
+        repeating = sum(text.streak >= REPEATING for text in self.texts)
+        if repeating * self._step_tokens > count * (count - repeating):
+            most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
+            return [text.expected(min(most, self._room(text))) for text in self.texts]
+        return [[]] * count
+
+    def _room(self, text: _Text) -> int:
+        """How long a draft may be."""
+        return self._limit - len(text.tokens) - 1
 
     def step(self, drafts: Sequence[list[int]]) -> list[list[int]]:
         """The next tokens of every text: those of its draft that are right, and one more."""
         tokens = [[text.tokens[-1], *draft] for text, draft in zip(self.texts, drafts, strict=True)]
         starts = [len(text.tokens) - 1 for text in self.texts]
-        chosen = _most_likely(self.read(0, tokens, starts, max(map(len, tokens))))
-        pairs = zip(chosen, drafts, strict=True)
-        return [row[: count_alike(row, draft) + 1] for row, draft in pairs]
+        chosen = iter(_most_likely(self.read(tokens, starts)))
+        result = []
+        for draft in drafts:
+            row = list(islice(chosen, len(draft) + 1))
+            result.append(row[: count_alike(row, draft) + 1])
+        return result
 
     def keep(self, going: Sequence[bool]) -> None:
         """Drop all texts but these; the last ones take the places of those dropped."""
@@ -241,14 +252,24 @@ class _Batch:
         del self.texts[count:]
         self._cache.move(movers, free)
 
-    def read(
-        self, first: int, tokens: Sequence[Sequence[int]], starts: Sequence[int], count: int
-    ) -> torch.Tensor:
-        """Read tokens of the texts from place ``first`` on, each from a column of its own on.
+    def read(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
+        """Read tokens of every text, each text's from a column of its own on.
 
         Returns:
-            Logits of the last ``count`` columns, ``(rows, count, vocabulary)``; those behind a
-            row's own tokens mean nothing.
+            Logits ``(tokens of all texts, vocabulary)``.
+        """
+        longest = max(map(len, tokens))
+        logits = self._read(0, tokens, starts, longest)
+        places = [row * longest + i for row, own in enumerate(tokens) for i in range(len(own))]
+        logits = logits.flatten(0, 1)
+        return logits if len(places) == len(logits) else logits[places]
+
+    def _read(
+        self, first: int, tokens: Sequence[Sequence[int]], starts: Sequence[int], count: int
+    ) -> torch.Tensor:
+        """Read tokens of the texts from place ``first`` on; logits of the last ``count`` columns.
+
+        Those behind a text's own tokens mean nothing.
         """
         device = self._model.device
         lengths = [len(row) for row in tokens]
@@ -257,18 +278,75 @@ class _Batch:
         begin = torch.tensor(starts, device=device)[:, None]
         columns = begin + torch.arange(width, device=device)
         last = begin + torch.tensor(lengths, device=device)[:, None] - 1
-        self._cache.place(first, columns, end)
+        rows = slice(first, first + len(tokens))
+        self._cache.place(rows, torch.arange(rows.start, rows.stop)[:, None], columns, end)
         hidden = torch.arange(end, device=device) > columns[:, :, None]
-        mask = additive_mask(hidden, self._model.dtype)
-        with few_token_attention(self._model, mask, [start + 1 for start in starts]):
-            return _last_logits(
+        return _last_logits(
+            self._model,
+            count,
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=additive_mask(hidden, self._model.dtype),
+            position_ids=columns.minimum(last).clamp(min=0),  # the model may have no others
+            past_key_values=self._cache,
+        )
+
+
+class _SingleTokenBatch(_Batch):
+    """Texts whose next tokens are read as if each token were a text, so that none is padding."""
+
+    def drafts(self) -> list[list[int]]:
+        """What texts are expected to go on with: the tokens that are most likely to pay.
+
+        A step of n tokens takes the time of F + n, n rounded up to whole registers. That a token is
+        as expected is estimated from how many before it were, in a row: s of s, and 0.3 of 1.7
+        more.
+        """
+        drafts = [text.expected(min(DRAFT, self._room(text))) for text in self.texts]
+        candidates = sorted(
+            (
+                (((text.streak + 0.3) / (text.streak + 2)) ** count, row, count)
+                for row, (text, draft) in enumerate(zip(self.texts, drafts, strict=True))
+                for count in range(1, len(draft) + 1)
+            ),
+            reverse=True,
+        )[: max(LOGITS_CHUNK - len(drafts), 0)]
+        gains = accumulate((gain for gain, _, _ in candidates), initial=float(len(drafts)))
+        sizes = (-(-n // LANES) * LANES for n in count_from(len(drafts)))
+        rates = [
+            gain / (self._step_tokens + size) for gain, size in zip(gains, sizes, strict=False)
+        ]
+        taken = candidates[: rates.index(max(rates))]
+        lengths = Counter(row for _, row, _ in taken)
+        return [draft[: lengths[row]] for row, draft in enumerate(drafts)]
+
+    def read(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
+        """Read tokens of every text, each text's from a column of its own on.
+
+        Returns:
+            Logits ``(tokens of all texts, vocabulary)``.
+
+        Raises:
+            CannotAttendError: the model needs another kind of attention.
+        """
+        rows = [row for row, own in enumerate(tokens) for _ in own]
+        columns = [
+            start + i for start, own in zip(starts, tokens, strict=True) for i in range(len(own))
+        ]
+        where = torch.tensor(columns)[:, None]
+        self._cache.place(slice(None), torch.tensor(rows)[:, None], where, max(columns) + 1)
+        mask = torch.zeros(
+            len(rows), 1, 1, 1
+        )  # a mask of some kind keeps the model from making one
+        with single_token_attention(self._model, mask, rows, [column + 1 for column in columns]):
+            logits = _last_logits(
                 self._model,
-                count,
-                input_ids=torch.tensor(padded, device=device),
+                1,
+                input_ids=torch.tensor([token for own in tokens for token in own])[:, None],
                 attention_mask=mask,
-                position_ids=columns.minimum(last).clamp(min=0),  # the model may have no others
+                position_ids=where,
                 past_key_values=self._cache,
             )
+        return logits[:, 0]
 
 
 class _Cache(DynamicCache):
@@ -287,17 +365,15 @@ class _Cache(DynamicCache):
         self._capacity, self._limit = capacity, limit
         self._buffers: dict[tuple[int, int], torch.Tensor] = {}
 
-    def place(self, first: int, columns: torch.Tensor, end: int) -> None:
+    def place(self, given: slice, rows: torch.Tensor, columns: torch.Tensor, end: int) -> None:
         """Say where the tokens go that are read next.
 
         Args:
-            first: the first of their rows.
-            columns: int64 ``(rows, tokens)``.
-            end: how many columns attention is given.
+            given: the rows that attention is given, and ``end`` how many columns of them.
+            rows, columns: int64 ``(texts, 1)`` and ``(texts, tokens)``.
         """
-        self._seen = slice(first, first + len(columns))
-        self._rows = torch.arange(first, first + len(columns), device=columns.device)[:, None]
-        self._columns, self._end = columns, end
+        self._given, self._end = given, end
+        self._rows, self._columns = rows.to(columns.device), columns
 
     def update(
         self,
@@ -307,12 +383,12 @@ class _Cache(DynamicCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...]:
-        """Take in ``(rows, heads, tokens, width)`` keys and values; return all of these rows."""
+        """Take in ``(rows, heads, tokens, width)`` keys and values; return those given."""
         held = []
         for kind, new in enumerate((key_states, value_states)):
             buffer = self._make_room((layer_idx, kind), new)
             buffer[self._rows, :, self._columns] = new.transpose(1, 2)
-            held.append(buffer[self._seen, :, : self._end])
+            held.append(buffer[self._given, :, : self._end])
         return tuple(held)
 
     def _make_room(self, which: tuple[int, int], new: torch.Tensor) -> torch.Tensor:
@@ -333,25 +409,29 @@ class _Cache(DynamicCache):
             buffer[targets, :, : self._end] = buffer[sources, :, : self._end]
 
 
-def _reads_own_cache(model: PreTrainedModel, limit: int, pad_token_id: int) -> bool:
-    """Whether the model reads texts from a :class:`_Cache` as it reads them alone.
+def _suitable_batch(model: PreTrainedModel, limit: int, pad_token_id: int) -> type[_Batch] | None:
+    """The fastest kind of batch from which the model reads texts as it reads them alone.
 
     Some architectures do not, or do it wrongly; they are found by trying.
     """
     if not takes_own_masks(model, limit):
-        return False
-    batch = _Batch(model, 2, 6, pad_token_id)
-    batch.read(0, [[0, 1, 2], [3]], [0, 0], 1)
-    parts = [batch.read(0, [[3], [1]], [3, 1], 1), batch.read(0, [[1, 0], [2]], [4, 2], 2)]
-    for row, (text, start) in enumerate((([0, 1, 2, 3, 1, 0], 3), ([3, 1, 2], 1))):
-        together = torch.cat(parts, dim=1)[row, : len(text) - start]
+        return None
+    texts, starts = [[3, 1, 2], [0, 1, 2, 3, 1, 0]], [1, 3]
+    alone = []
+    for text, start in zip(texts, starts, strict=True):
         ids = torch.tensor([text], device=model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        alone = model(**inputs).logits[0, start:]
-        tolerance = torch.finfo(alone.dtype).eps ** 0.5 * alone.abs().max()
-        if not (together - alone).abs().max() <= tolerance:
-            return False
-    return True
+        alone.append(model(**inputs).logits[0, start:])
+    expected = torch.cat([alone[0][:1], alone[1][:1], alone[0][1:], alone[1][1:]])
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
+    for kind in (_SingleTokenBatch, _Batch) if may_attend(model) else (_Batch,):
+        batch = kind(model, 2, 6, pad_token_id)
+        batch.add([_Text(text[: start + 1]) for text, start in zip(texts, starts, strict=True)])
+        with suppress(CannotAttendError):
+            parts = [batch.read([[1], [3]], starts), batch.read([[2], [1, 0]], [2, 4])]
+            if (torch.cat(parts) - expected).abs().max() <= tolerance:
+                return kind
+    return None
 
 
 def _continue_together(
@@ -379,12 +459,12 @@ def _continue_together(
             position_ids=positions,
             past_key_values=cache,
         )
-        chosen = _most_likely(logits)
+        chosen = _most_likely(logits[:, 0])
         going = [
-            still and accept(text, tokens)
-            for still, text, tokens in zip(going, texts, chosen, strict=True)
+            still and accept(text, [token])
+            for still, text, token in zip(going, texts, chosen, strict=True)
         ]
-        ids = torch.tensor(chosen, device=device)
+        ids = torch.tensor(chosen, device=device)[:, None]
         attention = pad(attention, (0, 1), value=1)
         positions = positions[:, -1:] + torch.tensor(going, device=device)[:, None]
 
@@ -399,8 +479,8 @@ def _last_logits(model: PreTrainedModel, count: int, **inputs: Any) -> torch.Ten
     return model(**inputs, use_cache=True).logits[:, -count:]
 
 
-def _most_likely(logits: torch.Tensor) -> list[list[int]]:
-    """Tokens of the largest logits ``(rows, columns, vocabulary)``."""
+def _most_likely(logits: torch.Tensor) -> list[int]:
+    """The tokens of the largest logits ``(tokens, vocabulary)``."""
     if logits.device.type == "cpu":  # numpy is six times as fast
         return logits.float().numpy().argmax(axis=-1).tolist()
     return logits.argmax(dim=-1).tolist()
