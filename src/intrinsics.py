@@ -62,6 +62,11 @@ def torch_threads() -> Threads | None:
     return Threads(number, count, wait, run)
 
 
+def has_kernels() -> bool:
+    """Whether code with these registers and threads can run here."""
+    return LANES > 0 and torch_threads() is not None
+
+
 def call_llvm(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
     """Call a function of LLVM, and return its result of this type."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -72,6 +77,11 @@ def prefetch(builder: ir.IRBuilder, pointer: ir.Value) -> None:
     """Ask for the memory around an address, which may lie behind an array, for reading soon."""
     hints = (INT(0), INT(3), INT(1))  # data, to be read, into all caches
     call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *hints)
+
+
+def smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The smaller of two int64."""
+    return call_llvm(builder, "llvm.smin.i64", LONG, a, b)
 
 
 def element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
@@ -103,8 +113,9 @@ def shuffle(
 
 
 def repeat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """A vector of ``LANES`` times this float."""
-    vector = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, INT(0))
+    """A vector of ``LANES`` times this number."""
+    kind = ir.VectorType(value.type, LANES)
+    vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT(0))
     return shuffle(builder, vector, vector, [0] * LANES)
 
 

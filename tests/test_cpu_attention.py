@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from src.intrinsics import LANES, torch_threads
+from src.intrinsics import has_kernels
 from src.metrics.cpu_attention import (
     CannotAttendError,
     attend,
@@ -21,8 +21,7 @@ from tests.test_generation import MODELS
 from tests.test_likelihood import build
 
 needs_kernel = pytest.mark.skipif(
-    LANES == 0 or torch_threads() is None,
-    reason="this processor or this torch lacks what the kernel needs",
+    not has_kernels(), reason="this processor or this torch lacks what the kernel needs"
 )
 
 
@@ -74,7 +73,7 @@ def test_far_apart_scores():
 def test_which_models_may():
     assert not may_attend(build(MODELS["gemma2"]))  # its attention is not sdpa
     assert not may_attend(build(MODELS["llama"]).bfloat16())
-    assert may_attend(build(MODELS["llama"])) == (LANES > 0 and torch_threads() is not None)
+    assert may_attend(build(MODELS["llama"])) == has_kernels()
 
 
 @needs_kernel

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from src.intrinsics import LANES, torch_threads
+from src.intrinsics import LANES, has_kernels, torch_threads
 from src.metrics import cpu_linear
 from src.metrics.cpu_linear import LEAST_ROWS, MOST_ROWS, OUTPUTS, few_row_linears
 
 needs_kernel = pytest.mark.skipif(
-    LANES == 0 or torch_threads() is None,
-    reason="this processor or this torch lacks what the kernel needs",
+    not has_kernels(), reason="this processor or this torch lacks what the kernel needs"
 )
 
 
@@ -32,7 +31,9 @@ def apply(layer, inputs):
         return layer(inputs)
 
 
-@pytest.mark.parametrize("rows", [1, LEAST_ROWS, 16, 20, 40, 50, 150, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize(
+    "rows", [1, 2, 3, 4, LEAST_ROWS, 16, 20, 40, 50, 150, MOST_ROWS, MOST_ROWS + 1]
+)
 @pytest.mark.parametrize("depth", [16, 48, 576])
 @pytest.mark.parametrize("width", [8, 9, 15, 16, 200])
 def test_products_are_those_of_float64(rows, depth, width):

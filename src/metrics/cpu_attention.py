@@ -27,11 +27,13 @@ from src.intrinsics import (
     call_llvm,
     constant,
     element,
+    has_kernels,
     load,
     loop,
     multiply_add,
     repeat,
     shuffle,
+    smaller,
     store,
     torch_threads,
 )
@@ -47,8 +49,7 @@ class CannotAttendError(ValueError):
 def may_attend(model: PreTrainedModel) -> bool:
     """Whether :func:`single_token_attention` is worth trying."""
     return (
-        LANES > 0
-        and torch_threads() is not None
+        has_kernels()
         and model.device.type == "cpu"
         and model.dtype == torch.float32
         and model.config._attn_implementation == "sdpa"
@@ -192,8 +193,7 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
             last = builder.sub(left, LONG(1))
             starts = []
             for lane in map(LONG, range(LANES)):
-                existing = builder.select(builder.icmp_signed("<", lane, last), lane, last)
-                starts.append(builder.mul(existing, LONG(width)))
+                starts.append(builder.mul(smaller(builder, lane, last), LONG(width)))
             sums = [constant(0.0)] * LANES
             for part in map(LONG, range(0, width, LANES)):
                 factor = load(builder, element(builder, query, part))
@@ -205,8 +205,7 @@ def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
                 sums = [_add_neighbours(builder, *pair) for pair in pairs]
             scale = repeat(builder, builder.fptrunc(scaling, FLOATS.element))
             lanes = ir.Constant(ir.VectorType(INT, LANES), list(range(LANES)))
-            many = builder.insert_element(lanes, builder.trunc(left, INT), INT(0))
-            exists = builder.icmp_signed("<", lanes, shuffle(builder, many, many, [0] * LANES))
+            exists = builder.icmp_signed("<", lanes, repeat(builder, builder.trunc(left, INT)))
             scaled = builder.fmul(sums[0], scale)
             hidden = builder.select(exists, scaled, constant(-math.inf))
             store(builder, hidden, element(builder, scores, LONG(0)))

@@ -24,12 +24,14 @@ from src.intrinsics import (
     LONG,
     constant,
     element,
+    has_kernels,
     load,
     loop,
     multiply_add,
     prefetch,
     repeat,
     shuffle,
+    smaller,
     store,
     torch_threads,
 )
@@ -65,7 +67,7 @@ def few_row_linears(model: nn.Module) -> Iterator[None]:
 def _is_suitable(layer: nn.Linear) -> bool:
     weight = layer.weight
     return (
-        LANES > 0
+        has_kernels()
         and type(weight) is nn.Parameter  # not one that is a part of a distributed tensor
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
@@ -73,7 +75,6 @@ def _is_suitable(layer: nn.Linear) -> bool:
         and layer.in_features % LANES == 0
         and layer.out_features >= OUTPUTS
         and "forward" not in vars(layer)
-        and torch_threads() is not None
     )
 
 
@@ -173,7 +174,7 @@ def _transpose_tile(
         last = builder.sub(rows, LONG(1))
         vectors = []
         for row in map(LONG, range(LANES)):
-            existing = builder.select(builder.icmp_signed("<", row, last), row, last)
+            existing = smaller(builder, row, last)
             place = element(builder, source, builder.mul(existing, depth))
             vectors.append(load(builder, place))
         for row, vector in enumerate(_interleave(builder, vectors, LANES)):

@@ -200,7 +200,7 @@ class _Batch:
     ) -> None:
         self.texts: list[_Text] = []
         self._model, self._limit, self._pad = model, limit, pad_token_id
-        self._cache = _Cache(model, capacity, limit + DRAFT)
+        self._cache = _Cache(model, capacity, limit + DRAFT)  # padding may lie behind the limit
         self._step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
 
     def add(self, texts: Sequence[_Text]) -> None:
@@ -334,9 +334,7 @@ class _SingleTokenBatch(_Batch):
         ]
         where = torch.tensor(columns)[:, None]
         self._cache.place(slice(None), torch.tensor(rows)[:, None], where, max(columns) + 1)
-        mask = torch.zeros(
-            len(rows), 1, 1, 1
-        )  # a mask of some kind keeps the model from making one
+        mask = torch.zeros(len(rows), 1, 1, 1)  # any mask keeps the model from making one
         with single_token_attention(self._model, mask, rows, [column + 1 for column in columns]):
             logits = _last_logits(
                 self._model,
@@ -416,7 +414,7 @@ def _suitable_batch(model: PreTrainedModel, limit: int, pad_token_id: int) -> ty
     """
     if not takes_own_masks(model, limit):
         return None
-    texts, starts = [[3, 1, 2], [0, 1, 2, 3, 1, 0]], [1, 3]
+    texts, starts = [[3, 1, 2], [0, 1, 2, 3, 1, 0]], [1, 3]  # in the order that they are added in
     alone = []
     for text, start in zip(texts, starts, strict=True):
         ids = torch.tensor([text], device=model.device)

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from src.intrinsics import call_llvm, prefetch
+from src.intrinsics import FLOAT, INT, LANES, call_llvm, prefetch
 
 BLOCK = 2048  # weights; a multiple of 16, small enough for the L1 cache with what belongs to them
 AHEAD = 512  # elements from what is read to what is fetched from memory meanwhile
@@ -67,11 +66,10 @@ def expand_by_table(source: np.ndarray, at: int, word: int, target: np.ndarray, 
     return count
 
 
-_FLOATS = ir.VectorType(ir.FloatType(), 16)
+_FLOATS = ir.VectorType(FLOAT, 16)
 _FLAGS = ir.VectorType(ir.IntType(1), 16)
 _UNDEFINED = ir.Constant(_FLOATS, ir.Undefined)
-_INT = ir.IntType(32)
-_ALIGNMENT = _INT(4)
+_ALIGNMENT = INT(4)
 
 
 @intrinsic
@@ -85,7 +83,7 @@ def compress_by_instruction(
         where = _address(context, builder, signature.args[0], *values[0:2])
         arguments = (where, _ALIGNMENT, flags, _UNDEFINED)  # reads nothing behind the array's end
         loaded = call_llvm(builder, "llvm.masked.load.v16f32.p0", _FLOATS, *arguments)
-        ahead = builder.gep(where, [_INT(AHEAD // 16)])
+        ahead = builder.gep(where, [INT(AHEAD // 16)])
         prefetch(builder, ahead)
         name = "llvm.experimental.vector.compress.v16f32"
         packed = call_llvm(builder, name, _FLOATS, loaded, flags, _UNDEFINED)
@@ -122,7 +120,7 @@ def _address(
     return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
 
 
-if torch.backends.cpu.get_cpu_capability() == "AVX512":
+if LANES == 16:
     _compress, _expand = compress_by_instruction, expand_by_instruction
 else:  # LLVM would make a branch for each bit of them
     _compress, _expand = compress_by_table, expand_by_table
