@@ -7,10 +7,13 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 # Floats in a register.
 LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
@@ -65,6 +68,30 @@ def torch_threads() -> Threads | None:
 def has_kernels() -> bool:
     """Whether code with these registers and threads can run here."""
     return LANES > 0 and torch_threads() is not None
+
+
+def instructions(
+    *kinds: types.Type, result: types.Type = types.none
+) -> Callable[[Callable[..., ir.Value | None]], Callable]:
+    """Make a function that writes instructions one that compiled code can call.
+
+    Args:
+        kinds: of the arguments of the calls. The function decorated takes the builder and their
+            values, and returns the value of the result, or None where that is none.
+    """
+
+    def decorate(write: Callable[..., ir.Value | None]) -> Callable:
+        @functools.wraps(write)  # numba asks for its signature
+        def type_call(_context: Any, *_: Any) -> tuple[Any, Callable]:
+            def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+                value = write(builder, *values)
+                return context.get_dummy_value() if value is None else value
+
+            return result(*kinds), generate
+
+        return intrinsic(type_call)
+
+    return decorate
 
 
 def call_llvm(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, types
-from numba.extending import intrinsic
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -28,6 +27,7 @@ from src.intrinsics import (
     constant,
     element,
     has_kernels,
+    instructions,
     load,
     loop,
     multiply_add,
@@ -179,39 +179,38 @@ def _compile(width: int) -> Any:
 
 
 def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
-    @intrinsic
+    @instructions(*[types.int64] * 4, types.float64)
     def score(
-        _context: Any, query: Any, keys: Any, scores: Any, left: Any, scaling: Any
-    ) -> tuple[Any, Callable]:
+        builder: ir.IRBuilder,
+        query: ir.Value,
+        keys: ir.Value,
+        scores: ir.Value,
+        left: ir.Value,
+        scaling: ir.Value,
+    ) -> None:
         """Scaled products of a query with ``LANES`` keys; minus infinity behind those left.
 
-        All but the last argument are int64, of which the first three addresses.
+        The first three arguments are addresses.
         """
-
-        def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-            query, keys, scores, left, scaling = values
-            last = builder.sub(left, LONG(1))
-            starts = []
-            for lane in map(LONG, range(LANES)):
-                starts.append(builder.mul(smaller(builder, lane, last), LONG(width)))
-            sums = [constant(0.0)] * LANES
-            for part in map(LONG, range(0, width, LANES)):
-                factor = load(builder, element(builder, query, part))
-                for lane, start in enumerate(starts):
-                    place = element(builder, keys, builder.add(start, part))
-                    sums[lane] = multiply_add(builder, load(builder, place), factor, sums[lane])
-            while len(sums) > 1:
-                pairs = zip(sums[::2], sums[1::2], strict=True)
-                sums = [_add_neighbours(builder, *pair) for pair in pairs]
-            scale = repeat(builder, builder.fptrunc(scaling, FLOATS.element))
-            lanes = ir.Constant(ir.VectorType(INT, LANES), list(range(LANES)))
-            exists = builder.icmp_signed("<", lanes, repeat(builder, builder.trunc(left, INT)))
-            scaled = builder.fmul(sums[0], scale)
-            hidden = builder.select(exists, scaled, constant(-math.inf))
-            store(builder, hidden, element(builder, scores, LONG(0)))
-            return context.get_dummy_value()
-
-        return types.none(*[types.int64] * 4, types.float64), generate
+        last = builder.sub(left, LONG(1))
+        starts = []
+        for lane in map(LONG, range(LANES)):
+            starts.append(builder.mul(smaller(builder, lane, last), LONG(width)))
+        sums = [constant(0.0)] * LANES
+        for part in map(LONG, range(0, width, LANES)):
+            factor = load(builder, element(builder, query, part))
+            for lane, start in enumerate(starts):
+                place = element(builder, keys, builder.add(start, part))
+                sums[lane] = multiply_add(builder, load(builder, place), factor, sums[lane])
+        while len(sums) > 1:
+            pairs = zip(sums[::2], sums[1::2], strict=True)
+            sums = [_add_neighbours(builder, *pair) for pair in pairs]
+        scale = repeat(builder, builder.fptrunc(scaling, FLOATS.element))
+        lanes = ir.Constant(ir.VectorType(INT, LANES), list(range(LANES)))
+        exists = builder.icmp_signed("<", lanes, repeat(builder, builder.trunc(left, INT)))
+        scaled = builder.fmul(sums[0], scale)
+        hidden = builder.select(exists, scaled, constant(-math.inf))
+        store(builder, hidden, element(builder, scores, LONG(0)))
 
     return score
 
@@ -222,36 +221,31 @@ def _add_neighbours(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> i
     return builder.fadd(even, odd)
 
 
-@intrinsic
-def _exponentiate(_context: Any, scores: Any, count: Any) -> tuple[Any, Callable]:
+@instructions(types.int64, types.int64, result=types.float32)
+def _exponentiate(builder: ir.IRBuilder, scores: ir.Value, count: ir.Value) -> ir.Value:
     """Replace scores by the exponential of their distance to the largest; return the sum.
 
-    Both are int64: an address, and how many there are; minus infinities fill the last vector.
+    Arguments: an address, and how many there are; minus infinities fill the last vector.
     """
+    kind = f"v{LANES}f32"
 
-    def generate(_context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        scores, count = values
-        kind = f"v{LANES}f32"
+    def larger(k: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
+        new = load(builder, element(builder, scores, k))
+        return [call_llvm(builder, f"llvm.maxnum.{kind}", FLOATS, values[0], new)]
 
-        def larger(k: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
-            new = load(builder, element(builder, scores, k))
-            return [call_llvm(builder, f"llvm.maxnum.{kind}", FLOATS, values[0], new)]
+    (top,) = loop(builder, count, LANES, [constant(-math.inf)], larger)
+    top = call_llvm(builder, f"llvm.vector.reduce.fmax.{kind}", FLOATS.element, top)
+    top = repeat(builder, top)
 
-        (top,) = loop(builder, count, LANES, [constant(-math.inf)], larger)
-        top = call_llvm(builder, f"llvm.vector.reduce.fmax.{kind}", FLOATS.element, top)
-        top = repeat(builder, top)
+    def add(k: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
+        place = element(builder, scores, k)
+        power = _exp(builder, builder.fsub(load(builder, place), top))
+        store(builder, power, place)
+        return [builder.fadd(values[0], power)]
 
-        def add(k: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
-            place = element(builder, scores, k)
-            power = _exp(builder, builder.fsub(load(builder, place), top))
-            store(builder, power, place)
-            return [builder.fadd(values[0], power)]
-
-        (total,) = loop(builder, count, LANES, [constant(0.0)], add)
-        name = f"llvm.vector.reduce.fadd.{kind}"
-        return call_llvm(builder, name, FLOATS.element, FLOATS.element(0.0), total)
-
-    return types.float32(types.int64, types.int64), generate
+    (total,) = loop(builder, count, LANES, [constant(0.0)], add)
+    name = f"llvm.vector.reduce.fadd.{kind}"
+    return call_llvm(builder, name, FLOATS.element, FLOATS.element(0.0), total)
 
 
 def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
@@ -276,35 +270,33 @@ def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _make_accumulate(width: int) -> Callable[[int, int, int, int, float], None]:
-    @intrinsic
+    @instructions(*[types.int64] * 4, types.float32)
     def accumulate(
-        _context: Any, weights: Any, values: Any, outputs: Any, count: Any, total: Any
-    ) -> tuple[Any, Callable]:
+        builder: ir.IRBuilder,
+        weights: ir.Value,
+        values: ir.Value,
+        outputs: ir.Value,
+        count: ir.Value,
+        total: ir.Value,
+    ) -> None:
         """The mean of vectors, weighted by weights whose total is known.
 
-        All but the last argument are int64, of which the first three addresses.
+        The first three arguments are addresses.
         """
+        parts = [LONG(part) for part in range(0, width, LANES)]
 
-        def generate(context: Any, builder: ir.IRBuilder, _: Any, arguments: Any) -> ir.Value:
-            weights, values, outputs, count, total = arguments
-            parts = [LONG(part) for part in range(0, width, LANES)]
+        def add(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+            weight = builder.load(element(builder, weights, k), align=4)
+            factor, start = repeat(builder, weight), builder.mul(k, LONG(width))
+            new = [
+                load(builder, element(builder, values, builder.add(start, part))) for part in parts
+            ]
+            pairs = zip(new, sums, strict=True)
+            return [multiply_add(builder, value, factor, before) for value, before in pairs]
 
-            def add(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
-                weight = builder.load(element(builder, weights, k), align=4)
-                factor, start = repeat(builder, weight), builder.mul(k, LONG(width))
-                new = [
-                    load(builder, element(builder, values, builder.add(start, part)))
-                    for part in parts
-                ]
-                pairs = zip(new, sums, strict=True)
-                return [multiply_add(builder, value, factor, before) for value, before in pairs]
-
-            sums = loop(builder, count, 1, [constant(0.0)] * len(parts), add)
-            divisor = repeat(builder, total)
-            for part, value in zip(parts, sums, strict=True):
-                store(builder, builder.fdiv(value, divisor), element(builder, outputs, part))
-            return context.get_dummy_value()
-
-        return types.none(*[types.int64] * 4, types.float32), generate
+        sums = loop(builder, count, 1, [constant(0.0)] * len(parts), add)
+        divisor = repeat(builder, total)
+        for part, value in zip(parts, sums, strict=True):
+            store(builder, builder.fdiv(value, divisor), element(builder, outputs, part))
 
     return accumulate

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, types
-from numba.extending import intrinsic
 from torch import nn
 
 from src.intrinsics import (
@@ -25,6 +24,7 @@ from src.intrinsics import (
     constant,
     element,
     has_kernels,
+    instructions,
     load,
     loop,
     multiply_add,
@@ -159,89 +159,77 @@ def _compile() -> Any:
     return work
 
 
-@intrinsic
+@instructions(*[types.int64] * 5)
 def _transpose_tile(
-    _context: Any, source: Any, target: Any, depth: Any, rows: Any, step: Any
-) -> tuple[Any, Callable]:
+    builder: ir.IRBuilder,
+    source: ir.Value,
+    target: ir.Value,
+    depth: ir.Value,
+    rows: ir.Value,
+    step: ir.Value,
+) -> None:
     """Transpose ``LANES`` columns of as many rows, the last of ``rows`` again if there are fewer.
 
-    All arguments are int64: addresses of the first elements, the length of rows of the source, how
-    many there are, and the distance in floats between rows of the target.
+    Arguments: addresses of the first elements, the length of rows of the source, how many there
+    are, and the distance in floats between rows of the target.
     """
-
-    def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        source, target, depth, rows, step = values
-        last = builder.sub(rows, LONG(1))
-        vectors = []
-        for row in map(LONG, range(LANES)):
-            existing = smaller(builder, row, last)
-            place = element(builder, source, builder.mul(existing, depth))
-            vectors.append(load(builder, place))
-        for row, vector in enumerate(_interleave(builder, vectors, LANES)):
-            store(builder, vector, element(builder, target, builder.mul(LONG(row), step)))
-        return context.get_dummy_value()
-
-    return types.none(*[types.int64] * 5), generate
+    last = builder.sub(rows, LONG(1))
+    vectors = []
+    for row in map(LONG, range(LANES)):
+        existing = smaller(builder, row, last)
+        place = element(builder, source, builder.mul(existing, depth))
+        vectors.append(load(builder, place))
+    for row, vector in enumerate(_interleave(builder, vectors, LANES)):
+        store(builder, vector, element(builder, target, builder.mul(LONG(row), step)))
 
 
 def _make_multiply_tile(vectors: int) -> Callable[[int, int, int, int, int, int], None]:
-    @intrinsic
+    @instructions(*[types.int64] * 6)
     def multiply_tile(
-        _context: Any, weight: Any, inputs: Any, outputs: Any, depth: Any, width: Any, ahead: Any
-    ) -> tuple[Any, Callable]:
+        builder: ir.IRBuilder,
+        weight: ir.Value,
+        inputs: ir.Value,
+        outputs: ir.Value,
+        depth: ir.Value,
+        width: ir.Value,
+        ahead: ir.Value,
+    ) -> None:
         """Dot products of ``vectors * LANES`` rows with ``OUTPUTS`` rows of the weight.
 
-        All arguments are int64: addresses of the first elements (inputs are ``(depth, rows)``), the
-        length of weight rows and of output rows, and an address from which to fetch a tile's
-        weights for later.
+        Arguments: addresses of the first elements (inputs are ``(depth, rows)``), the length of
+        weight rows and of output rows, and an address from which to fetch a tile's weights for
+        later.
         """
 
-        def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-            _generate_multiply_tile(vectors, builder, *values)
-            return context.get_dummy_value()
+        def add(start: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+            sums = list(sums)
+            for turn in range(UNROLLED):
+                k = builder.add(start, LONG(turn))
+                row = builder.mul(k, LONG(vectors * LANES))
+                values = [
+                    load(builder, element(builder, inputs, builder.add(row, LONG(LANES * i))))
+                    for i in range(vectors)
+                ]
+                for output in range(OUTPUTS):
+                    place = builder.add(builder.mul(LONG(output), depth), k)
+                    factor = repeat(builder, builder.load(element(builder, weight, place), align=4))
+                    for number, value in enumerate(values, start=vectors * output):
+                        sums[number] = multiply_add(builder, value, factor, sums[number])
+            for line in range(0, OUTPUTS * UNROLLED, 16):
+                place = builder.add(builder.mul(start, LONG(OUTPUTS)), LONG(line))
+                prefetch(builder, element(builder, ahead, place))
+            return sums
 
-        return types.none(*[types.int64] * 6), generate
+        totals = loop(builder, depth, UNROLLED, [constant(0.0)] * (OUTPUTS * vectors), add)
+        for vector in range(vectors):
+            for pair, both in enumerate(_interleave(builder, totals[vector::vectors], OUTPUTS)):
+                for half in range(2):
+                    row = LONG(LANES * vector + 2 * pair + half)
+                    indices = list(range(half * OUTPUTS, (half + 1) * OUTPUTS))
+                    products = shuffle(builder, both, both, indices)
+                    store(builder, products, element(builder, outputs, builder.mul(row, width)))
 
     return multiply_tile
-
-
-def _generate_multiply_tile(
-    vectors: int,
-    builder: ir.IRBuilder,
-    weight: ir.Value,
-    inputs: ir.Value,
-    outputs: ir.Value,
-    depth: ir.Value,
-    width: ir.Value,
-    ahead: ir.Value,
-) -> None:
-    def add(start: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        sums = list(sums)
-        for turn in range(UNROLLED):
-            k = builder.add(start, LONG(turn))
-            row = builder.mul(k, LONG(vectors * LANES))
-            values = [
-                load(builder, element(builder, inputs, builder.add(row, LONG(LANES * i))))
-                for i in range(vectors)
-            ]
-            for output in range(OUTPUTS):
-                place = builder.add(builder.mul(LONG(output), depth), k)
-                factor = repeat(builder, builder.load(element(builder, weight, place), align=4))
-                for number, value in enumerate(values, start=vectors * output):
-                    sums[number] = multiply_add(builder, value, factor, sums[number])
-        for line in range(0, OUTPUTS * UNROLLED, 16):
-            place = builder.add(builder.mul(start, LONG(OUTPUTS)), LONG(line))
-            prefetch(builder, element(builder, ahead, place))
-        return sums
-
-    totals = loop(builder, depth, UNROLLED, [constant(0.0)] * (OUTPUTS * vectors), add)
-    for vector in range(vectors):
-        for pair, both in enumerate(_interleave(builder, totals[vector::vectors], OUTPUTS)):
-            for half in range(2):
-                row = LONG(LANES * vector + 2 * pair + half)
-                indices = list(range(half * OUTPUTS, (half + 1) * OUTPUTS))
-                products = shuffle(builder, both, both, indices)
-                store(builder, products, element(builder, outputs, builder.mul(row, width)))
 
 
 def _interleave(builder: ir.IRBuilder, vectors: list[ir.Value], count: int) -> list[ir.Value]:
