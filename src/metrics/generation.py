@@ -31,6 +31,7 @@ from src.metrics.likelihood import (
     batches_by_length,
     count_alike,
     evaluating,
+    most_likely,
     most_tokens,
     takes_own_masks,
 )
@@ -235,7 +236,7 @@ class _Batch:
         """The next tokens of every text: those of its draft that are right, and one more."""
         tokens = [[text.tokens[-1], *draft] for text, draft in zip(self.texts, drafts, strict=True)]
         starts = [len(text.tokens) - 1 for text in self.texts]
-        chosen = iter(_most_likely(self.read(tokens, starts)))
+        chosen = iter(most_likely(self.read(tokens, starts)).tolist())
         result = []
         for draft in drafts:
             row = list(islice(chosen, len(draft) + 1))
@@ -457,7 +458,7 @@ def _continue_together(
             position_ids=positions,
             past_key_values=cache,
         )
-        chosen = _most_likely(logits[:, 0])
+        chosen = most_likely(logits[:, 0]).tolist()
         going = [
             still and accept(text, [token])
             for still, text, token in zip(going, texts, chosen, strict=True)
@@ -475,10 +476,3 @@ def _last_logits(model: PreTrainedModel, count: int, **inputs: Any) -> torch.Ten
     if "position_ids" not in accepted:
         del inputs["position_ids"]
     return model(**inputs, use_cache=True).logits[:, -count:]
-
-
-def _most_likely(logits: torch.Tensor) -> list[int]:
-    """The tokens of the largest logits ``(tokens, vocabulary)``."""
-    if logits.device.type == "cpu":  # numpy is six times as fast
-        return logits.float().numpy().argmax(axis=-1).tolist()
-    return logits.argmax(dim=-1).tolist()

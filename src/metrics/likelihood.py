@@ -363,39 +363,56 @@ def _score(
         states, head = model.base_model(**inputs).last_hidden_state, model.get_output_embeddings()
     else:
         states, head = model(**inputs).logits, torch.nn.Identity()
-    places = [(number, column) for number, row in enumerate(rows) for column in row.sources]
-    if not places:
-        return torch.empty(0, 2 + standardize)
-    states = states[tuple(torch.tensor(places, device=states.device).T)]
-    targets = torch.tensor([t for row in rows for t in row.targets], device=states.device)
-    return torch.cat(
-        [
-            _measure(head(part), target, standardize)
-            for part, target in zip(states.split(chunk), targets.split(chunk), strict=True)
-        ]
-    ).cpu()
+    width, device = states.shape[1], states.device
+    sources = [width * number + column for number, row in enumerate(rows) for column in row.sources]
+    sources, targets = (
+        torch.tensor(numbers, dtype=torch.int64, device=device)
+        for numbers in (sources, [target for row in rows for target in row.targets])
+    )
+    # Where sequences part, one state predicts a token of each.
+    places, which = sources.unique(return_inverse=True)
+    states = states.flatten(0, 1)[places]
+    scores = torch.empty(len(sources), 2 + standardize, device=device)
+    for start in range(0, len(places), chunk):
+        chosen = (which >= start) & (which < start + chunk)
+        logits = head(states[start : start + chunk])
+        scores[chosen] = _measure(logits, which[chosen] - start, targets[chosen], standardize)
+    return scores.cpu()
 
 
-def _measure(logits: torch.Tensor, targets: torch.Tensor, standardize: bool) -> torch.Tensor:
-    """``(M, V)`` logits, used up, and ``(M,)`` tokens to float32 ``(M, 2)``, or ``(M, 3)``.
+def _measure(
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, standardize: bool
+) -> torch.Tensor:
+    """The columns of :class:`TokenScores`, float32 ``(N, 2)`` or ``(N, 3)``.
 
-    The columns are those of :class:`TokenScores`.
+    Args:
+        logits: ``(M, V)``, used up.
+        rows, targets: ``(N,)`` rows of the logits, and the tokens that they are asked about.
     """
     logits = logits.float()
-    top, most_likely = logits.max(dim=1)
-    chosen = logits.gather(1, targets[:, None]).squeeze(1)
-    spread = logits.sub_(top[:, None])  # in place: fresh memory costs as much as the arithmetic
+    likeliest = most_likely(logits)
+    top = logits.gather(1, likeliest[:, None])
+    chosen = logits[rows, targets]
+    spread = logits.sub_(top)  # in place: fresh memory costs as much as the arithmetic
     log_total = (spread.exp() if standardize else spread.exp_()).sum(dim=1).log()
-    log_probs = chosen - top - log_total
-    columns = [log_probs, (most_likely == targets).float()]
+    log_probs = chosen - top[rows, 0] - log_total[rows]
+    columns = [log_probs, (likeliest[rows] == targets).float()]
     if standardize:
         spread.sub_(log_total[:, None])
         probs = spread.exp()
         mean = torch.linalg.vecdot(probs, spread)
         variance = torch.linalg.vecdot(probs, spread.sub_(mean[:, None]).square_())
         smallest = torch.finfo(variance.dtype).tiny  # a uniform distribution has no spread
-        columns.append((log_probs - mean) / variance.clamp_min(smallest).sqrt())
+        deviation = variance.clamp_min(smallest).sqrt()
+        columns.append((log_probs - mean[rows]) / deviation[rows])
     return torch.stack(columns, dim=1)
+
+
+def most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """The tokens of the largest logits ``(tokens, vocabulary)``, of equals the first, int64."""
+    if logits.device.type == "cpu":  # numpy is five times as fast
+        return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
+    return logits.argmax(dim=-1)
 
 
 def batches_by_length(
