@@ -1,97 +1,43 @@
-"""Instructions of LLVM, and torch's threads, for functions that numba compiles."""
+"""Code for CPUs, written instruction by instruction, and torch's threads to run it in.
+
+numba would make the same of Python, but takes a second for it in every process.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self, TypeVar
 
+import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 # Floats in a register.
 LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 0)
 FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-FLOATS = ir.VectorType(FLOAT, LANES)
-
-
-@dataclass(frozen=True)
-class Threads:
-    """The team of threads that torch computes with.
-
-    Others would fight with them: they wait for their next work without sleeping.
-
-    Attributes:
-        number, count: for compiled code, which of the team's threads it runs in, and how many
-            there are.
-        wait: for compiled code, wait until all threads of the team have come here.
-    """
-
-    number: Callable[[], int]
-    count: Callable[[], int]
-    wait: Callable[[], None]
-    _run: Callable
-
-    def run(self, address: int, arguments: Sequence[int]) -> None:
-        """Run in each thread a compiled function, which is given a pointer to the arguments."""
-        packed = (ctypes.c_int64 * len(arguments))(*arguments)
-        self._run(address, ctypes.byref(packed), torch.get_num_threads(), 0)
+_FLOATS = ir.VectorType(FLOAT, LANES)
+_FLOATS_NAME = f"v{LANES}f32"  # in the names of LLVM's functions
 
 
 @functools.cache
-def torch_threads() -> Threads | None:
-    """None where torch does not bring GNU's OpenMP."""
+def _openmp() -> ctypes.CDLL | None:
+    """What torch's threads come from; None where that is not GNU's OpenMP.
+
+    Other threads would fight with them: they wait for their next work without sleeping.
+    """
     libraries = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
-    if not libraries:
-        return None
-    openmp = ctypes.CDLL(str(libraries[0]))
-    number, count, wait, run = (
-        openmp.omp_get_thread_num,
-        openmp.omp_get_num_threads,
-        openmp.GOMP_barrier,
-        openmp.GOMP_parallel,
-    )
-    for function in (number, count):
-        function.argtypes, function.restype = [], ctypes.c_int
-    wait.argtypes, wait.restype = [], None
-    run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    run.restype = None
-    return Threads(number, count, wait, run)
+    return ctypes.CDLL(str(libraries[0])) if libraries else None
 
 
 def has_kernels() -> bool:
     """Whether code with these registers and threads can run here."""
-    return LANES > 0 and torch_threads() is not None
-
-
-def instructions(
-    *kinds: types.Type, result: types.Type = types.none
-) -> Callable[[Callable[..., ir.Value | None]], Callable]:
-    """Make a function that writes instructions one that compiled code can call.
-
-    Args:
-        kinds: of the arguments of the calls. The function decorated takes the builder and their
-            values, and returns the value of the result, or None where that is none.
-    """
-
-    def decorate(write: Callable[..., ir.Value | None]) -> Callable:
-        @functools.wraps(write)  # numba asks for its signature
-        def type_call(_context: Any, *_: Any) -> tuple[Any, Callable]:
-            def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-                value = write(builder, *values)
-                return context.get_dummy_value() if value is None else value
-
-            return result(*kinds), generate
-
-        return intrinsic(type_call)
-
-    return decorate
+    return LANES > 0 and _openmp() is not None
 
 
 def call_llvm(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
@@ -106,58 +52,178 @@ def prefetch(builder: ir.IRBuilder, pointer: ir.Value) -> None:
     call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *hints)
 
 
-def smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """The smaller of two int64."""
-    return call_llvm(builder, "llvm.smin.i64", LONG, a, b)
+@dataclass(frozen=True)
+class Value:
+    """What code computes. Operators write the instructions that compute more from it.
+
+    Where another value is needed, a number of Python is a constant of the same type.
+    """
+
+    builder: ir.IRBuilder
+    raw: ir.Value
+
+    def constant(self, number: float) -> Self:
+        """The number as a value of the same type, in a vector as each element."""
+        kind = self.raw.type
+        numbers = [number] * kind.count if isinstance(kind, ir.VectorType) else number
+        return type(self)(self.builder, ir.Constant(kind, numbers))
+
+    def _compute(self, instruction: str, other: Self | float) -> Self:
+        other = other if isinstance(other, Value) else self.constant(other)
+        return type(self)(self.builder, getattr(self.builder, instruction)(self.raw, other.raw))
+
+    def _call(self, name: str, *others: Self | float) -> Self:
+        values = [other if isinstance(other, Value) else self.constant(other) for other in others]
+        raw = [value.raw for value in (self, *values)]
+        return type(self)(self.builder, call_llvm(self.builder, name, self.raw.type, *raw))
 
 
-def element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
-    """Where the float of this index behind an address (int64) is."""
-    return builder.gep(builder.inttoptr(address, FLOAT.as_pointer()), [index])
+class Int(Value):
+    """An int64; those that are divided are not negative."""
+
+    def __add__(self, other: Int | int) -> Int:
+        return self._compute("add", other)
+
+    def __sub__(self, other: Int | int) -> Int:
+        return self._compute("sub", other)
+
+    def __mul__(self, other: Int | int) -> Int:
+        return self._compute("mul", other)
+
+    def __floordiv__(self, other: Int | int) -> Int:
+        return self._compute("udiv", other)
+
+    def __mod__(self, other: Int | int) -> Int:
+        return self._compute("urem", other)
+
+    def at_most(self, other: Int | int) -> Int:
+        """The smaller of the two."""
+        return self._call("llvm.smin.i64", other)
+
+    def equals(self, number: Int | int) -> ir.Value:
+        """A condition."""
+        other = number if isinstance(number, Int) else self.constant(number)
+        return self.builder.icmp_signed("==", self.raw, other.raw)
+
+    def place(self) -> Place:
+        """Of the float at this address."""
+        return Place(self.builder, self.builder.inttoptr(self.raw, FLOAT.as_pointer()))
 
 
-def load(builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
-    """The ``LANES`` floats from a place on."""
-    return builder.load(builder.bitcast(place, FLOATS.as_pointer()), align=4)
+class Floats(Value):
+    """As many float32 as a register holds, ``LANES``."""
+
+    def __add__(self, other: Floats | float) -> Floats:
+        return self._compute("fadd", other)
+
+    def __sub__(self, other: Floats | float) -> Floats:
+        return self._compute("fsub", other)
+
+    def __mul__(self, other: Floats | float) -> Floats:
+        return self._compute("fmul", other)
+
+    def __truediv__(self, other: Floats | float) -> Floats:
+        return self._compute("fdiv", other)
+
+    def at_least(self, other: Floats | float) -> Floats:
+        """The larger of the two, element by element."""
+        return self._call(f"llvm.maxnum.{_FLOATS_NAME}", other)
+
+    def rounded(self) -> Floats:
+        """The nearest integers."""
+        return self._call(f"llvm.rint.{_FLOATS_NAME}")
+
+    def multiply_add(self, factor: Floats | float, summand: Floats | float) -> Floats:
+        """``self * factor + summand``, rounded once."""
+        return self._call(f"llvm.fma.{_FLOATS_NAME}", factor, summand)
+
+    def first(self, count: Int, filler: float) -> Floats:
+        """The first elements; others are the filler."""
+        lanes = ir.Constant(_FLOATS, list(range(LANES)))
+        most = repeat(self.builder, self.builder.sitofp(count.raw, FLOAT))
+        among = self.builder.fcmp_ordered("<", lanes, most.raw)
+        return choose(among, self, self.constant(filler))
+
+    def power_of_two(self) -> Floats:
+        """Two to the power of integers from -126 to 127."""
+        integers = ir.VectorType(INT, LANES)
+        exponent = self.builder.fptosi(self.raw, integers)
+        biased = self.builder.add(exponent, ir.Constant(integers, [127] * LANES))
+        bits = self.builder.shl(biased, ir.Constant(integers, [23] * LANES))
+        return Floats(self.builder, self.builder.bitcast(bits, _FLOATS))
+
+    def reduced(self, name: str, *start: float) -> Floats:
+        """What a reduction of LLVM makes of the elements, and of where it starts, in each."""
+        name = f"llvm.vector.reduce.{name}.{_FLOATS_NAME}"
+        arguments = (*map(FLOAT, start), self.raw)
+        return repeat(self.builder, call_llvm(self.builder, name, FLOAT, *arguments))
 
 
-def store(builder: ir.IRBuilder, vector: ir.Value, place: ir.Value) -> None:
-    """Write all floats of a vector."""
-    builder.store(vector, builder.bitcast(place, vector.type.as_pointer()), align=4)
+@dataclass(frozen=True)
+class Place:
+    """Where a float32 is in memory. Others are so many places behind it."""
+
+    builder: ir.IRBuilder
+    raw: ir.Value
+
+    def __add__(self, count: Int | int) -> Place:
+        raw = count.raw if isinstance(count, Int) else LONG(count)
+        return Place(self.builder, self.builder.gep(self.raw, [raw]))
+
+    def load(self) -> Floats:
+        """``LANES`` floats from here on."""
+        place = self.builder.bitcast(self.raw, _FLOATS.as_pointer())
+        return Floats(self.builder, self.builder.load(place, align=4))
+
+    def load_repeated(self) -> Floats:
+        """The float here, ``LANES`` times."""
+        return repeat(self.builder, self.builder.load(self.raw, align=4))
+
+    def store(self, values: Floats) -> None:
+        """Write floats from here on."""
+        place = self.builder.bitcast(self.raw, values.raw.type.as_pointer())
+        self.builder.store(values.raw, place, align=4)
+
+    def prefetch(self) -> None:
+        """Ask for the memory around here for reading soon."""
+        prefetch(self.builder, self.raw)
 
 
-def multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
-    """``a b + total`` of vectors of ``LANES`` floats, rounded once."""
-    return call_llvm(builder, f"llvm.fma.v{LANES}f32", FLOATS, a, b, total)
+def repeat(builder: ir.IRBuilder, number: ir.Value) -> Floats:
+    """This float ``LANES`` times."""
+    vector = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, INT(0))
+    values = Floats(builder, vector)
+    return shuffle(values, values, [0] * LANES)
 
 
-def shuffle(
-    builder: ir.IRBuilder, left: ir.Value, right: ir.Value, indices: Sequence[int]
-) -> ir.Value:
+def shuffle(left: Floats, right: Floats, indices: Sequence[int]) -> Floats:
     """These elements of two vectors, one behind the other."""
     order = ir.Constant(ir.VectorType(INT, len(indices)), list(indices))
-    return builder.shuffle_vector(left, right, order)
+    return Floats(left.builder, left.builder.shuffle_vector(left.raw, right.raw, order))
 
 
-def repeat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """A vector of ``LANES`` times this number."""
-    kind = ir.VectorType(value.type, LANES)
-    vector = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT(0))
-    return shuffle(builder, vector, vector, [0] * LANES)
+Chosen = TypeVar("Chosen", Int, Floats, Place)
 
 
-def constant(value: float) -> ir.Constant:
-    """A vector of ``LANES`` times this float."""
-    return ir.Constant(FLOATS, [value] * LANES)
+def choose(condition: ir.Value, this: Chosen, other: Chosen) -> Chosen:
+    """One of two values; of vectors, element by element if the condition is one too."""
+    return type(this)(this.builder, this.builder.select(condition, this.raw, other.raw))
 
 
-def loop(
-    builder: ir.IRBuilder,
-    end: ir.Value,
+@contextmanager
+def each(start: Int | int, end: Int) -> Iterator[Int]:
+    """What is written within it is run for every number from ``start`` to below ``end``."""
+    first = start.raw if isinstance(start, Int) else LONG(start)
+    with cgutils.for_range(end.builder, end.raw, first) as loop:
+        yield Int(end.builder, loop.index)
+
+
+def accumulate(
+    end: Int,
     step: int,
-    initial: Sequence[ir.Value],
-    body: Callable[[ir.Value, Sequence[ir.Value]], Sequence[ir.Value]],
-) -> list[ir.Value]:
+    initial: Sequence[Floats],
+    body: Callable[[Int, Sequence[Floats]], Sequence[Floats]],
+) -> list[Floats]:
     """Run the body for 0, ``step``, ... below ``end``, but at least once.
 
     Args:
@@ -166,19 +232,92 @@ def loop(
     Returns:
         The last values.
     """
+    builder = end.builder
     before = builder.block
     inside, after = builder.append_basic_block(), builder.append_basic_block()
     builder.branch(inside)
     builder.position_at_end(inside)
-    counter = builder.phi(LONG)
-    values = [builder.phi(value.type) for value in initial]
+    counter = Int(builder, builder.phi(LONG))
+    values = [Floats(builder, builder.phi(value.raw.type)) for value in initial]
     results = list(body(counter, values))
-    following = builder.add(counter, LONG(step))
+    following = counter + step
     for phi, first, later in zip(
-        (counter, *values), (LONG(0), *initial), (following, *results), strict=True
+        (counter, *values), (counter.constant(0), *initial), (following, *results), strict=True
     ):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, end), inside, after)
+        phi.raw.add_incoming(first.raw, before)
+        phi.raw.add_incoming(later.raw, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following.raw, end.raw), inside, after)
     builder.position_at_end(after)
     return results
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The int64 that a kernel is given."""
+
+    builder: ir.IRBuilder
+    raw: ir.Value
+
+    def __getitem__(self, index: Int | int) -> Int:
+        place = self.builder.gep(self.raw, [index.raw if isinstance(index, Int) else LONG(index)])
+        return Int(self.builder, self.builder.load(place))
+
+
+@dataclass(frozen=True)
+class Thread:
+    """Which of ``count`` threads code runs in."""
+
+    number: Int
+    count: Int
+
+    def share(self, total: Int) -> AbstractContextManager[Int]:
+        """:func:`each` of the numbers below ``total`` that are this thread's part of them."""
+        return each(total * self.number // self.count, total * (self.number + 1) // self.count)
+
+    def wait(self) -> None:
+        """Until all threads have come here."""
+        _call_openmp(self.number.builder, "GOMP_barrier", ir.VoidType())
+
+
+def _call_openmp(builder: ir.IRBuilder, name: str, result: ir.Type) -> ir.Value:
+    address = ctypes.cast(getattr(_openmp(), name), ctypes.c_void_p).value
+    pointer = ir.FunctionType(result, []).as_pointer()
+    return builder.call(builder.inttoptr(LONG(address), pointer), [])
+
+
+class Kernel:
+    """Code that is run in each of torch's threads.
+
+    Args:
+        write: writes it.
+    """
+
+    def __init__(self, write: Callable[[Arguments, Thread], None]) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(),
+            features=llvm.get_host_cpu_features().flatten(),
+            opt=3,
+        )
+        module = ir.Module()
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        kind = ir.FunctionType(ir.VoidType(), [LONG.as_pointer()])
+        function = ir.Function(module, kind, "kernel")
+        builder = ir.IRBuilder(function.append_basic_block())
+        number, count = (
+            Int(builder, builder.zext(_call_openmp(builder, name, INT), LONG))
+            for name in ("omp_get_thread_num", "omp_get_num_threads")
+        )
+        write(Arguments(builder, function.args[0]), Thread(number, count))
+        builder.ret_void()
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
+        self._address = self._engine.get_function_address("kernel")
+        self._parallel = _openmp().GOMP_parallel
+        self._parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        self._parallel.restype = None
+
+    def __call__(self, *arguments: int) -> None:
+        """Run it with these int64."""
+        packed = (ctypes.c_int64 * len(arguments))(*arguments)
+        self._parallel(self._address, ctypes.byref(packed), torch.get_num_threads(), 0)

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.intrinsics import LANES, has_kernels, torch_threads
-from src.metrics import cpu_linear
-from src.metrics.cpu_linear import LEAST_ROWS, MOST_ROWS, OUTPUTS, few_row_linears
+from src.intrinsics import LANES, has_kernels
+from src.metrics.cpu_linear import LEAST_ROWS, MOST_ROWS, OUTPUTS, few_row_linears, kernel
 
 needs_kernel = pytest.mark.skipif(
     not has_kernels(), reason="this processor or this torch lacks what the kernel needs"
@@ -77,7 +76,7 @@ def test_nothing_is_written_beside_the_outputs(rows, width):
     )
     tensors = layer.weight, inputs, rearranged[64:], outputs[64:]
     pointers = [tensor.data_ptr() for tensor in tensors]
-    torch_threads().run(cpu_linear._compile().address, [*pointers, rows, width, 32])
+    kernel()(*pointers, rows, width, 32)
     for memory in (rearranged, outputs):
         assert torch.equal(memory[:64], guard)
         assert torch.equal(memory[-64:], guard)

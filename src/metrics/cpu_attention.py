@@ -1,4 +1,4 @@
-"""Attention of single tokens on a CPU, compiled by numba at its first use.
+"""Attention of single tokens on a CPU.
 
 Of the keys and values it reads what each token sees and no more, as fast as memory gives it.
 """
@@ -8,34 +8,29 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from llvmlite import ir
-from numba import carray, cfunc, types
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.intrinsics import (
-    FLOATS,
+    FLOAT,
     INT,
     LANES,
-    LONG,
-    call_llvm,
-    constant,
-    element,
+    Arguments,
+    Floats,
+    Int,
+    Kernel,
+    Place,
+    Thread,
+    accumulate,
+    each,
     has_kernels,
-    instructions,
-    load,
-    loop,
-    multiply_add,
     repeat,
     shuffle,
-    smaller,
-    store,
-    torch_threads,
 )
 
 MOST_VECTORS = 16  # of a head's width, to be kept in registers
@@ -135,168 +130,123 @@ def attend(
     scores = query.new_empty(torch.get_num_threads(), group, room)
     pointers = [tensor.data_ptr() for tensor in (query, keys, values, outputs, scores)]
     numbers = [tokens, keys.shape[1], group, *keys.stride()[:2], room]
-    (scaling_bits,) = struct.unpack("<q", struct.pack("<d", scaling))
-    arguments = [*pointers, *numbers, scaling_bits, *rows, *lengths]
-    torch_threads().run(_compile(width).address, arguments)
+    (scaling_bits,) = struct.unpack("<i", struct.pack("<f", scaling))
+    _kernel(width)(*pointers, *numbers, scaling_bits, *rows, *lengths)
     return outputs
 
 
 @functools.cache
-def _compile(width: int) -> Any:
-    """Attention of heads of this width, to be run in each of torch's threads."""
-    threads = torch_threads()
-    thread_number, thread_count = threads.number, threads.count
-    score, accumulate = _make_score(width), _make_accumulate(width)
+def _kernel(width: int) -> Kernel:
+    """Attention of heads of this width.
 
-    @cfunc(types.void(types.voidptr))
-    def work(arguments: int) -> None:
-        """This thread's share of the tokens' key heads."""
-        numbers = carray(arguments, 11, types.int64)
-        query, keys, values, outputs, scores = numbers[:5]
-        tokens, key_heads, group, row, head, room = numbers[5:]
-        scaling = carray(arguments, 12, types.float64)[11]
-        rows = carray(arguments, 12 + tokens, types.int64)[12:]
-        lengths = carray(arguments, 12 + 2 * tokens, types.int64)[12 + tokens :]
-        number, count = thread_number(), thread_count()
-        scores += 4 * number * group * room
-        for unit in range(number, tokens * key_heads, count):
-            token = unit // key_heads
-            first = 4 * (rows[token] * row + unit % key_heads * head)
-            length = lengths[token]
-            at = 4 * unit * group * width  # of query and outputs
-            for column in range(0, length, LANES):
-                place = keys + first + 4 * column * width
-                for i in range(group):
-                    target = scores + 4 * (i * room + column)
-                    score(query + at + 4 * i * width, place, target, length - column, scaling)
-            for i in range(group):
-                probs = scores + 4 * i * room
-                total = _exponentiate(probs, length)
-                target = outputs + at + 4 * i * width
-                accumulate(probs, values + first, target, length, total)
-
-    return work
-
-
-def _make_score(width: int) -> Callable[[int, int, int, int, float], None]:
-    @instructions(*[types.int64] * 4, types.float64)
-    def score(
-        builder: ir.IRBuilder,
-        query: ir.Value,
-        keys: ir.Value,
-        scores: ir.Value,
-        left: ir.Value,
-        scaling: ir.Value,
-    ) -> None:
-        """Scaled products of a query with ``LANES`` keys; minus infinity behind those left.
-
-        The first three arguments are addresses.
-        """
-        last = builder.sub(left, LONG(1))
-        starts = []
-        for lane in map(LONG, range(LANES)):
-            starts.append(builder.mul(smaller(builder, lane, last), LONG(width)))
-        sums = [constant(0.0)] * LANES
-        for part in map(LONG, range(0, width, LANES)):
-            factor = load(builder, element(builder, query, part))
-            for lane, start in enumerate(starts):
-                place = element(builder, keys, builder.add(start, part))
-                sums[lane] = multiply_add(builder, load(builder, place), factor, sums[lane])
-        while len(sums) > 1:
-            pairs = zip(sums[::2], sums[1::2], strict=True)
-            sums = [_add_neighbours(builder, *pair) for pair in pairs]
-        scale = repeat(builder, builder.fptrunc(scaling, FLOATS.element))
-        lanes = ir.Constant(ir.VectorType(INT, LANES), list(range(LANES)))
-        exists = builder.icmp_signed("<", lanes, repeat(builder, builder.trunc(left, INT)))
-        scaled = builder.fmul(sums[0], scale)
-        hidden = builder.select(exists, scaled, constant(-math.inf))
-        store(builder, hidden, element(builder, scores, LONG(0)))
-
-    return score
-
-
-def _add_neighbours(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
-    """Sums of elements 0 and 1, 2 and 3, ... of two vectors one behind the other."""
-    even, odd = (shuffle(builder, left, right, range(first, 2 * LANES, 2)) for first in (0, 1))
-    return builder.fadd(even, odd)
-
-
-@instructions(types.int64, types.int64, result=types.float32)
-def _exponentiate(builder: ir.IRBuilder, scores: ir.Value, count: ir.Value) -> ir.Value:
-    """Replace scores by the exponential of their distance to the largest; return the sum.
-
-    Arguments: an address, and how many there are; minus infinities fill the last vector.
+    Its arguments are the addresses of query, keys, values, outputs and room for scores; the numbers
+    of tokens, key heads and heads for each of them; the distances between rows and between heads of
+    keys and values; a thread's room for one head's scores; the bits of the float32 scaling; then
+    ``rows`` and ``lengths`` of :func:`attend`.
     """
-    kind = f"v{LANES}f32"
-
-    def larger(k: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
-        new = load(builder, element(builder, scores, k))
-        return [call_llvm(builder, f"llvm.maxnum.{kind}", FLOATS, values[0], new)]
-
-    (top,) = loop(builder, count, LANES, [constant(-math.inf)], larger)
-    top = call_llvm(builder, f"llvm.vector.reduce.fmax.{kind}", FLOATS.element, top)
-    top = repeat(builder, top)
-
-    def add(k: ir.Value, values: Sequence[ir.Value]) -> list[ir.Value]:
-        place = element(builder, scores, k)
-        power = _exp(builder, builder.fsub(load(builder, place), top))
-        store(builder, power, place)
-        return [builder.fadd(values[0], power)]
-
-    (total,) = loop(builder, count, LANES, [constant(0.0)], add)
-    name = f"llvm.vector.reduce.fadd.{kind}"
-    return call_llvm(builder, name, FLOATS.element, FLOATS.element(0.0), total)
+    return Kernel(functools.partial(_write, width))
 
 
-def _exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+def _write(width: int, arguments: Arguments, thread: Thread) -> None:
+    """A thread's share of the tokens' key heads."""
+    query, keys, values, outputs, scores = (arguments[i].place() for i in range(5))
+    tokens, key_heads, group, row, head, room = (arguments[i] for i in range(5, 11))
+    builder = tokens.builder
+    scaling = repeat(builder, builder.bitcast(builder.trunc(arguments[11].raw, INT), FLOAT))
+    scores += thread.number * group * room
+    own = (tokens * key_heads + thread.count - 1 - thread.number) // thread.count
+    with each(0, own) as turn:
+        unit = turn * thread.count + thread.number
+        token = unit // key_heads
+        first = arguments[token + 12] * row + unit % key_heads * head
+        length = arguments[token + tokens + 12]
+        at = unit * group * width  # of query and outputs
+        with each(0, (length + (LANES - 1)) // LANES) as part, each(0, group) as i:
+            column = part * LANES
+            place = keys + (first + column * width)
+            scored = _score(width, query + (at + i * width), place, length - column, scaling)
+            (scores + (i * room + column)).store(scored)
+        with each(0, group) as i:
+            probs = scores + i * room
+            total = _exponentiate(probs, length)
+            mean = _sum_vectors(width, probs, values + first, length)
+            for part, vector in enumerate(mean):
+                (outputs + (at + i * width + LANES * part)).store(vector / total)
+
+
+def _score(width: int, query: Place, keys: Place, left: Int, scaling: Floats) -> Floats:
+    """Scaled products of a query with ``LANES`` keys; minus infinity behind those left."""
+    places = [keys + (left - 1).at_most(lane) * width for lane in range(LANES)]
+    sums = [scaling.constant(0.0)] * LANES
+    for part in range(0, width, LANES):
+        factor = (query + part).load()
+        sums = [
+            (place + part).load().multiply_add(factor, total)
+            for place, total in zip(places, sums, strict=True)
+        ]
+    while len(sums) > 1:
+        sums = [_add_neighbours(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+    return (sums[0] * scaling).first(left, -math.inf)
+
+
+def _add_neighbours(left: Floats, right: Floats) -> Floats:
+    """Sums of elements 0 and 1, 2 and 3, ... of two vectors one behind the other."""
+    even, odd = (shuffle(left, right, range(first, 2 * LANES, 2)) for first in (0, 1))
+    return even + odd
+
+
+def _exponentiate(scores: Place, count: Int) -> Floats:
+    """Replace scores by the exponential of their distance to the largest.
+
+    Args:
+        scores: minus infinities fill the last vector.
+
+    Returns:
+        Their sum, in each element.
+    """
+    zero = repeat(count.builder, FLOAT(0.0))
+
+    def larger(k: Int, values: Sequence[Floats]) -> list[Floats]:
+        return [values[0].at_least((scores + k).load())]
+
+    (top,) = accumulate(count, LANES, [zero.constant(-math.inf)], larger)
+    top = top.reduced("fmax")
+
+    def add(k: Int, values: Sequence[Floats]) -> list[Floats]:
+        power = _exp((scores + k).load() - top)
+        (scores + k).store(power)
+        return [values[0] + power]
+
+    (total,) = accumulate(count, LANES, [zero], add)
+    return total.reduced("fadd", 0.0)
+
+
+def _exp(x: Floats) -> Floats:
     """Exponentials of numbers up to 0, to about one unit in the last place.
 
     exp(x) = 2^n exp(x - n ln 2) with n = round(x / ln 2), and Taylor's series up to the seventh
     power. Below the smallest normal number results are that.
     """
-    kind = f"v{LANES}f32"
-    x = call_llvm(builder, f"llvm.maxnum.{kind}", FLOATS, x, constant(-87.0))
-    n = call_llvm(builder, f"llvm.rint.{kind}", FLOATS, builder.fmul(x, constant(1 / math.log(2))))
+    x = x.at_least(-87.0)
+    n = (x * (1 / math.log(2))).rounded()
     high = 355 / 512  # ln 2 in two parts, of which n times the first is exact
-    rest = multiply_add(builder, n, constant(-high), x)
-    rest = multiply_add(builder, n, constant(high - math.log(2)), rest)
-    series = constant(1 / math.factorial(7))
+    rest = n.multiply_add(-high, x)
+    rest = n.multiply_add(high - math.log(2), rest)
+    series = x.constant(1 / math.factorial(7))
     for power in range(6, -1, -1):
-        series = multiply_add(builder, series, rest, constant(1 / math.factorial(power)))
-    integers = ir.VectorType(INT, LANES)
-    exponent = builder.add(builder.fptosi(n, integers), ir.Constant(integers, [127] * LANES))
-    shift = ir.Constant(integers, [23] * LANES)
-    return builder.fmul(series, builder.bitcast(builder.shl(exponent, shift), FLOATS))
+        series = series.multiply_add(rest, 1 / math.factorial(power))
+    return series * n.power_of_two()
 
 
-def _make_accumulate(width: int) -> Callable[[int, int, int, int, float], None]:
-    @instructions(*[types.int64] * 4, types.float32)
-    def accumulate(
-        builder: ir.IRBuilder,
-        weights: ir.Value,
-        values: ir.Value,
-        outputs: ir.Value,
-        count: ir.Value,
-        total: ir.Value,
-    ) -> None:
-        """The mean of vectors, weighted by weights whose total is known.
+def _sum_vectors(width: int, weights: Place, vectors: Place, count: Int) -> list[Floats]:
+    """The sum of vectors of this width times their weights."""
+    zero = repeat(count.builder, FLOAT(0.0))
 
-        The first three arguments are addresses.
-        """
-        parts = [LONG(part) for part in range(0, width, LANES)]
+    def add(k: Int, sums: Sequence[Floats]) -> list[Floats]:
+        weight, place = (weights + k).load_repeated(), vectors + k * width
+        return [
+            (place + LANES * part).load().multiply_add(weight, total)
+            for part, total in enumerate(sums)
+        ]
 
-        def add(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
-            weight = builder.load(element(builder, weights, k), align=4)
-            factor, start = repeat(builder, weight), builder.mul(k, LONG(width))
-            new = [
-                load(builder, element(builder, values, builder.add(start, part))) for part in parts
-            ]
-            pairs = zip(new, sums, strict=True)
-            return [multiply_add(builder, value, factor, before) for value, before in pairs]
-
-        sums = loop(builder, count, 1, [constant(0.0)] * len(parts), add)
-        divisor = repeat(builder, total)
-        for part, value in zip(parts, sums, strict=True):
-            store(builder, builder.fdiv(value, divisor), element(builder, outputs, part))
-
-    return accumulate
+    return accumulate(count, 1, [zero] * (width // LANES), add)
