@@ -100,14 +100,22 @@ class Int(Value):
         """The smaller of the two."""
         return self._call("llvm.smin.i64", other)
 
-    def equals(self, number: Int | int) -> ir.Value:
+    def equals(self, other: Int | int) -> ir.Value:
         """A condition."""
-        other = number if isinstance(number, Int) else self.constant(number)
-        return self.builder.icmp_signed("==", self.raw, other.raw)
+        return self.builder.icmp_signed("==", self.raw, _raw_int(other))
+
+    def as_bits(self) -> Floats:
+        """The float32 that its lower half is, ``LANES`` times."""
+        bits = self.builder.trunc(self.raw, INT)
+        return _repeat(self.builder, self.builder.bitcast(bits, FLOAT))
 
     def place(self) -> Place:
-        """Of the float at this address."""
+        """Where this address is."""
         return Place(self.builder, self.builder.inttoptr(self.raw, FLOAT.as_pointer()))
+
+
+def _raw_int(number: Int | int) -> ir.Value:
+    return number.raw if isinstance(number, Int) else LONG(number)
 
 
 class Floats(Value):
@@ -140,7 +148,7 @@ class Floats(Value):
     def first(self, count: Int, filler: float) -> Floats:
         """The first elements; others are the filler."""
         lanes = ir.Constant(_FLOATS, list(range(LANES)))
-        most = repeat(self.builder, self.builder.sitofp(count.raw, FLOAT))
+        most = _repeat(self.builder, self.builder.sitofp(count.raw, FLOAT))
         among = self.builder.fcmp_ordered("<", lanes, most.raw)
         return choose(among, self, self.constant(filler))
 
@@ -153,10 +161,13 @@ class Floats(Value):
         return Floats(self.builder, self.builder.bitcast(bits, _FLOATS))
 
     def reduced(self, name: str, *start: float) -> Floats:
-        """What a reduction of LLVM makes of the elements, and of where it starts, in each."""
+        """What LLVM's reduction of this name makes of a start, if it has one, and the elements.
+
+        Each element of the result is that.
+        """
         name = f"llvm.vector.reduce.{name}.{_FLOATS_NAME}"
         arguments = (*map(FLOAT, start), self.raw)
-        return repeat(self.builder, call_llvm(self.builder, name, FLOAT, *arguments))
+        return _repeat(self.builder, call_llvm(self.builder, name, FLOAT, *arguments))
 
 
 @dataclass(frozen=True)
@@ -167,8 +178,7 @@ class Place:
     raw: ir.Value
 
     def __add__(self, count: Int | int) -> Place:
-        raw = count.raw if isinstance(count, Int) else LONG(count)
-        return Place(self.builder, self.builder.gep(self.raw, [raw]))
+        return Place(self.builder, self.builder.gep(self.raw, [_raw_int(count)]))
 
     def load(self) -> Floats:
         """``LANES`` floats from here on."""
@@ -177,7 +187,7 @@ class Place:
 
     def load_repeated(self) -> Floats:
         """The float here, ``LANES`` times."""
-        return repeat(self.builder, self.builder.load(self.raw, align=4))
+        return _repeat(self.builder, self.builder.load(self.raw, align=4))
 
     def store(self, values: Floats) -> None:
         """Write floats from here on."""
@@ -189,7 +199,7 @@ class Place:
         prefetch(self.builder, self.raw)
 
 
-def repeat(builder: ir.IRBuilder, number: ir.Value) -> Floats:
+def _repeat(builder: ir.IRBuilder, number: ir.Value) -> Floats:
     """This float ``LANES`` times."""
     vector = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, INT(0))
     values = Floats(builder, vector)
@@ -213,20 +223,20 @@ def choose(condition: ir.Value, this: Chosen, other: Chosen) -> Chosen:
 @contextmanager
 def each(start: Int | int, end: Int) -> Iterator[Int]:
     """What is written within it is run for every number from ``start`` to below ``end``."""
-    first = start.raw if isinstance(start, Int) else LONG(start)
-    with cgutils.for_range(end.builder, end.raw, first) as loop:
+    with cgutils.for_range(end.builder, end.raw, _raw_int(start)) as loop:
         yield Int(end.builder, loop.index)
 
 
 def accumulate(
     end: Int,
     step: int,
-    initial: Sequence[Floats],
+    initial: Sequence[float],
     body: Callable[[Int, Sequence[Floats]], Sequence[Floats]],
 ) -> list[Floats]:
     """Run the body for 0, ``step``, ... below ``end``, but at least once.
 
     Args:
+        initial: what the values are before, each in all elements.
         body: makes new values of the counter and the values so far.
 
     Returns:
@@ -238,13 +248,13 @@ def accumulate(
     builder.branch(inside)
     builder.position_at_end(inside)
     counter = Int(builder, builder.phi(LONG))
-    values = [Floats(builder, builder.phi(value.raw.type)) for value in initial]
+    values = [Floats(builder, builder.phi(_FLOATS)) for _ in initial]
     results = list(body(counter, values))
     following = counter + step
     for phi, first, later in zip(
-        (counter, *values), (counter.constant(0), *initial), (following, *results), strict=True
+        (counter, *values), (0, *initial), (following, *results), strict=True
     ):
-        phi.raw.add_incoming(first.raw, before)
+        phi.raw.add_incoming(phi.constant(first).raw, before)
         phi.raw.add_incoming(later.raw, builder.block)
     builder.cbranch(builder.icmp_signed("<", following.raw, end.raw), inside, after)
     builder.position_at_end(after)
@@ -259,7 +269,7 @@ class Arguments:
     raw: ir.Value
 
     def __getitem__(self, index: Int | int) -> Int:
-        place = self.builder.gep(self.raw, [index.raw if isinstance(index, Int) else LONG(index)])
+        place = self.builder.gep(self.raw, [_raw_int(index)])
         return Int(self.builder, self.builder.load(place))
 
 

@@ -219,6 +219,14 @@ def test_tradeoff_has_a_point_for_each_method_and_mask():
     assert labels == {"Original", "GradDiff", "NPO", "PO"} | {m for _, m, _ in TRADEOFF} - {""}
 
 
+def test_equal_points_of_a_tradeoff_are_all_seen():
+    results = {"UE Avg": 0.4, "UT Avg": 0.9}
+    runs = [(method, "WAGLE", results) for method in ("GradDiff", "NPO", "PO")]
+    (axes,) = draw_tradeoff([*runs, ("KL", "WAGLE", {"UE Avg": 0.5, "UT Avg": 0.9})]).axes
+    sizes = [c.get_sizes()[0] for c in axes.collections if isinstance(c, PathCollection)]
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
+
+
 def test_training_curves_leave_out_what_was_not_logged():
     figure = draw_training({"a": LOG})
     loss, norm, rate = figure.axes

@@ -17,8 +17,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.intrinsics import (
-    FLOAT,
-    INT,
     LANES,
     Arguments,
     Floats,
@@ -29,7 +27,6 @@ from src.intrinsics import (
     accumulate,
     each,
     has_kernels,
-    repeat,
     shuffle,
 )
 
@@ -151,8 +148,7 @@ def _write(width: int, arguments: Arguments, thread: Thread) -> None:
     """A thread's share of the tokens' key heads."""
     query, keys, values, outputs, scores = (arguments[i].place() for i in range(5))
     tokens, key_heads, group, row, head, room = (arguments[i] for i in range(5, 11))
-    builder = tokens.builder
-    scaling = repeat(builder, builder.bitcast(builder.trunc(arguments[11].raw, INT), FLOAT))
+    scaling = arguments[11].as_bits()
     scores += thread.number * group * room
     own = (tokens * key_heads + thread.count - 1 - thread.number) // thread.count
     with each(0, own) as turn:
@@ -177,7 +173,7 @@ def _write(width: int, arguments: Arguments, thread: Thread) -> None:
 def _score(width: int, query: Place, keys: Place, left: Int, scaling: Floats) -> Floats:
     """Scaled products of a query with ``LANES`` keys; minus infinity behind those left."""
     places = [keys + (left - 1).at_most(lane) * width for lane in range(LANES)]
-    sums = [scaling.constant(0.0)] * LANES
+    sums: list[Floats | float] = [0.0] * LANES
     for part in range(0, width, LANES):
         factor = (query + part).load()
         sums = [
@@ -204,12 +200,11 @@ def _exponentiate(scores: Place, count: Int) -> Floats:
     Returns:
         Their sum, in each element.
     """
-    zero = repeat(count.builder, FLOAT(0.0))
 
     def larger(k: Int, values: Sequence[Floats]) -> list[Floats]:
         return [values[0].at_least((scores + k).load())]
 
-    (top,) = accumulate(count, LANES, [zero.constant(-math.inf)], larger)
+    (top,) = accumulate(count, LANES, [-math.inf], larger)
     top = top.reduced("fmax")
 
     def add(k: Int, values: Sequence[Floats]) -> list[Floats]:
@@ -217,7 +212,7 @@ def _exponentiate(scores: Place, count: Int) -> Floats:
         (scores + k).store(power)
         return [values[0] + power]
 
-    (total,) = accumulate(count, LANES, [zero], add)
+    (total,) = accumulate(count, LANES, [0.0], add)
     return total.reduced("fadd", 0.0)
 
 
@@ -240,7 +235,6 @@ def _exp(x: Floats) -> Floats:
 
 def _sum_vectors(width: int, weights: Place, vectors: Place, count: Int) -> list[Floats]:
     """The sum of vectors of this width times their weights."""
-    zero = repeat(count.builder, FLOAT(0.0))
 
     def add(k: Int, sums: Sequence[Floats]) -> list[Floats]:
         weight, place = (weights + k).load_repeated(), vectors + k * width
@@ -249,4 +243,4 @@ def _sum_vectors(width: int, weights: Place, vectors: Place, count: Int) -> list
             for part, total in enumerate(sums)
         ]
 
-    return accumulate(count, 1, [zero] * (width // LANES), add)
+    return accumulate(count, 1, [0.0] * (width // LANES), add)

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from src.intrinsics import (
-    FLOAT,
     LANES,
     Arguments,
     Floats,
@@ -28,7 +27,6 @@ from src.intrinsics import (
     choose,
     each,
     has_kernels,
-    repeat,
     shuffle,
 )
 
@@ -189,8 +187,7 @@ def _multiply_tile(
             (ahead + (start * OUTPUTS + line)).prefetch()
         return sums
 
-    zero = repeat(depth.builder, FLOAT(0.0))
-    totals = accumulate(depth, UNROLLED, [zero] * (OUTPUTS * vectors), add)
+    totals = accumulate(depth, UNROLLED, [0.0] * (OUTPUTS * vectors), add)
     for vector in range(vectors):
         for pair, both in enumerate(_interleave(totals[vector::vectors], OUTPUTS)):
             for half in range(2):

@@ -187,7 +187,8 @@ def draw_tradeoff(
     """Forgetting against utility: up and to the right is better.
 
     Runs of the same method and mask, which differ by seed, become one point: their means, with
-    their sample standard deviations as error bars. Colours are methods, markers are masks.
+    their sample standard deviations as error bars. Colours are methods, markers are masks. Of
+    points that are equal, each is larger than the next one, and so remains to be seen.
 
     Args:
         runs: (method, mask, flat results) of each run, like ("GradDiff", "WAGLE", …); the mask of
@@ -202,11 +203,12 @@ def draw_tradeoff(
     masks = list(dict.fromkeys(mask for _, mask in groups if mask))
     figure = Figure(figsize=(width, 2.6 + 0.13 * (len(methods) + len(masks)) / 2))
     axes = figure.subplots()
-    for (method, mask), results in groups.items():
-        across, up = (_Spread.of([r[key] for r in results]) for key in (x, y))
+    spreads = [[_Spread.of([r[key] for r in group]) for key in (x, y)] for group in groups.values()]
+    points = [(round(across.mean, 3), round(up.mean, 3)) for across, up in spreads]
+    for number, ((method, mask), (across, up)) in enumerate(zip(groups, spreads, strict=True)):
         colour = _COLOURS[methods.index(method) % len(_COLOURS)]
         marker = _MARKERS[masks.index(mask) % len(_MARKERS)] if mask else "*"
-        size = 36 if mask else 80
+        size = (36 if mask else 80) + 50 * points[number + 1 :].count(points[number])
         bars = {"xerr": _bars([across]), "yerr": _bars([up])}
         axes.errorbar(across.mean, up.mean, **bars, fmt="none", color=colour, elinewidth=0.8)
         axes.scatter(
