@@ -1,6 +1,7 @@
 """Code for CPUs, written instruction by instruction, and torch's threads to run it in.
 
-numba would make the same of Python, but takes a second for it in every process.
+numba would make the same of Python, but takes a second for it in every process. Code for numba
+shares the first functions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import llvmlite.binding as llvm
 import torch
@@ -61,34 +62,42 @@ class Value:
 
     builder: ir.IRBuilder
     raw: ir.Value
+    prefix: ClassVar[str]  # of the names of instructions for such values
 
     def constant(self, number: float) -> Self:
         """The number as a value of the same type, in a vector as each element."""
-        kind = self.raw.type
-        numbers = [number] * kind.count if isinstance(kind, ir.VectorType) else number
-        return type(self)(self.builder, ir.Constant(kind, numbers))
+        return type(self)(self.builder, _raw(number, self.raw.type))
 
-    def _compute(self, instruction: str, other: Self | float) -> Self:
-        other = other if isinstance(other, Value) else self.constant(other)
-        return type(self)(self.builder, getattr(self.builder, instruction)(self.raw, other.raw))
+    def __add__(self, other: Self | float) -> Self:
+        return self._compute("add", other)
+
+    def __sub__(self, other: Self | float) -> Self:
+        return self._compute("sub", other)
+
+    def __mul__(self, other: Self | float) -> Self:
+        return self._compute("mul", other)
+
+    def _compute(self, name: str, other: Self | float) -> Self:
+        instruction = getattr(self.builder, self.prefix + name)
+        return type(self)(self.builder, instruction(self.raw, _raw(other, self.raw.type)))
 
     def _call(self, name: str, *others: Self | float) -> Self:
-        values = [other if isinstance(other, Value) else self.constant(other) for other in others]
-        raw = [value.raw for value in (self, *values)]
-        return type(self)(self.builder, call_llvm(self.builder, name, self.raw.type, *raw))
+        kind = self.raw.type
+        arguments = [_raw(value, kind) for value in (self, *others)]
+        return type(self)(self.builder, call_llvm(self.builder, name, kind, *arguments))
+
+
+def _raw(value: Value | float, kind: ir.Type) -> ir.Value:
+    """A value, or a number of Python as a constant of this type."""
+    if isinstance(value, Value):
+        return value.raw
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
 class Int(Value):
     """An int64; those that are divided are not negative."""
 
-    def __add__(self, other: Int | int) -> Int:
-        return self._compute("add", other)
-
-    def __sub__(self, other: Int | int) -> Int:
-        return self._compute("sub", other)
-
-    def __mul__(self, other: Int | int) -> Int:
-        return self._compute("mul", other)
+    prefix = ""
 
     def __floordiv__(self, other: Int | int) -> Int:
         return self._compute("udiv", other)
@@ -102,9 +111,9 @@ class Int(Value):
 
     def equals(self, other: Int | int) -> ir.Value:
         """A condition."""
-        return self.builder.icmp_signed("==", self.raw, _raw_int(other))
+        return self.builder.icmp_signed("==", self.raw, _raw(other, LONG))
 
-    def as_bits(self) -> Floats:
+    def float_of_bits(self) -> Floats:
         """The float32 that its lower half is, ``LANES`` times."""
         bits = self.builder.trunc(self.raw, INT)
         return _repeat(self.builder, self.builder.bitcast(bits, FLOAT))
@@ -114,24 +123,13 @@ class Int(Value):
         return Place(self.builder, self.builder.inttoptr(self.raw, FLOAT.as_pointer()))
 
 
-def _raw_int(number: Int | int) -> ir.Value:
-    return number.raw if isinstance(number, Int) else LONG(number)
-
-
 class Floats(Value):
     """As many float32 as a register holds, ``LANES``."""
 
-    def __add__(self, other: Floats | float) -> Floats:
-        return self._compute("fadd", other)
-
-    def __sub__(self, other: Floats | float) -> Floats:
-        return self._compute("fsub", other)
-
-    def __mul__(self, other: Floats | float) -> Floats:
-        return self._compute("fmul", other)
+    prefix = "f"
 
     def __truediv__(self, other: Floats | float) -> Floats:
-        return self._compute("fdiv", other)
+        return self._compute("div", other)
 
     def at_least(self, other: Floats | float) -> Floats:
         """The larger of the two, element by element."""
@@ -178,7 +176,7 @@ class Place:
     raw: ir.Value
 
     def __add__(self, count: Int | int) -> Place:
-        return Place(self.builder, self.builder.gep(self.raw, [_raw_int(count)]))
+        return Place(self.builder, self.builder.gep(self.raw, [_raw(count, LONG)]))
 
     def load(self) -> Floats:
         """``LANES`` floats from here on."""
@@ -223,7 +221,7 @@ def choose(condition: ir.Value, this: Chosen, other: Chosen) -> Chosen:
 @contextmanager
 def each(start: Int | int, end: Int) -> Iterator[Int]:
     """What is written within it is run for every number from ``start`` to below ``end``."""
-    with cgutils.for_range(end.builder, end.raw, _raw_int(start)) as loop:
+    with cgutils.for_range(end.builder, end.raw, _raw(start, LONG)) as loop:
         yield Int(end.builder, loop.index)
 
 
@@ -269,7 +267,7 @@ class Arguments:
     raw: ir.Value
 
     def __getitem__(self, index: Int | int) -> Int:
-        place = self.builder.gep(self.raw, [_raw_int(index)])
+        place = self.builder.gep(self.raw, [_raw(index, LONG)])
         return Int(self.builder, self.builder.load(place))
 
 

@@ -148,7 +148,7 @@ def _write(width: int, arguments: Arguments, thread: Thread) -> None:
     """A thread's share of the tokens' key heads."""
     query, keys, values, outputs, scores = (arguments[i].place() for i in range(5))
     tokens, key_heads, group, row, head, room = (arguments[i] for i in range(5, 11))
-    scaling = arguments[11].as_bits()
+    scaling = arguments[11].float_of_bits()
     scores += thread.number * group * room
     own = (tokens * key_heads + thread.count - 1 - thread.number) // thread.count
     with each(0, own) as turn:

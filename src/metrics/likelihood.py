@@ -364,15 +364,16 @@ def _score(
     else:
         states, head = model(**inputs).logits, torch.nn.Identity()
     width, device = states.shape[1], states.device
-    sources = [width * number + column for number, row in enumerate(rows) for column in row.sources]
-    sources, targets = (
-        torch.tensor(numbers, dtype=torch.int64, device=device)
-        for numbers in (sources, [target for row in rows for target in row.targets])
-    )
+    asked = [
+        (width * number + column, target)
+        for number, row in enumerate(rows)
+        for column, target in zip(row.sources, row.targets, strict=True)
+    ]
+    sources, targets = torch.tensor(asked, dtype=torch.int64, device=device).view(-1, 2).T
     # Where sequences part, one state predicts a token of each.
     places, which = sources.unique(return_inverse=True)
     states = states.flatten(0, 1)[places]
-    scores = torch.empty(len(sources), 2 + standardize, device=device)
+    scores = torch.empty(len(asked), 2 + standardize, device=device)
     for start in range(0, len(places), chunk):
         chosen = (which >= start) & (which < start + chunk)
         logits = head(states[start : start + chunk])
