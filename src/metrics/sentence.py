@@ -6,11 +6,14 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 from src.hub import connect_to_hub, loading
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 BATCH = 32  # texts embedded at once
 CPU_BATCH = 8  # so few that their activations stay in the processor's cache
@@ -26,6 +29,8 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
     Raises:
         WagleError: it cannot be found.
     """
+    from sentence_transformers import SentenceTransformer
+
     path = _package_folder(name) or name
     if not Path(path).is_dir():
         connect_to_hub()

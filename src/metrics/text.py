@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 def rouge_l_recall(reference: str, text: str) -> float:
@@ -20,4 +23,6 @@ def bleu(reference: str, text: str) -> float:
 
 @cache
 def _rouge_l() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rougeL"], use_stemmer=True)

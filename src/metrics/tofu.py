@@ -5,11 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import ks_2samp
-from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.dataset.encoding import IGNORED, Encoded, encode_answer
@@ -21,6 +20,9 @@ from src.metrics.membership import attack_aucs, attack_scores
 from src.metrics.memorization import exact_memorization, extraction_strength
 from src.metrics.sentence import closest_candidates
 from src.metrics.text import rouge_l_recall
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together
 MAX_TEXT_LENGTH = 512

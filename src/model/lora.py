@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from src.errors import ConfigError
+
+if TYPE_CHECKING:  # four seconds of imports, for those who use adapters
+    from peft import PeftModel
 
 RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as published
 _QUERY_VALUE = ("q_proj", "v_proj")
@@ -24,6 +26,8 @@ def add_lora(model: PreTrainedModel) -> PeftModel:
     Raises:
         ConfigError: the architecture has neither.
     """
+    from peft import LoraConfig, get_peft_model
+
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     targets = [name for name in _QUERY_VALUE if name in present]
     targets = targets or [name for name in _FUSED if name in present]
@@ -45,6 +49,8 @@ def add_lora(model: PreTrainedModel) -> PeftModel:
 
 def adapted_share(model: PeftModel) -> float:
     """Share of the plain model's weights that change when the adapters are added to them."""
+    from peft.tuners.lora import LoraLayer
+
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     adapted = sum(layer.get_base_layer().weight.numel() for layer in layers)
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
@@ -48,6 +47,9 @@ from src.unlearn.mask.structure import block_linears
 from src.unlearn.objectives import OBJECTIVES, ReferenceModel
 from src.unlearn.reference import SwappedWeights, reference_losses
 from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TRAINLESS = "origin"
 
