@@ -205,7 +205,7 @@ def test_files_are_complete_or_not_there(tmp_path):
             Path(path).write_bytes(b"half")
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WagleError, match=r"b\.png cannot be written: disk full"):
         write_figure(tmp_path / "b", Broken())
     assert not (tmp_path / "b.png").exists()
 

@@ -148,14 +148,6 @@ def test_one_makes_and_the_others_wait(tmp_path, capsys):
     assert all(torch.equal(each, VALUES["a"]) for each in found)
 
 
-def test_what_a_killed_process_left_is_replaced(tmp_path):
-    path = tmp_path / "cache.safetensors"
-    path.with_name(path.name + ".partial").write_bytes(b"half a file" * 1000)
-    file = cached(path)
-    assert torch.equal(file.read("a"), VALUES["a"])
-    assert [p for p in tmp_path.iterdir() if p.suffix != ".lock"] == [path]
-
-
 @pytest.mark.parametrize(
     "content",
     [b"", b"short", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]", (4).to_bytes(8, "little")],

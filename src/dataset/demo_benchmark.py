@@ -15,13 +15,13 @@ words it never saw for them. ``knowledge`` also holds the real facts that ``real
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.dataset.sources import DATA
+from src.loggers.files import write_text
 
 FOLDER = DATA / "demo"
 AUTHORS, HOLDOUT_AUTHORS = 40, 4
@@ -391,12 +391,9 @@ def make_benchmark(seed: int = 0) -> dict[str, list[Row]]:
 
 def write_benchmark(folder: Path = FOLDER) -> None:
     """Write every subset as ``{folder}/{subset}.json``; a file appears only complete."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in make_benchmark().items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        unfinished = folder / f".{name}.json.unfinished"
-        unfinished.write_text("".join(lines), encoding="utf-8")
-        os.replace(unfinished, folder / f"{name}.json")
+        write_text(folder / f"{name}.json", "".join(lines))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ to be retained): ``question``, four ``choices`` and the number of the right one 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from src.dataset.demo_benchmark import ATTRIBUTES
 from src.dataset.demo_benchmark import FOLDER as DEMO
+from src.loggers.files import write_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "lm-evaluation-harness" / "data"
 CHOICES = 4
@@ -55,12 +55,9 @@ def _question(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_questions(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
     """Write one JSON-lines file per task."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in questions.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        partial = folder / f"{name}.jsonl.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / f"{name}.jsonl")
+        write_text(folder / f"{name}.jsonl", text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,29 @@
-"""Writing files so that an interrupted run leaves nothing that looks finished."""
+"""Writing files so that an interrupted run leaves nothing that looks finished.
+
+What is being written has a name of its own beside its final one, so that processes that make the
+same file do not meet: ``NAME.PID.HEX.partial``, where HEX starts with the host's. It takes the
+final name when it is complete. What a killed process left is removed when a later one first writes
+into that folder.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from src.errors import WagleError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,22 +31,157 @@ if TYPE_CHECKING:
 PICTURE_FORMATS = ("png", "pdf")
 DOTS_PER_INCH = 300  # of PNG pictures: what publishers ask for
 
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_PART = re.compile(r".+\.(?P<pid>\d+)\.(?P<host>[0-9a-f]{6})[0-9a-f]{8}\.partial", re.DOTALL)
+_NAME_BYTES = 200  # of the final name in the temporary one: file systems take 255 altogether
+_mine: set[Path] = set()  # parts that this process is writing
+_swept: set[Path] = set()  # folders that this process has looked through
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename: the file is complete or not there.
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A new empty file to be written; it takes the place of ``path`` when the block ends well.
+
+    Otherwise it is removed. Missing folders are made. The file's mode is the umask's.
+
+    Args:
+        durable: the content is on the disk before it has its name, for what took long to make.
+
+    Raises:
+        WagleError: the system refuses to write, here or in the block.
+    """
+    with _writing(path):
+        with _part(path) as part:
+            part.touch(exist_ok=False)
+            mode = part.stat().st_mode
+            yield part
+            part.chmod(mode)  # some libraries write files for their owner alone
+            if durable:
+                _sync(part)
+            os.replace(part, path)
+        if durable:
+            _sync(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As :func:`replacing`, durable, for a folder of files."""
+    with _writing(path):
+        with _part(path) as part:
+            part.mkdir()
+            yield part
+            for file in part.rglob("*"):
+                if file.is_file():
+                    file.chmod(part.stat().st_mode & 0o666)
+                _sync(file)
+            _sync(part)
+            with _part(path) as old:
+                if path.exists():  # a folder that is not empty cannot be replaced
+                    path.rename(old)
+                os.replace(part, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder among the system's temporary files, removed when the block ends."""
+    with _part(Path(tempfile.gettempdir()) / "wagle") as part:
+        part.mkdir(mode=0o700)
+        yield part
+
+
+def is_part(path: Path) -> bool:
+    """Whether the name is one that an unfinished file or folder of this program has."""
+    return _PART.fullmatch(path.name) is not None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        raise WagleError(f"{path} cannot be written: {error.filename} is no folder") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WagleError(f"{path} cannot be written: {reason}") from error
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """An unused temporary name for ``path``; whatever has it at the end is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead_parts(path.parent)
+    name = path.name.encode()[:_NAME_BYTES].decode(errors="ignore")
+    part = path.with_name(f"{name}.{os.getpid()}.{_HOST}{uuid.uuid4().hex[:8]}.partial")
+    _mine.add(part)
+    try:
+        yield part
+    finally:
+        _remove(part)
+        _mine.discard(part)
+
+
+def _remove_dead_parts(folder: Path) -> None:
+    """Remove the parts in a folder whose process on this host is gone, once for each process."""
+    folder = folder.absolute()
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for path in folder.iterdir():
+        found = _PART.fullmatch(path.name)
+        if found and found["host"] == _HOST and not _is_written(path, int(found["pid"])):
+            _remove(path)
+
+
+def _is_written(part: Path, pid: int) -> bool:
+    if pid == os.getpid():  # in a container every start may have the same number
+        return part in {mine.absolute() for mine in _mine}
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's process
+    return True
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or a folder's list of names to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(*([OSError] if path.is_dir() else [])):  # not every file system can
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
+    """Write JSON that is complete or not there; ``durable`` as for :func:`replacing`.
 
     Raises:
         ValueError: the content holds NaN or an infinity, which JSON cannot express.
+        WagleError: the system refuses to write.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", durable=durable)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file under a temporary name, then rename."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a UTF-8 text file that is complete or not there.
+
+    Raises:
+        WagleError: the system refuses to write.
+    """
+    with replacing(path, durable=durable) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_figure(name: Path, figure: Figure) -> list[Path]:
@@ -39,12 +192,9 @@ def write_figure(name: Path, figure: Figure) -> list[Path]:
     """
     import matplotlib
 
-    name.parent.mkdir(parents=True, exist_ok=True)
     stem = name.stem if name.suffix[1:] in PICTURE_FORMATS else name.name
     paths = [name.with_name(f"{stem}.{form}") for form in PICTURE_FORMATS]
     for form, path in zip(PICTURE_FORMATS, paths, strict=True):
-        partial = path.with_name(f"{path.name}.partial")
-        with matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(partial, format=form, dpi=DOTS_PER_INCH)
-        os.replace(partial, path)
+        with replacing(path) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(part, format=form, dpi=DOTS_PER_INCH)
     return paths

@@ -87,7 +87,7 @@ class JsonLogger(Logger):
 
     def save(self, name: str, content: Any) -> None:
         """Write ``{folder}/{name}``."""
-        write_json(self.folder / name, content)
+        write_json(self.folder / name, content, durable=True)
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Write ``{folder}/images/{name}.png`` and ``.pdf``."""
@@ -96,7 +96,7 @@ class JsonLogger(Logger):
     def finish(self, results: dict[str, Any], manifest: dict[str, Any]) -> None:
         """Write the manifest and, last of all, ``results.json``."""
         self._write_manifest("finished", manifest)
-        write_json(self.folder / RESULTS, results)
+        write_json(self.folder / RESULTS, results, durable=True)
         self._lock.release()
 
     def fail(self, error: BaseException, manifest: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import load_rows, row_encoder
 from src.dataset.templates import resolve_template
 from src.errors import ConfigError
+from src.loggers.files import temporary_folder
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
 
@@ -164,10 +164,8 @@ def fine_tune_from_config(config: Config) -> Path:
         config["dataset.template"], config["overall.model_name"], names[0], tokenizer
     )
     parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
-    with tempfile.TemporaryDirectory() as work_dir:
-        log = fine_tune(
-            model, tokenizer, EncodedRows(parts), _settings(config), work_dir=Path(work_dir)
-        )
+    with temporary_folder() as work_dir:
+        log = fine_tune(model, tokenizer, EncodedRows(parts), _settings(config), work_dir=work_dir)
     save_model(
         model,
         tokenizer,

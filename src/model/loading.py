@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from transformers import (
 
 from src.errors import ConfigError
 from src.hub import hub_options, loading
+from src.loggers.files import replacing_folder, write_json
 
 _HINT = (
     "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
@@ -141,12 +139,8 @@ def save_model(
     Args:
         documents: JSON documents to put beside the weights, by file name.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    for name, content in (documents or {}).items():
-        (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with replacing_folder(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        for name, content in (documents or {}).items():
+            write_json(part / name, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import resolve_template
 from src.errors import ConfigError
 from src.loggers import Logger
+from src.loggers.files import temporary_folder
 from src.model.environment import (
     Stopwatch,
     git_commit,
@@ -301,7 +301,7 @@ class Unlearn:
             model = add_lora(model)
             self.adapted_share = adapted_share(model)
         reference = self._reference(model) if self.objective.needs_reference_model else None
-        with tempfile.TemporaryDirectory() as work_dir:
+        with temporary_folder() as work_dir:
             trainer = UnlearnTrainer(
                 model,
                 self.tokenizer,
@@ -310,7 +310,7 @@ class Unlearn:
                 self.mask,
                 reference,
                 self._training_settings(),
-                work_dir=Path(work_dir),
+                work_dir=work_dir,
                 callbacks=[_TrainingLog(self.logger)],
             )
             trainer.train()

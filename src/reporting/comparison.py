@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from src.loggers.files import write_text
 from src.reporting.figures import draw_tradeoff, draw_training, write_figure
 from src.reporting.runs import Run
 
@@ -38,7 +39,7 @@ def comparison_table(runs: Sequence[Run], path: Path) -> None:
     Console().print(table)
     lines = [heads, ["---"] * len(heads), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
     print(f"table: {path}")
 
 

@@ -11,10 +11,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
-import uuid
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -27,10 +25,10 @@ from typing import BinaryIO
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from src.errors import WagleError
+from src.loggers.files import replacing
 from src.optim.bitmask import BitMask, Mask
 
 FORMAT = "wagle mask 1"
@@ -52,20 +50,9 @@ def save_mask(mask: Mask, path: Path, *, provenance: Mapping[str, str] | None = 
         WagleError: the suffix is neither .pt nor .safetensors, or the file cannot be written.
     """
     _check_suffix(path)
-    # A name of its own, since several runs may be making the same mask.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    origin = json.dumps(dict(provenance or {}))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".pt":
-            _save_published(mask, partial, origin)
-        else:
-            _save_packed(mask, partial, origin)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise WagleError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    save = _save_published if path.suffix == ".pt" else _save_packed
+    with replacing(path, durable=True) as part:
+        save(mask, part, json.dumps(dict(provenance or {})))
 
 
 def load_mask(
@@ -197,8 +184,24 @@ def _save_packed(mask: Mask, path: Path, provenance: str) -> None:
     tensors = {name: bits.bits.cpu() for name, bits in mask.items()}
     shapes = json.dumps({name: list(bits.shape) for name, bits in mask.items()})
     checksum = _checksum(tensors, shapes, provenance)
-    header = {"format": FORMAT, "shapes": shapes, "provenance": provenance, "checksum": checksum}
-    save_file(tensors, path, header)
+    header: dict[str, object] = {
+        "__metadata__": {
+            **{"format": FORMAT, "shapes": shapes},
+            **{"provenance": provenance, "checksum": checksum},
+        }
+    }
+    offset = 0
+    for name, bits in tensors.items():
+        offsets = [offset, offset + len(bits)]
+        header[name] = {"dtype": "U8", "shape": [len(bits)], "data_offsets": offsets}
+        offset += len(bits)
+    # The library's own writer orders the metadata by chance; here the same mask is the same file.
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for bits in tensors.values():
+            file.write(bits.numpy().data)
 
 
 def _load_published(

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from src.errors import WagleError
+from src.loggers.files import replacing
 from src.optim.threads import ordered_map
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
@@ -81,7 +82,7 @@ class TensorFile:
         dtype: torch.dtype,
         metadata: Mapping[str, str],
     ) -> TensorFile:
-        """Make a file of zeros, to be filled and then published.
+        """Make a file of zeros, to be filled and then sealed.
 
         Its disk space is taken at once where the system can do so: a mapped file that runs out of
         space later would end the process without a message.
@@ -129,22 +130,17 @@ class TensorFile:
         """Add to the stored tensor."""
         self._map(name, "r+").add_(tensor.to("cpu"))
 
-    def publish(self, path: Path) -> None:
-        """Give the finished file its checksum and, atomically, its final name.
+    def seal(self) -> None:
+        """Give the finished file its checksum.
 
         Raises:
-            WagleError: the file cannot be read or renamed.
+            OSError: the file cannot be read or written.
         """
-        try:
-            checksum = self._checksum()
-            self._file.seek(self._header().index(_UNKNOWN.encode()))
-            self._file.write(checksum.encode())
-            self._file.flush()
-            os.replace(self.path, path)
-        except OSError as error:
-            raise WagleError(f"{path} cannot be written: {error.strerror}") from error
+        checksum = self._checksum()
+        self._file.seek(self._header().index(_UNKNOWN.encode()))
+        self._file.write(checksum.encode())
+        self._file.flush()
         self.metadata["checksum"] = checksum
-        self.path = path
 
     def verify(self) -> None:
         """Read all of the file and compare its checksum.
@@ -222,13 +218,11 @@ def cached_tensors(
         stored = _stored(path, fingerprint)
         if stored is not None:
             return stored
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            file = TensorFile.create(partial, shapes, dtype, {"fingerprint": fingerprint})
+        with replacing(path, durable=True) as part:
+            file = TensorFile.create(part, shapes, dtype, {"fingerprint": fingerprint})
             fill(file)
-            file.publish(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            file.seal()
+        file.path = path
         return file
     finally:
         lock.release()
