@@ -231,19 +231,23 @@ def test_hidden_states_come_from_the_layer_and_no_later_one_runs(architecture):
     assert len(seen) == 4  # both layers are in place again
 
 
+def rmu_at(layer):
+    return OBJECTIVES["RMU"](layer=layer, steering_coefficient=STEERING, alpha=ALPHA)
+
+
 def test_rmu_updates_the_feed_forward_weights_of_up_to_three_layers(model):
-    names = OBJECTIVES["RMU"](layer=1).trainable(model)
+    names = rmu_at(1).trainable(model)
     kinds = ("gate_proj", "up_proj", "down_proj")
     assert names == {f"model.layers.{i}.mlp.{kind}.weight" for i in (0, 1) for kind in kinds}
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = 6
-    names = OBJECTIVES["RMU"](layer=4).trainable(type(model)(config))
+    names = rmu_at(4).trainable(type(model)(config))
     assert {name.split(".")[2] for name in names} == {"2", "3", "4"}
 
 
 def test_rmu_refuses_a_layer_that_the_model_does_not_have(model):
     with pytest.raises(ConfigError, match=r"unlearn\.RMU\.layer is 2, .* 2 decoder layers"):
-        OBJECTIVES["RMU"](layer=2).trainable(model)
+        rmu_at(2).trainable(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

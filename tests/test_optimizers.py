@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from src.optim.sophia import SophiaG, sample_labels
 
 SHAPES = [(7, 5), (), (3,), (CPU_CHUNK // 64 + 1, 67), (16,)]
 STEPS = 20
+SOPHIA = partial(SophiaG, betas=(0.9, 0.95), rho=0.03)
 
 
 def make_problem(dtype=torch.float32):
@@ -85,7 +87,7 @@ def test_state_and_mask_take_the_share_of_dense_adamw_that_the_ratio_says(ratio)
     assert held == pytest.approx(allowed, rel=0.05)
 
 
-@pytest.mark.parametrize("make", [MaskedAdamW, SophiaG])
+@pytest.mark.parametrize("make", [MaskedAdamW, SOPHIA])
 def test_results_do_not_depend_on_the_number_of_threads(make):
     results, threads = [], torch.get_num_threads()
     for count in (1, 3):
@@ -159,7 +161,7 @@ def test_masters_collect_updates_that_bf16_would_lose():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", [MaskedAdamW, SophiaG])
+@pytest.mark.parametrize("make", [MaskedAdamW, SOPHIA])
 def test_resuming_from_a_state_dict_is_exact(make, dtype):
     def optimizer_for(parameters, masks):
         return make(parameters, masks=masks, lr=1e-3, weight_decay=0.1, master_weights=True)

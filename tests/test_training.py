@@ -71,9 +71,10 @@ def make_mask(model, density=0.3):
 
 
 def make_objective(method):
-    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1}
+    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "beta": 0.1, "delta": 0.0}
+    values["steering_coefficient"] = 6.5
     fields = OBJECTIVES[method].__dataclass_fields__
-    return OBJECTIVES[method](**{name: values[name] for name in values.keys() & fields})
+    return OBJECTIVES[method](**{name: values[name] for name in fields})
 
 
 def make_trainer(model, tokenizer, tmp_path, method, *, mask=None, reference=None, **changes):

@@ -33,11 +33,11 @@ class SophiaG(PackedOptimizer):
     def __init__(
         self,
         params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.95),
-        rho: float = 0.03,
-        weight_decay: float = 0.0,
         *,
+        lr: float,
+        betas: tuple[float, float],
+        rho: float,
+        weight_decay: float = 0.0,
         masks: Mapping[torch.Tensor, BitMask] | None = None,
         master_weights: bool = False,
     ) -> None:

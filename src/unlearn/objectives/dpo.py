@@ -20,8 +20,8 @@ class DirectPreference(Objective):
     log π(forget) − log π(refusal), whatever β is.
     """
 
-    gamma: float = 0.0
-    beta: float = 0.1
+    gamma: float
+    beta: float
     views = (FORGET, REFUSAL, RETAIN)
     reference_losses = (FORGET, REFUSAL)
 

@@ -51,7 +51,7 @@ class FineTuning(Objective):
 class L1Sparse(Objective):
     """l1_sparse: CE(retain) + alpha · Σ|θ| (Jia et al. 2023, arXiv 2304.04934)."""
 
-    alpha: float = 0.0
+    alpha: float
     views = (RETAIN,)
 
     def __call__(self, model, batch, reference):
@@ -73,7 +73,7 @@ class GradientAscent(Objective):
 class GradientDifference(Objective):
     """GA+FT (GradDiff): −CE(forget) + γ · CE(retain) (Liu et al. 2022, arXiv 2203.12817)."""
 
-    gamma: float = 0.0
+    gamma: float
     views = (FORGET, RETAIN)
 
     def __call__(self, model, batch, reference):
@@ -85,7 +85,7 @@ class GradientDifference(Objective):
 class GradientAscentKL(Objective):
     """GA+KL: −γ · CE(forget) + (1 − γ) · H(retain)."""
 
-    gamma: float = 0.0
+    gamma: float
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
@@ -101,8 +101,8 @@ class NegativePreference(Objective):
     Zhang et al. 2024 (arXiv 2404.05868, eq. 3), with length-normalised losses as WAGLE publishes.
     """
 
-    gamma: float = 0.0
-    beta: float = 0.1
+    gamma: float
+    beta: float
     views = (FORGET, RETAIN)
     reference_losses = (FORGET,)
 
@@ -126,7 +126,7 @@ class Refusal(Objective):
 class PreferenceOptimization(Objective):
     """CL+FT (PO): CE(refusal) + γ · CE(retain) (Maini et al. 2024, arXiv 2401.06121)."""
 
-    gamma: float = 1.0
+    gamma: float
     views = (REFUSAL, RETAIN)
 
     def __call__(self, model, batch, reference):
@@ -138,7 +138,7 @@ class PreferenceOptimization(Objective):
 class RefusalKL(Objective):
     """CL+KL: CE(refusal) + γ · H(retain)."""
 
-    gamma: float = 0.0
+    gamma: float
     views = (REFUSAL, RETAIN)
     needs_reference_model = True
 
@@ -161,7 +161,7 @@ class RandomLabel(Objective):
 class Divergence(Objective):
     """KL: −γ · H(forget) + H(retain)."""
 
-    gamma: float = 0.0
+    gamma: float
     views = (FORGET, RETAIN)
     needs_reference_model = True
 

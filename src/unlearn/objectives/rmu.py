@@ -31,9 +31,9 @@ class Misdirection(Objective):
     updated.
     """
 
-    layer: int = 7
-    steering_coefficient: float = 6.5
-    alpha: float = 1200.0
+    layer: int
+    steering_coefficient: float
+    alpha: float
     views = (FORGET, RETAIN)
     needs_reference_model = True
 

@@ -19,9 +19,9 @@ class SimpleNegativePreference(Objective):
     −log π(y|x) / |y|. The margin δ (there γ) is not scaled by β.
     """
 
-    gamma: float = 0.0
-    beta: float = 2.5
-    delta: float = 0.0
+    gamma: float
+    beta: float
+    delta: float
     views = (FORGET, RETAIN)
 
     def __call__(self, model, batch, reference):

@@ -1,0 +1,315 @@
+"""Do the tests hold the recipe? One fault at a time is put into a copy of the program.
+
+    python benchmarks/mutations.py [--only NAME [NAME ...]] [--jobs 2]
+
+Every line of ``MUTATIONS`` is a fault that would make a number wrong without a word: a constant of a
+recipe, a sign, a bound. The tests of that module must find it. Prints one line for each, and how
+many survived; exits with 1 if any did, or if a line no longer fits the code.
+"""
+
+# ruff: noqa: E501 - code is quoted as it stands
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = (
+    "src",
+    "tests",
+    "configs",
+    "files/data",
+    "lm-evaluation-harness",
+    "docs",
+    "pyproject.toml",
+)
+PATIENCE = 600  # seconds; a fault that makes the tests hang is found, too
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault: in ``file``, ``before`` (which stands there once) becomes ``after``."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+def _of(file: str, tests: str, *faults: tuple[str, str, str]) -> tuple[Mutation, ...]:
+    paths = tuple(f"tests/{name}.py" for name in tests.split())
+    return tuple(Mutation(name, f"src/{file}.py", old, new, paths) for name, old, new in faults)
+
+
+MUTATIONS = (
+    *_of(
+        "config",
+        "test_recipe",
+        ("default: NPO's beta", '("beta", _POSITIVE, 0.1,', '("beta", _POSITIVE, 0.2,'),
+        ("default: SimNPO's beta", '("beta", _POSITIVE, 2.5,', '("beta", _POSITIVE, 4.5,'),
+        ("default: gamma of PO", '("gamma", Float(), 1.0,', '("gamma", Float(), 0.0,'),
+        ("default: RMU's alpha", '("alpha", _RATE, 1200.0,', '("alpha", _RATE, 100.0,'),
+        ("default: RMU's layer", "Int(at_least=0), 7,", "Int(at_least=0), 6,"),
+        ("default: mu", '("mu", _POSITIVE, 1e-3,', '("mu", _POSITIVE, 1e-2,'),
+        ("default: Sophia's betas", "_DECAY, 0.95,", "_DECAY, 0.99,"),
+        ("default: Sophia's rho", "_POSITIVE, 0.03,", "_POSITIVE, 0.04,"),
+    ),
+    *_of(
+        "unlearn/mask/scores",
+        "test_attribution test_make_masks",
+        (
+            "score: sign of the correction",
+            'weight - gradients["retain"] / inputs.mu',
+            'weight + gradients["retain"] / inputs.mu',
+        ),
+        ("score: without mu", 'gradients["retain"] / inputs.mu', 'gradients["retain"]'),
+        ("score: floor of H", "HESSIAN_FLOOR = 1e-12", "HESSIAN_FLOOR = 1e-7"),
+        ("score: without 1/A", "s[part] / inputs.accumulation_steps", "s[part]"),
+        (
+            "score: sum in H, no mean",
+            "inputs.accumulation_steps / inputs.batches",
+            "inputs.accumulation_steps",
+        ),
+        ("score: signed gradient", 'gradients["forget"].abs()', 'gradients["forget"]'),
+        ("score: seed of random scores", "repr((inputs.seed, (position", "repr((0, (position"),
+    ),
+    *_of(
+        "unlearn/mask/selection",
+        "test_selection",
+        ("selection: rounded up", "int(size * r)", "math.ceil(size * r)"),
+        ("selection: last equals first", "equal[self.due :]", "equal[: len(equal) - self.due]"),
+        ("selection: infinity passes", "patterns.max() < _INFINITY", "patterns.max() <= _INFINITY"),
+        ("selection: excluded kinds counted", "if parameter_kind(n) not in exclude", "if n"),
+    ),
+    *_of(
+        "unlearn/objectives/losses",
+        "test_objectives test_recipe",
+        ("loss: 1e-12 in H", "(q + 1e-12)", "(q + 1e-7)"),
+        ("loss: H over padding", "real = attention_mask.bool()", "real = attention_mask.ge(0)"),
+        (
+            "loss: labels not shifted",
+            "return (labels[:, 1:] != IGNORED)",
+            "return (labels != IGNORED)",
+        ),
+        ("loss: p and q exchanged", "-(p * (q + 1e-12).log())", "-(q * (p + 1e-12).log())"),
+    ),
+    *_of(
+        "unlearn/objectives/published",
+        "test_objectives",
+        ("objective: NPO's 2/beta", "-2 / self.beta", "-1 / self.beta"),
+        (
+            "objective: sign of GA",
+            "return -cross_entropy(model, batch[FORGET])",
+            "return cross_entropy(model, batch[FORGET])",
+        ),
+        ("objective: 1 - gamma of GA+KL", "(1 - self.gamma) * retain", "self.gamma * retain"),
+        ("objective: sign of KL", "retain - self.gamma * forget", "retain + self.gamma * forget"),
+        ("objective: l1 of nothing", "self.alpha * norm", "self.alpha"),
+    ),
+    *_of(
+        "unlearn/objectives/simnpo",
+        "test_objectives",
+        ("objective: SimNPO's delta", "- self.delta", "+ self.delta"),
+    ),
+    *_of(
+        "unlearn/objectives/dpo",
+        "test_objectives",
+        ("objective: DPO's order", "(refusal - forget)", "(forget - refusal)"),
+        ("objective: DPO by lengths", ' * answer_lengths(batch[view]["labels"])', ""),
+    ),
+    *_of(
+        "unlearn/objectives/rmu",
+        "test_objectives test_model_functions",
+        ("objective: RMU's layers", "UPDATED_LAYERS = 3", "UPDATED_LAYERS = 2"),
+        (
+            "objective: RMU steers the question",
+            "_squared_error(forget, self.steering_coefficient * direction, scored)",
+            "_squared_error(forget, self.steering_coefficient * direction, torch.ones_like(scored))",
+        ),
+    ),
+    *_of(
+        "optim/sophia",
+        "test_optimizers",
+        ("Sophia: clip", "clamp_(-1, 1)", "clamp_(-2, 2)"),
+        ("Sophia: without B", "value=(1 - decay) * batch_size", "value=1 - decay"),
+    ),
+    *_of(
+        "optim/masked_adamw",
+        "test_optimizers",
+        ("AdamW: epsilon", "eps: float = 1e-8", "eps: float = 1e-6"),
+        ("AdamW: beta", "(0.9, 0.999)", "(0.9, 0.95)"),
+    ),
+    *_of(
+        "dataset/encoding",
+        "test_dataset",
+        (
+            "encoding: EOS left out",
+            "if eos and len(ids) < max_length:\n        ids = [*ids, tokenizer.eos_token_id]\n    if question_length",
+            "if question_length",
+        ),
+        (
+            "encoding: question labelled",
+            "[IGNORED] * question_length + ids[question_length:]",
+            "ids",
+        ),
+        ("encoding: padding seen", "attention_mask[row, :length] = 1", "attention_mask[row] = 1"),
+    ),
+    *_of(
+        "dataset/templates",
+        "test_dataset",
+        ("template: published slash", r'r" [\INST]"', '" [/INST]"'),
+        (
+            "template: second BOS",
+            "rendered.removeprefix(bos) if adds_bos else rendered",
+            "rendered",
+        ),
+    ),
+    *_of(
+        "dataset/pairing",
+        "test_dataset",
+        (
+            "pairing: partner whatever the epoch",
+            '{self.seed} {epoch} {index}").randrange',
+            '{self.seed} {index}").randrange',
+        ),
+        (
+            "pairing: first rows drawn",
+            "random.Random(seed).sample(range(count), wanted)",
+            "list(range(wanted))",
+        ),
+    ),
+    *_of(
+        "dataset/chunks",
+        "test_offline_tasks test_sources test_dataset",
+        ("copyright: tokens of a chunk", "CHUNK_TOKENS = 512", "CHUNK_TOKENS = 500"),
+        ("copyright: prompts", "(50, 100, 200, 300)", "(50, 100, 200, 250)"),
+    ),
+    *_of(
+        "metrics/copyright",
+        "test_text_metrics test_evaluations",
+        ("copyright: tokens in all", "MAX_TOTAL_LENGTH = 600", "MAX_TOTAL_LENGTH = 300"),
+    ),
+    *_of(
+        "metrics/toxicity",
+        "test_text_metrics test_evaluations",
+        ("toxicity: at the threshold", "score > THRESHOLD", "score >= THRESHOLD"),
+        ("toxicity: threshold", "THRESHOLD = 0.5", "THRESHOLD = 0.6"),
+        ("toxicity: tokens in all", "MAX_TOTAL_LENGTH = 200", "MAX_TOTAL_LENGTH = 100"),
+    ),
+    *_of(
+        "metrics/harness",
+        "test_harness",
+        ("lm-eval: seed of the examples", "task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)", "pass"),
+        ("lm-eval: examples by default", "value=0)", "value=1)"),
+    ),
+    *_of(
+        "metrics/text",
+        "test_text_metrics",
+        ("ROUGE: without stems", "use_stemmer=True", "use_stemmer=False"),
+        ("ROUGE: F1 for recall", '["rougeL"].recall', '["rougeL"].fmeasure'),
+    ),
+    *_of(
+        "metrics/memorization",
+        "test_tofu_metrics",
+        ("ES: one token off", "wrong[-1] + 1 if", "wrong[-1] if"),
+    ),
+    *_of(
+        "metrics/membership",
+        "test_tofu_metrics",
+        (
+            "MIA: orientation",
+            "labels = [1] * len(forget) + [0] * len(retain)",
+            "labels = [0] * len(forget) + [1] * len(retain)",
+        ),
+    ),
+    *_of(
+        "metrics/tofu",
+        "test_tofu_metrics test_evaluations",
+        ("TOFU: tokens in all", "MAX_TOTAL_LENGTH = 200", "MAX_TOTAL_LENGTH = 100"),
+        ("TOFU: tokens of a text", "MAX_TEXT_LENGTH = 512", "MAX_TEXT_LENGTH = 256"),
+        (
+            "TOFU: truth ratio of sums",
+            "np.mean(np.exp(-np.array(perturbed)))",
+            "np.exp(-np.mean(np.array(perturbed)))",
+        ),
+        ("TOFU: UE of accuracy", '1 - forget["acc"]', 'forget["acc"]'),
+    ),
+    *_of(
+        "model/lora",
+        "test_model_functions test_training test_unlearn_command",
+        ("LoRA: rank", "= 8, 32, 0.05", "= 4, 32, 0.05"),
+        ("LoRA: alpha", "= 8, 32, 0.05", "= 8, 16, 0.05"),
+        ("LoRA: dropout", "= 8, 32, 0.05", "= 8, 32, 0.1"),
+    ),
+)
+
+
+def try_mutation(mutation: Mutation) -> str:
+    """What became of one fault: ``found``, ``SURVIVED`` or ``stale`` (it does not fit the code)."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = ROOT / name
+            target = copy / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+        file = copy / mutation.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(mutation.before) != 1:
+            return "stale"
+        file.write_text(text.replace(mutation.before, mutation.after), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        try:
+            status = subprocess.run(
+                [*command, *mutation.tests],
+                cwd=copy,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return "found"
+    return {0: "SURVIVED", 1: "found"}.get(status, f"pytest ended with {status}")
+
+
+def main() -> int:
+    """Try the faults that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these faults")
+    parser.add_argument("--jobs", type=int, default=2, help="tries at a time")
+    options = parser.parse_args()
+    names = [mutation.name for mutation in MUTATIONS]
+    unknown = set(options.only or ()) - set(names)
+    if unknown or len(set(names)) < len(names):
+        parser.error(f"no such fault: {', '.join(unknown)}" if unknown else "two faults, one name")
+    chosen = [m for m in MUTATIONS if not options.only or m.name in options.only]
+    start, failures = time.perf_counter(), []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for mutation, outcome in zip(chosen, pool.map(try_mutation, chosen), strict=True):
+            print(f"{mutation.name:32} {outcome}", flush=True)
+            if outcome != "found":
+                failures.append(mutation)
+    found = len(chosen) - len(failures)
+    print(f"\n{found} of {len(chosen)} found in {time.perf_counter() - start:.0f} s")
+    for mutation in failures:
+        print(
+            f"not found: {mutation.name}: {mutation.file}: {mutation.before!r} -> {mutation.after!r}"
+        )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
