@@ -1,4 +1,6 @@
-"""Failures that the user can act on."""
+"""Failures that the user can act on, and requests to end."""
+
+import signal
 
 
 class WagleError(Exception):
@@ -7,3 +9,15 @@ class WagleError(Exception):
 
 class ConfigError(WagleError):
     """The configuration is wrong: exit status 2, nothing has run."""
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal other than Ctrl-C's has asked the program to end.
+
+    Args:
+        kind: the signal.
+    """
+
+    def __init__(self, kind: signal.Signals) -> None:
+        super().__init__(kind.name)
+        self.kind = kind

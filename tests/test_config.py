@@ -795,18 +795,3 @@ def test_entry_points_exit_before_importing_torch(script, argument, status, stre
     assert run.returncode == status
     assert stream in (run.stdout if status == 0 else run.stderr)
     assert run.stdout.splitlines()[-1] == "False"
-
-
-def test_a_reader_that_has_seen_enough_is_no_error():
-    program = "from src.exec.entry import print_lines; print_lines('x' * 99 for _ in range(10**5))"
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "x" * 99 + "\n"
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 0

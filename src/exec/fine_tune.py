@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.config import FINE_TUNE_KEYS, load_config
 from src.exec.entry import run_main
+from src.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     from src.model.fine_tuning import fine_tune_from_config
 
     folder = fine_tune_from_config(config)
-    print(f"saved the fine-tuned model to {folder}")
+    say(f"saved the fine-tuned model to {folder}")
     return 0
 
 

@@ -21,6 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from src.config import load_config, mask_ratio
 from src.errors import ConfigError, WagleError
 from src.exec.entry import run_main
+from src.terminal import plain, say, show_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     run.load()
     run.build_dataset()
     for path in run.write_masks(wanted):
-        print(f"wrote {path}")
+        say(f"wrote {path}")
     if figure is not None:
         from src.reporting.figures import draw_score_histogram
 
@@ -139,7 +140,7 @@ def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
         f"({report['density']:.4%})"
     )
     for key, value in report["provenance"].items():
-        print(f"  {key}: {value}")
+        say(f"  {key}: {value}")
     shares = report["by layer and kind"]
     kinds = [kind for kind in KINDS if kind in report["by kind"]]
     rows = {
@@ -167,7 +168,7 @@ def _compare(
     if as_json:
         print(json.dumps({"overall": overall, "tensors": tensors}, indent=2))
         return 0
-    print(f"Jaccard similarity of {first} and {second}: {overall:.4f}")
+    say(f"Jaccard similarity of {first} and {second}: {overall:.4f}")
     ordered = sorted(tensors, key=tensors.__getitem__)
     title = "similarity per tensor"
     if not show_all and len(ordered) > 2 * SHOWN_TENSORS:
@@ -188,7 +189,7 @@ def _convert(path: Path, new_path: Path) -> int:
             "names. Give it to unlearn.mask_path as it is"
         )
     save_mask(mask, new_path, provenance=read_provenance(path))
-    print(f"wrote {new_path}")
+    say(f"wrote {new_path}")
     return 0
 
 
@@ -196,7 +197,7 @@ def _write_figure(name: Path, figure: Figure) -> None:
     from src.loggers.files import write_figure
 
     for path in write_figure(name, figure):
-        print(f"wrote {path}", file=sys.stderr)  # standard output may be JSON
+        say(f"wrote {path}", sys.stderr)  # standard output may be JSON
 
 
 def _print_table(
@@ -206,7 +207,6 @@ def _print_table(
     style: Callable[[float], str],
 ) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     tight = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
@@ -215,8 +215,10 @@ def _print_table(
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(style(row[column]) if column in row else "" for column in columns))
-    Console().print(table)
+        table.add_row(
+            plain(name), *(style(row[column]) if column in row else "" for column in columns)
+        )
+    show_table(table)
 
 
 if __name__ == "__main__":

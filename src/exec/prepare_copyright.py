@@ -118,10 +118,9 @@ def _load_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
 
 def _write(train: Sequence[Chunk], test: Sequence[Chunk], folder: Path) -> None:
     """Write all files; the training file comes last, so a folder without it is not finished."""
-    from tqdm import tqdm
-
     from src.dataset.chunks import PROMPT_LENGTHS, TRAINING_PROMPT_LENGTH
     from src.loggers.files import write_text
+    from src.terminal import Progress
 
     files = [
         (f"hp_{part}_qa_{length}.jsonl", chunks, length)
@@ -130,7 +129,7 @@ def _write(train: Sequence[Chunk], test: Sequence[Chunk], folder: Path) -> None:
     ]
     files.append((TRAINING_FILE, train, TRAINING_PROMPT_LENGTH))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, chunks, length in tqdm(files, unit="file", disable=not sys.stderr.isatty()):
+    for name, chunks, length in Progress("texts", len(files), "file").over(files):
         write_text(folder / name, "".join(_line(chunk.row(length)) for chunk in chunks))
 
 

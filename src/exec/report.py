@@ -14,6 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.errors import ConfigError
 from src.exec.entry import run_main
+from src.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
                 "unlearn.unlearn_method origin"
             )
     write_report(runs, options.output, original)
-    print(f"report: {options.output}")
+    say(f"report: {options.output}")
     return 0
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from src.config import Config
 from src.loggers import JsonLogger, Logger
+from src.terminal import plain, say, show_table
 
 
 def make_logger(config: Config) -> Logger:
@@ -34,8 +34,8 @@ def print_results(results: Mapping[str, Any], folder: Path | None) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in results.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    console = Console()
-    console.print(table)
+        shown = f"{value:.4f}" if isinstance(value, float) else plain(value)
+        table.add_row(plain(name), shown)
+    show_table(table)
     if folder is not None:
-        console.print(f"run folder: {folder}", soft_wrap=True)
+        say(f"run folder: {folder}")

@@ -18,11 +18,12 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.errors import ConfigError
-from src.exec.entry import print_lines, run_main
+from src.exec.entry import run_main
 from src.reporting.executor import Start, command_of, start_here, submit_with_submitit
 from src.reporting.plan import MASKS, STUDIES, TASKS, Request, plan_runs
 from src.reporting.reproduction import Reproduction
 from src.reporting.tables import to_markdown
+from src.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,19 +46,20 @@ def main(argv: Sequence[str]) -> int:
     reproduction = Reproduction(options.table, runs, output, command)
     missing = reproduction.missing
     if options.dry_run:
-        print_lines(shlex.join(command_of(run)) for run in missing)
+        for run in missing:
+            print(shlex.join(command_of(run)))
         return 0
     slots = _slots(options, len(missing))
     for note in dict.fromkeys(note for run in runs for note in run.config.notices):
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", sys.stderr)
     print(reproduction.plan(slots), flush=True)
     if missing:
         reproduction.run(_starter(options, output, slots), slots)
     table = reproduction.write()
-    print(f"\n{to_markdown(table, command)}")
-    print(f"written: {output / options.table}.md, .tex, .csv and _runs.csv")
+    say(f"\n{to_markdown(table, command)}")
+    say(f"written: {output / options.table}.md, .tex, .csv and _runs.csv")
     if figures := reproduction.draw():
-        print(f"figures: {', '.join(map(str, figures))}")
+        say(f"figures: {', '.join(map(str, figures))}")
     return 1 if reproduction.failures else 0
 
 

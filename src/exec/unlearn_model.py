@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.config import load_config
 from src.exec.entry import run_main
+from src.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     from src.model.unlearn import Unlearn
 
     for notice in config.notices:
-        print(f"note: {notice}", file=sys.stderr)
+        say(f"note: {notice}", sys.stderr)
     logger = make_logger(config)
     results = Unlearn(config, logger).run()
     print_results(results, logger.folder)

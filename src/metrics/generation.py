@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.dataset.encoding import tokenize
@@ -35,6 +34,7 @@ from src.metrics.likelihood import (
     most_tokens,
     takes_own_masks,
 )
+from src.terminal import Progress
 
 LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
@@ -140,7 +140,7 @@ def generate_greedy(
     with (
         evaluating(model),
         few_row_linears(model),
-        tqdm(total=len(waiting), desc=description, unit="row", disable=None) as bar,
+        Progress(description, len(waiting)) as bar,
     ):
         kind = _suitable_batch(model, max_total_length, pad_token_id) if waiting else None
         if kind:

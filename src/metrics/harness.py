@@ -115,7 +115,8 @@ def _evaluate(
     """What ``lm_eval.simple_evaluate`` does, without its survey of the machine (seconds a task)."""
     from lm_eval import evaluate
     from lm_eval.defaults import DEFAULT_OTHER_SEED
-    from lm_eval.models.huggingface import HFLM
+
+    from src.metrics.harness_model import CountingModel
 
     loaded = manager.load([name])
     for task in loaded["tasks"].values():
@@ -123,7 +124,7 @@ def _evaluate(
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     return evaluate(
-        HFLM(model, tokenizer=tokenizer, batch_size=batch_size),
+        CountingModel(model, tokenizer, batch_size=batch_size, description=name),
         loaded,
         limit=limit,
         bootstrap_iters=_BOOTSTRAP_SAMPLES,

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
+from src.terminal import Progress
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
 # Longest row of several sequences with the same beginning, and of others: attention between them is
@@ -311,7 +311,7 @@ def score_tokens(
     results: list[TokenScores] = [_as_scores(torch.empty(0, 2 + standardize))] * len(sequences)
     with (
         evaluating(model),
-        tqdm(total=len(sequences), desc=description, unit="row", disable=None) as bar,
+        Progress(description, len(sequences)) as bar,
     ):
         split = splits_into_backbone_and_head(model)
         parts = _parts(sequences, batch_size)

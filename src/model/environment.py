@@ -18,6 +18,7 @@ import torch
 import xxhash
 
 from src.optim.bitmask import Mask
+from src.terminal import say_phase
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "lm-eval", "fastargs")
 
@@ -88,7 +89,8 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to ``seconds[name]``."""
+        """Say that it begins, and add the time spent inside to ``seconds[name]``."""
+        say_phase(name)
         start = time.perf_counter()
         try:
             yield

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from src.config import Config, mask_ratio
@@ -38,6 +37,7 @@ from src.model.loading import (
 from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
+from src.terminal import say
 from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.fingerprints import model_fingerprint
 from src.unlearn.mask.gradients import GradientSettings
@@ -91,7 +91,7 @@ class Unlearn:
         """Do everything and return the flat summary that goes into ``results.json``."""
         earlier = self.logger.start(self.config.as_dict(), self.config.fingerprint())
         if earlier is not None:
-            tqdm.write(f"already finished with this configuration: {self.logger.folder}")
+            say(f"already finished with this configuration: {self.logger.folder}")
             return earlier
         try:
             results = self._run()
@@ -205,7 +205,7 @@ class Unlearn:
                 parameters = self.model.named_parameters()
                 self.mask = {name: BitMask.full(p.shape, name in chosen) for name, p in parameters}
                 method = self.config["unlearn.unlearn_method"]
-                tqdm.write(f"{method} updates {self.density():.4%} of the weights")
+                say(f"{method} updates {self.density():.4%} of the weights")
             return
         path = Path(self.config["unlearn.mask_path"])
         origin = "loaded from"
@@ -220,7 +220,7 @@ class Unlearn:
             shapes = {name: p.shape for name, p in self.model.named_parameters()}
             self.mask = load_mask(path, shapes, list(block_linears(self.model)))
         self.fingerprints["mask"] = mask_fingerprint(self.mask)
-        tqdm.write(f"mask: {self.density():.4%} of the weights selected, {origin} {path}")
+        say(f"mask: {self.density():.4%} of the weights selected, {origin} {path}")
 
     def make_masks(self, ratios: list[float]) -> dict[float, Mask]:
         """Masks of the configured score type at several ratios, from the same scores."""
@@ -330,7 +330,7 @@ class Unlearn:
             size += ": all of them, since unlearn.mask_enforcement gradient lets every weight decay"
         elif self.mask is None:
             size += ": a second set of all weights; with unlearn.mask_path it is the mask's share"
-        tqdm.write(f"{self.config['unlearn.unlearn_method']} keeps original weights, {size}")
+        say(f"{self.config['unlearn.unlearn_method']} keeps original weights, {size}")
         return reference
 
     def _enforcement(self) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from src.loggers.files import write_text
 from src.reporting.figures import draw_tradeoff, draw_training, write_figure
 from src.reporting.runs import Run
+from src.terminal import plain, say, show_table
 
 _SHOWN = r"UE |UT |lm_eval .* (acc|word_perplexity)$"
 _SHORT = {"real authors": "RA", "world facts": "WF", "lm_eval ": "", "word_perplexity": "PPL"}
@@ -33,14 +33,15 @@ def comparison_table(runs: Sequence[Run], path: Path) -> None:
     table = Table(title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("")
     for row in rows:
-        table.add_column(row[0].replace("+", "\n+"), justify="right")
+        table.add_column(plain(row[0]).replace("+", "\n+"), justify="right")
     for index, head in enumerate(heads[1:], start=1):
-        table.add_row(head, *(row[index] for row in rows), end_section=head.endswith("Avg"))
-    Console().print(table)
+        table.add_row(plain(head), *(row[index] for row in rows), end_section=head.endswith("Avg"))
+    show_table(table)
     lines = [heads, ["---"] * len(heads), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    write_text(path, text + "\n")
-    print(f"table: {path}")
+    write_text(path, text + "
+")
+    say(f"table: {path}")
 
 
 def _short(metric: str) -> str:
@@ -55,5 +56,5 @@ def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     logs = {run.title: run.log for run in runs if run.log}
     paths = write_figure(folder / "forgetting_against_utility", draw_tradeoff(points))
     paths += write_figure(folder / "training", draw_training(logs))
-    print(f"figures: {', '.join(map(str, paths))}")
+    say(f"figures: {', '.join(map(str, paths))}")
     return paths

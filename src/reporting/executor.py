@@ -19,11 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from tqdm import tqdm
-
 from src.errors import ConfigError
 from src.loggers.json_logger import MANIFEST, RESULTS, in_use
 from src.reporting.plan import PlannedRun
+from src.terminal import say
 
 if TYPE_CHECKING:
     import submitit
@@ -99,7 +98,7 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
                     active[slot] = run, start(run, slot), time.time()
             if waiting and not active and not put_off:
                 put_off = True
-                tqdm.write(f"waiting for {len(waiting)} runs of other processes", sys.stderr)
+                say(f"waiting for {len(waiting)} runs of other processes", sys.stderr)
             time.sleep(POLL_SECONDS)
             for slot, (run, job, since) in list(active.items()):
                 if not job.ended():

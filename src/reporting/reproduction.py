@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from src.loggers.files import write_text
 from src.reporting.executor import Start, execute, find_finished
 from src.reporting.figures import draw_ratio_sweep, draw_tradeoff, write_figure
@@ -26,6 +24,7 @@ from src.reporting.tables import (
     to_markdown,
     values_of,
 )
+from src.terminal import Progress, say
 
 _UTILITY = {"tofu": "UT Avg", "wmdp": "UT MMLU"}
 """What forgetting (``UE Avg``) is drawn against, by table."""
@@ -98,7 +97,7 @@ class Reproduction:
         missing = self.missing
         began = time.monotonic()
         self.write()
-        with tqdm(total=len(missing), desc=self.table, unit="run", disable=None) as bar:
+        with Progress(self.table, len(missing), "run") as bar:
 
             def finished(run: PlannedRun, failure: str | None) -> None:
                 if failure is None:
@@ -111,7 +110,7 @@ class Reproduction:
                 left = (time.monotonic() - began) / ended * (len(missing) - ended)
                 what = "done" if failure is None else f"FAILED: {failure}"
                 ahead = f", about {_duration(left)} left" if ended < len(missing) else ""
-                tqdm.write(f"{ended} of {len(missing)}{ahead}: {run.title}: {what}", sys.stderr)
+                say(f"{ended} of {len(missing)}{ahead}: {run.title}: {what}", sys.stderr)
 
             execute(missing, start, slots, finished)
 

@@ -25,11 +25,11 @@ from typing import BinaryIO
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from tqdm import tqdm
 
 from src.errors import WagleError
 from src.loggers.files import replacing
 from src.optim.bitmask import BitMask, Mask
+from src.terminal import Progress
 
 FORMAT = "wagle mask 1"
 SUFFIXES = (".pt", ".safetensors")
@@ -165,7 +165,7 @@ def _save_published(mask: Mask, path: Path, provenance: str) -> None:
             (_PROVENANCE, provenance.encode()),
         ):
             archive.writestr(zipfile.ZipInfo(name), content)
-        masks = tqdm(mask.values(), desc=f"writing {path.stem}", unit="tensor", disable=None)
+        masks = Progress(f"writing {path.stem}", len(mask), "tensor").over(mask.values())
         for index, bits in enumerate(masks):
             entry = zipfile.ZipInfo(f"mask/data/{index}")  # carries no date: same mask, same file
             entry.file_size = bits.numel
@@ -255,7 +255,7 @@ def _hash(file: BinaryIO, size: int) -> bytes:
     """Checksum, in hexadecimal, of the first ``size`` bytes."""
     digest = xxhash.xxh3_128()
     name = Path(file.name).name
-    with tqdm(desc=f"checking {name}", total=size, unit="B", unit_scale=True, disable=None) as bar:
+    with Progress(f"checking {name}", size, "B", scale=True) as bar:
         for start in range(0, size, _BLOCK):
             digest.update(file.read(min(_BLOCK, size - start)))
             bar.update(min(_BLOCK, size - start))

@@ -15,11 +15,11 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from src.dataset.encoding import IGNORED, Encoded, pad_batch
 from src.metrics.likelihood import splits_into_backbone_and_head
+from src.terminal import Progress
 from src.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from src.unlearn.mask.tensor_file import TensorFile, cached_tensors
 from src.unlearn.objectives.losses import View, forward_logits, token_losses, widen
@@ -167,7 +167,7 @@ def _weighted_losses(
     weights = token_weights(examples, settings.batch_size)
     split = splits_into_backbone_and_head(model)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    with tqdm(total=len(order), desc=description, unit="row", disable=None) as bar:
+    with Progress(description, len(order)) as bar:
         for start in range(0, len(order), settings.forward_rows):
             chosen = order[start : start + settings.forward_rows]
             batch = pad_batch([examples[i] for i in chosen], settings.pad_token_id)

@@ -21,11 +21,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
 from src.optim.threads import ordered_map
+from src.terminal import Progress
 from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
 from src.unlearn.mask.scores import ScoreStream
 
@@ -248,13 +248,8 @@ class _Ranking:
             scores = chunk.to("cpu", self.dtype).numpy()
             return name, start, scores, work(self.groups[name], scores)
 
-        with tqdm(
-            desc=f"selecting, pass {number} of {len(_DIGITS[self.dtype]) + 1}",
-            total=sum(self.sizes.values()),
-            unit="score",
-            unit_scale=True,
-            disable=None,
-        ) as bar:
+        description = f"selecting, pass {number} of {len(_DIGITS[self.dtype]) + 1}"
+        with Progress(description, sum(self.sizes.values()), "score", scale=True) as bar:
             for done in ordered_map(outcome, (i for i in self.scores() if i[0] in self.groups)):
                 yield done
                 bar.update(len(done[2]))

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from src.dataset.encoding import Encoded, pad_batch
 from src.errors import WagleError
 from src.optim.bitmask import BitMask, Mask
+from src.terminal import Progress
 from src.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from src.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
@@ -97,9 +97,8 @@ def wanda_masks(
     """
     shapes = {name: p.shape for name, p in model.named_parameters()}
     masks = {r: {name: BitMask.full(shape, True) for name, shape in shapes.items()} for r in ratios}
-    for name, module in tqdm(
-        block_linears(model).items(), desc="wanda", unit="layer", disable=None
-    ):
+    linears = block_linears(model)
+    for name, module in Progress("wanda", len(linears), "layer").over(linears.items()):
         transposed = isinstance(module, Conv1D)  # stored (in, out)
         weight = module.weight.detach()
         if transposed:
@@ -188,9 +187,8 @@ def measure_input_norms(
     was_training = model.training
     model.eval()
     try:
-        for start in tqdm(
-            range(0, len(examples), rows), desc="activations", unit="batch", disable=None
-        ):
+        starts = range(0, len(examples), rows)
+        for start in Progress("activations", len(starts), "batch").over(starts):
             batch = pad_batch(examples[start : start + rows], pad_token_id)
             batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
             real = batch["attention_mask"].reshape(-1).bool()

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 import xxhash
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from src.errors import WagleError
 from src.loggers.files import replacing
 from src.optim.threads import ordered_map
+from src.terminal import Progress, say
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}
@@ -170,9 +170,7 @@ class TensorFile:
 
         digest = xxhash.xxh3_128(header)
         blocks = range(self._data, os.fstat(descriptor).st_size, _BLOCK)
-        with tqdm(
-            desc=f"checking {self.path.name}", total=len(blocks), unit="MiB", disable=None
-        ) as bar:
+        with Progress(f"checking {self.path.name}", len(blocks), "MiB") as bar:
             for part in ordered_map(of_block, blocks):
                 digest.update(part)
                 bar.update()
@@ -212,7 +210,7 @@ def cached_tensors(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tqdm.write(f"another process is using {path}: waiting for it")
+        say(f"another process is using {path}: waiting for it")
         lock.acquire()
     try:
         stored = _stored(path, fingerprint)
@@ -235,11 +233,11 @@ def _stored(path: Path, fingerprint: str) -> TensorFile | None:
     try:
         file = TensorFile(path)
         if file.metadata.get("fingerprint") != fingerprint:
-            tqdm.write(f"{path} was made from another model, data or settings: making it anew")
+            say(f"{path} was made from another model, data or settings: making it anew")
             return None
         file.verify()
     except WagleError as error:
-        tqdm.write(f"{error}: making it anew")
+        say(f"{error}: making it anew")
         return None
-    tqdm.write(f"using {path}")
+    say(f"using {path}")
     return file
