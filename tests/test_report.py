@@ -171,11 +171,13 @@ def test_reading_a_run(folders):
 def test_folders_without_a_finished_run_say_why(tmp_path):
     folder = write_run(tmp_path / "a", "GA+FT")
     (folder / "results.json").unlink()
-    with pytest.raises(WagleError, match="not finished: its status is 'finished'"):
+    with pytest.raises(WagleError, match="not finished: its results"):
         read_run(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "error": "OSError: disk full"}))
-    with pytest.raises(WagleError, match="not finished: OSError: disk full"):
+    (folder / "manifest.json").write_text(
+        json.dumps({**manifest, "status": "failed", "error": "OSError: disk full"})
+    )
+    with pytest.raises(WagleError, match="not finished: failed: OSError: disk full"):
         read_run(folder)
     (folder / "manifest.json").write_text('{"status": ')
     with pytest.raises(WagleError, match="cannot be read as JSON"):

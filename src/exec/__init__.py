@@ -3,7 +3,7 @@
 import os
 import sys
 
-if not sys.stderr.isatty():
+if sys.stderr is None or not sys.stderr.isatty():
     # Libraries draw their bars into log files otherwise; they read these when they are imported,
     # which is after this package.
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.errors import ConfigError
 from src.exec.entry import run_main
-from src.terminal import say
+from src.terminal import plain, say, show_table
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,7 +22,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="report.py", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders, or folders with run folders below; what has not finished is left out",
+    )
+    parser.add_argument("--list", action="store_true", help="list the runs, and write no page")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page"
     )
@@ -35,17 +42,23 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     folders = [*options.runs, *([options.original] if options.original else [])]
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
         raise ConfigError(f"there is no folder {', '.join(missing)}; give folders of finished runs")
-    from src.reporting.page import write_report
-    from src.reporting.runs import read_runs
+    from src.reporting.runs import find_run_folders, list_runs, read_run, read_runs
 
-    distinct = {folder.resolve(): folder for folder in folders}
-    runs = read_runs(list(distinct.values()))
+    found = find_run_folders(folders)
+    if options.list:
+        _print_list(list_runs(found))
+        return 0
+    from src.reporting.page import write_report
+
+    runs = read_runs(found)
     original = None
     if options.original:
-        original = runs[list(distinct).index(options.original.resolve())]
+        read_run(options.original)  # it must not be left out
+        given = options.original.resolve()
+        original = next(run for run in runs if run.folder.resolve() == given)
         if not original.is_original:
             raise ConfigError(
                 f"--original {options.original} is a run of {original.method}; give one with "
@@ -54,6 +67,18 @@ def main(argv: Sequence[str]) -> int:
     write_report(runs, options.output, original)
     say(f"report: {options.output}")
     return 0
+
+
+def _print_list(rows: Iterable[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("run", "began", "what it is", "UE Avg", "UT Avg"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    show_table(table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ class Logger:
     """Keeps nothing (``overall.logger none``); the base of the loggers that do.
 
     The life of a run: ``start``, any number of ``log_step``, ``save`` and ``save_figure``,
-    then ``finish``, or ``fail`` when an error ended it.
+    then ``finish``, or ``fail`` when an error or a signal ended it.
 
     Attributes:
         folder: the run folder, ``None`` when nothing is kept.
@@ -21,13 +21,24 @@ class Logger:
 
     folder: Path | None = None
 
-    def start(self, config: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+    def start(
+        self, config: dict[str, Any], fingerprint: str, *, wants_model: bool = False
+    ) -> dict[str, Any] | None:
         """Open the run.
+
+        Args:
+            config: all keys, nested.
+            fingerprint: of what decides the results.
+            wants_model: a finished run without a saved model is to be run again.
 
         Returns:
             The results of an earlier, finished run with the same name and configuration; there is
             nothing left to do then. Otherwise ``None``.
         """
+        return None
+
+    def load(self, name: str) -> Any | None:
+        """A document that an earlier attempt at this very run has kept; ``None``: there is none."""
         return None
 
     def log_step(self, entry: dict[str, float]) -> None:

@@ -174,6 +174,18 @@ def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
     write_text(path, text + "\n", durable=durable)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        WagleError: it cannot be read, or is no JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WagleError(f"{path} cannot be read as JSON: {error}") from error
+
+
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a UTF-8 text file that is complete or not there.
 

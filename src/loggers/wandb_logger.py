@@ -32,14 +32,16 @@ class WandbLogger(Logger):
         self._project = project
         self._mode = mode
 
-    def start(self, config: dict[str, Any], fingerprint: str) -> dict[str, Any] | None:
+    def start(
+        self, config: dict[str, Any], fingerprint: str, *, wants_model: bool = False
+    ) -> dict[str, Any] | None:
         """Claim the folder, then open the wandb run.
 
         Raises:
             ConfigError: the folder holds another configuration's run, or is in use.
             WagleError: wandb cannot be reached, or knows no key.
         """
-        earlier = self._files.start(config, fingerprint)
+        earlier = self._files.start(config, fingerprint, wants_model=wants_model)
         if earlier is not None:
             return earlier
         try:
@@ -59,6 +61,10 @@ class WandbLogger(Logger):
                 "here until `wandb sync`, or --overall.logger json to do without it"
             ) from error
         return None
+
+    def load(self, name: str) -> Any | None:
+        """A document that an earlier attempt at this very run has kept."""
+        return self._files.load(name)
 
     def log_step(self, entry: dict[str, float]) -> None:
         """Record one entry, as curves over its ``step``."""

@@ -6,7 +6,6 @@ is read off the run folders alone; killing this process at any moment loses noth
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -19,8 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from src.errors import ConfigError
-from src.loggers.json_logger import MANIFEST, RESULTS, in_use
+from src.errors import ConfigError, Terminated, WagleError
+from src.loggers.folder_lock import in_use
+from src.loggers.run_folder import MANIFEST, is_finished, read_manifest
 from src.reporting.plan import PlannedRun
 from src.terminal import say
 
@@ -64,10 +64,9 @@ def command_of(run: PlannedRun) -> list[str]:
 def find_finished(root: Path) -> dict[str, Path]:
     """Folders of the finished runs below ``root``, by their configurations' fingerprints."""
     finished = {}
-    for results in sorted(root.rglob(RESULTS)):
-        manifest = _manifest(results.parent)
-        if "fingerprint" in manifest:
-            finished[manifest["fingerprint"]] = results.parent
+    for path in sorted(root.rglob(MANIFEST)):
+        if is_finished(path.parent):
+            finished[read_manifest(path.parent).get("fingerprint")] = path.parent
     return finished
 
 
@@ -116,13 +115,8 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
             signal.signal(kind, handler)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds a finished run."""
-    return (folder / RESULTS).is_file()
-
-
 def _interrupt(kind: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt if kind == signal.SIGINT else Terminated(signal.Signals(kind))
 
 
 def _stop(jobs: Sequence[Job]) -> None:
@@ -144,13 +138,11 @@ def _failure(folder: Path, since: float) -> str:
     path = folder / MANIFEST
     if not path.is_file() or path.stat().st_mtime < since:  # an earlier attempt's
         return ""
-    lines = str(_manifest(folder).get("error", "")).strip().splitlines()
+    try:
+        lines = str(read_manifest(folder).get("error", "")).strip().splitlines()
+    except WagleError as error:
+        return str(error)
     return lines[0][:300] if lines else ""
-
-
-def _manifest(folder: Path) -> Mapping[str, object]:
-    path = folder / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 # ------------------------------------------------------------------------------- this machine

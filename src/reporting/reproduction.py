@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.errors import WagleError
 from src.loggers.files import write_text
 from src.reporting.executor import Start, execute, find_finished
 from src.reporting.figures import draw_ratio_sweep, draw_tradeoff, write_figure
@@ -52,7 +53,10 @@ class Reproduction:
         self.failures: dict[str, str] = {}
         self._known: dict[str, Run] = {}
         for fingerprint, folder in find_finished(output / "runs").items():
-            self._known[fingerprint] = read_run(folder)
+            try:
+                self._known[fingerprint] = read_run(folder)
+            except WagleError as error:
+                say(f"to be run again: {error}", sys.stderr)
 
     @property
     def missing(self) -> list[PlannedRun]:

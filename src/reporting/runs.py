@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +11,19 @@ from typing import Any
 
 from src.config import METHOD_ALIASES
 from src.errors import WagleError
-from src.loggers.json_logger import CONFIG, MANIFEST, RESULTS, TRAINING_LOG
+from src.loggers.folder_lock import in_use
+from src.loggers.run_folder import (
+    CONFIG,
+    FINISHED,
+    MANIFEST,
+    RESULTS,
+    TRAINING_LOG,
+    flatten,
+    read_document,
+    read_manifest,
+)
 from src.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
+from src.terminal import say
 
 _METHOD_NAMES = {"origin": ORIGINAL, **{name: alias for alias, name in METHOD_ALIASES.items()}}
 _MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
@@ -73,40 +84,88 @@ class Run:
 
     def document(self, name: str) -> Any | None:
         """The content of another document of the run, such as ``tofu.json``, if it is there."""
-        path = self.folder / name
-        return _read(path) if path.is_file() else None
+        if not (self.folder / name).is_file():
+            return None
+        return read_document(self.folder, name, self.manifest)
+
+
+def find_run_folders(folders: Sequence[Path]) -> list[Path]:
+    """The run folders among these, and those below the ones that are none themselves."""
+    found = []
+    for folder in folders:
+        below = [folder] if (folder / MANIFEST).is_file() else _below(folder)
+        found += below or [folder]
+    return list({folder.resolve(): folder for folder in found}.values())
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob(MANIFEST))
 
 
 def read_run(folder: Path, title: str | None = None) -> Run:
     """Read a finished run's folder; the title is the folder's name unless given.
 
     Raises:
-        WagleError: there is no such folder, the run is not finished, or a file is damaged.
+        WagleError: there is no such folder, the run is not finished, or a file is damaged or no
+            run's; the message names it.
     """
-    if not (folder / MANIFEST).is_file():
-        raise WagleError(f"{folder} is no run folder: it has no {MANIFEST}")
-    manifest = _read(folder / MANIFEST)
-    if not (folder / RESULTS).is_file():
-        reason = manifest.get("error", f"its status is {manifest.get('status')!r}")
-        raise WagleError(f"the run in {folder} is not finished: {reason}")
+    manifest = read_manifest(folder)
+    if manifest.get("status") != FINISHED or not (folder / RESULTS).is_file():
+        raise WagleError(f"the run in {folder} is not finished: {_state(folder, manifest)}")
     log = folder / TRAINING_LOG
-    return Run(
+    run = Run(
         title=title or folder.resolve().name,
         folder=folder,
-        config=dict(_flatten(_read(folder / CONFIG))),
-        results=_read(folder / RESULTS),
+        config=dict(flatten(_sections(folder, CONFIG, manifest))),
+        results=_sections(folder, RESULTS, manifest),
         manifest=manifest,
-        log=_read(log) if log.is_file() else [],
+        log=read_document(folder, TRAINING_LOG, manifest) if log.is_file() else [],
     )
+    for name, part, keys in (
+        (CONFIG, run.config, ("unlearn.use_lora", "unlearn.mask_path", "unlearn.score_type")),
+        (RESULTS, run.results, ("task", "method", "density", "seed")),
+        (MANIFEST, run.manifest, ("seconds",)),
+    ):
+        missing = [key for key in keys if key not in part]
+        if missing:
+            raise WagleError(f"{folder / name} is not of a run: it lacks {', '.join(missing)}")
+    return run
+
+
+def _sections(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    document = read_document(folder, name, manifest)
+    if not isinstance(document, dict):
+        raise WagleError(f"{folder / name} is not of a run: it holds no object")
+    return document
+
+
+def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """What has become of a run that has not finished, in one line."""
+    status = manifest.get("status")
+    if status == "running" and not in_use(folder):
+        return "its process has ended without a word"
+    if status == FINISHED:
+        return f"its {RESULTS} is missing"
+    reason = str(manifest.get("error", "")).strip().partition("\n")[0]
+    return f"{status}: {reason}" if reason else str(status)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read finished runs and title each by its method and mask, and by what else sets them apart.
 
+    Folders of runs that have not finished, or are damaged, are left out with a note each.
+
     Raises:
-        WagleError: as :func:`read_run`.
+        WagleError: no run is left.
     """
-    runs = [read_run(folder) for folder in folders]
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except WagleError as error:
+            say(f"left out: {error}", sys.stderr)
+    if not runs:
+        raise WagleError("none of these folders holds a finished run")
     titles = [_title(run) for run in runs]
     for detail in (_ratio, _seed, lambda run: str(run.folder)):
         details = [detail(run) for run in runs]
@@ -120,6 +179,25 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
 
 
+def list_runs(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+    """Of each run: its folder, when it began, its state, and its main numbers where it has any."""
+    for folder in folders:
+        started, numbers = "", []
+        try:
+            manifest = read_manifest(folder)
+            started = str(manifest.get("started", ""))[:16].replace("T", " ")
+            if manifest.get("status") == FINISHED:
+                run = read_run(folder)
+                state = f"{_title(run)}, {_ratio(run)}, {_seed(run)}"
+                shown = [run.results.get(name) for name in ("UE Avg", "UT Avg")]
+                numbers = [f"{x:.3f}" if isinstance(x, float) else "" for x in shown]
+            else:
+                state = _state(folder, manifest)
+        except WagleError as error:
+            state = str(error)
+        yield (str(folder), started, state, *(numbers or ("", "")))
+
+
 def _title(run: Run) -> str:
     return f"{run.method}+{run.mask}" if run.mask not in ("", DENSE) else run.method
 
@@ -130,18 +208,3 @@ def _ratio(run: Run) -> str:
 
 def _seed(run: Run) -> str:
     return f"seed {run.results['seed']}"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WagleError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in nested.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
