@@ -48,7 +48,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or "status" not in manifest:
         raise WagleError(f"{path} is no manifest of a run")
     checksum = manifest.pop("checksum", None)
-    if "documents" in manifest and checksum != _checksum(manifest):  # older runs have neither
+    older = checksum is None and "documents" not in manifest
+    if not older and checksum != _checksum(manifest):
         raise WagleError(f"{path} is damaged: its checksum is wrong")
     return manifest
 
