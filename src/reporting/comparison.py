@@ -39,8 +39,7 @@ def comparison_table(runs: Sequence[Run], path: Path) -> None:
     show_table(table)
     lines = [heads, ["---"] * len(heads), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    write_text(path, text + "
-")
+    write_text(path, text + "\n")
     say(f"table: {path}")
 
 
