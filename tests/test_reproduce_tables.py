@@ -21,6 +21,7 @@ from src.config import load_config
 from src.dataset.demo_benchmark import make_benchmark
 from src.errors import ConfigError
 from src.exec import reproduce_tables
+from src.loggers import JsonLogger
 from src.reporting import executor, reproduction
 from src.reporting.plan import MUS, RATIOS, STUDIES, TASKS, Request, Row, plan_runs
 from src.reporting.tables import (
@@ -394,7 +395,7 @@ if logger.start(config.as_dict(), config.fingerprint()) is None:
     except BaseException as error:
         logger.fail(error, manifest)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
-    results = dict(method=config["unlearn.unlearn_method"], seed=seed)
+    results = dict(task="tofu", method=config["unlearn.unlearn_method"], density=1.0, seed=seed)
     results |= {{name: seed / 10 for name in ("UE Avg", "UT Avg")}}
     logger.finish(results, manifest)
 """
@@ -509,8 +510,9 @@ def test_never_more_runs_than_slots(paper):
         def ended(self):
             self.polls += 1
             if self.polls == 2 + len(self.run.title) % 3:
-                self.run.folder.mkdir(parents=True)
-                (self.run.folder / "results.json").write_text("{}")
+                logger = JsonLogger(self.run.folder)
+                logger.start({}, self.run.fingerprint)
+                logger.finish({}, {})
                 running.discard(self)
             return self not in running
 
@@ -582,16 +584,16 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(paper):
     assert not list(Path("out").rglob("*.partial"))
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_interruptions_reach_the_runs(paper, kind):
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruptions_reach_the_runs(paper, kind, status):
     argv = arguments(paper, "--seeds", "1", "2", "--unlearn.max_steps", "600", "--jobs", "2")
     process = start_driver(argv, stderr=subprocess.PIPE)
     wait_until(lambda: len(list(Path("out").rglob("GradDiff*/*/environment.json"))) == 2)
     process.send_signal(kind)
     process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == status
     manifests = [json.loads(p.read_text()) for p in Path("out").rglob("GradDiff*/*/manifest.json")]
-    assert [m["error"] for m in manifests] == ["KeyboardInterrupt: "] * 2
+    assert [m["status"] for m in manifests] == ["interrupted"] * 2
     assert "unfinished: 2 runs" in Path("out/tofu.md").read_text()
 
 
