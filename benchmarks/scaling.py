@@ -99,7 +99,7 @@ def run(case: str, data_dir: Path) -> dict[str, float]:
         if "offload" in options:
             _attribute(model, dataset, str(options["offload"]), Path(work_dir))
         else:
-            _train(model, tokenizer, dataset, options, Path(work_dir))
+            _train(model, tokenizer, dataset, options)
     return {
         "bytes": (resident("VmHWM") - runtime) / model.num_parameters(),
         "seconds": time.perf_counter() - start,
@@ -119,12 +119,13 @@ def _attribute(model, dataset, offload: str, folder: Path) -> None:
     cached_gradient_sums(model, {"forget": examples}, settings, folder / "sums")
 
 
-def _train(model, tokenizer, dataset, options: dict[str, object], folder: Path) -> None:
+def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
     import torch
 
     from src.optim.bitmask import BitMask
+    from src.training.schedule import Plan
     from src.unlearn.objectives import OBJECTIVES
-    from src.unlearn.trainer import TrainingSettings, UnlearnTrainer
+    from src.unlearn.training import UnlearnSettings, unlearn
 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -133,21 +134,24 @@ def _train(model, tokenizer, dataset, options: dict[str, object], folder: Path) 
         name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < options["ratio"])
         for name, p in model.named_parameters()
     }
-    settings = TrainingSettings(
+    settings = UnlearnSettings(
         lr=1e-5,
         weight_decay=0.0,
-        num_epochs=1,
-        max_steps=STEPS,
-        batch_size=1,
-        gradient_accumulation_steps=1,
         seed=0,
         mask_enforcement=str(options.get("enforcement", "optimizer")),
         master_weights=bool(options.get("masters", True)),
     )
+    plan = Plan.make(
+        len(dataset),
+        batch_size=1,
+        accumulation=1,
+        num_epochs=1,
+        max_steps=STEPS,
+        whole_epochs=False,
+    )
     objective = OBJECTIVES["GA+FT"](gamma=1.0)
-    UnlearnTrainer(
-        model, tokenizer, dataset, objective, mask, None, settings, work_dir=folder
-    ).train()
+    pad = tokenizer.pad_token_id
+    unlearn(model, dataset, objective, mask, None, plan, settings, pad_token_id=pad)
 
 
 def main() -> None:

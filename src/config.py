@@ -320,6 +320,9 @@ UNLEARN_KEYS = (
         ("sophia_params.rho", _POSITIVE, 0.03, "where updates are clipped"),
         ("resume_path", _FOLDER, None, "evaluate this saved model; nothing is trained"),
         ("max_steps", Steps(), -1, "optimizer steps; -1: num_epochs decides"),
+        ("step_formula", Choice("published", "whole_epochs"), "published",
+         "steps of num_epochs; whole_epochs: every row in every epoch, as in fine-tuning; "
+         "published: num_epochs * rows // (batch_size * accumulation)"),
         ("use_lora", Flag(), False, "train LoRA adapters, merged into the weights when saved"),
         ("mask_enforcement", Choice("optimizer", "gradient"), "optimizer",
          "gradient: as published, weights outside the mask still decay"),
@@ -385,6 +388,8 @@ FINE_TUNE_KEYS = (
         ("weight_decay", _RATE, 0.01, "decoupled weight decay"),
         ("batch_size", _COUNT, 8, "examples per batch"),
         ("gradient_accumulation_steps", _COUNT, 1, "batches per optimizer step"),
+        ("master_weights", Flag(), None,
+         "float32 copy of the weights; not set: where the dtype is 16-bit"),
         ("warmup_ratio", Float(at_least=0, at_most=1), 0.05, "share of the steps to warm up in"),
         ("output_dir", _FOLDER, REQUIRED, "where the model goes"),
         ("from_scratch", Flag(), False, "build the demo's tiny Llama instead of loading a model"),

@@ -16,7 +16,6 @@ from src.dataset.pairing import (
     MISMATCHED,
     REFUSAL,
     RETAIN,
-    EpochSampler,
     PairCollator,
     UnlearnDataset,
     draw_forget_rows,
@@ -156,16 +155,14 @@ def test_pairing_is_a_function_of_seed_epoch_and_index(tokenizer):
 def test_loader_workers_do_not_change_batches(tokenizer, workers):
     def batches(workers):
         dataset = make_dataset(tokenizer)
-        sampler = EpochSampler(len(dataset), seed=0)
-        loader = DataLoader(
-            dataset,
-            batch_size=4,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=PairCollator(dataset, tokenizer.pad_token_id),
-        )
         for epoch in range(2):
-            sampler.set_epoch(epoch)
+            loader = DataLoader(
+                dataset,
+                batch_size=4,
+                sampler=dataset.order(epoch),
+                num_workers=workers,
+                collate_fn=PairCollator(dataset, tokenizer.pad_token_id),
+            )
             for batch in loader:
                 yield texts(tokenizer, batch, FORGET), texts(tokenizer, batch, RETAIN)
 

@@ -16,15 +16,17 @@ import torch
 from src.config import METHODS
 from src.model.fine_tuning import FineTuneSettings, fine_tune
 from src.model.lora import add_lora, merge_lora, without_lora
+from src.training.optimizer import SophiaSettings
+from src.training.schedule import Plan
 from src.unlearn.reference import SwappedWeights
-from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
+from src.unlearn.training import UnlearnSettings, unlearn
 from tests.conftest import make_model
 from tests.test_training import encode, make_dataset, make_mask, make_objective
 
 RECORDS = Path(__file__).parent / "fixtures" / "training.json"
 # 7 rows in batches of 2: each epoch has a window of three batches and one of a single row, and the
 # published formula makes 4 steps of 4 epochs.
-RECIPE = {"num_epochs": 4, "max_steps": -1, "batch_size": 2, "gradient_accumulation_steps": 3}
+LENGTH = {"num_epochs": 4, "batch_size": 2, "accumulation": 3}
 TRAINED = [method for method in METHODS if method != "origin"]
 VARIANTS = {
     "lora": {"lora": True},
@@ -39,7 +41,7 @@ CASES = [
 ]
 
 
-def run_unlearning(case, tmp_path, tokenizer):
+def run_unlearning(case):
     method, *rest = case.split("/")
     variant = dict(VARIANTS.get(rest[0], {}))
     lora = variant.pop("lora", False)
@@ -50,8 +52,8 @@ def run_unlearning(case, tmp_path, tokenizer):
     dataset = make_dataset(objective, model)
     mask = None if lora or rest[0] == "dense" else make_mask(model)
     settings = {
-        **{"lr": 3e-3, "weight_decay": 0.1, "seed": 5, "mask_enforcement": "optimizer"},
-        **{"master_weights": dtype == "bfloat16", **RECIPE, **variant},
+        **{"lr": 3e-3, "weight_decay": 0.1, "seed": 0, "mask_enforcement": "optimizer"},
+        **{"master_weights": dtype == "bfloat16", **variant},
     }
     torch.manual_seed(0)
     trained = add_lora(model) if lora else model
@@ -61,29 +63,21 @@ def run_unlearning(case, tmp_path, tokenizer):
         reference = SwappedWeights(trained, None if drifts else mask)
     if lora:
         reference = lambda: without_lora(trained)  # noqa: E731
-    trainer = UnlearnTrainer(
-        trained,
-        tokenizer,
-        dataset,
-        objective,
-        mask,
-        reference,
-        TrainingSettings(**settings),
-        work_dir=tmp_path,
-    )
-    trainer.train()
-    return before, merge_lora(trained) if lora else model, trainer.state.log_history
+    plan = Plan.make(len(dataset), whole_epochs=False, **LENGTH)
+    settings = UnlearnSettings(**settings)
+    log = unlearn(trained, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
+    return before, merge_lora(trained) if lora else model, log
 
 
-def run_fine_tuning(case, tmp_path, tokenizer):
+def run_fine_tuning(case):
     dtype = "bfloat16" if case.endswith("bfloat16") else "float32"
     model = make_model().to(getattr(torch, dtype))
     before = flat(model)
-    recipe = {**RECIPE, "max_steps": 3 if case.endswith("max_steps") else -1}
-    settings = FineTuneSettings(lr=3e-3, weight_decay=0.1, warmup_ratio=0.3, seed=5, **recipe)
+    steps = 3 if case.endswith("max_steps") else -1
+    plan = Plan.make(7, whole_epochs=True, warmup=0.3, max_steps=steps, **LENGTH)
+    settings = FineTuneSettings(lr=3e-3, weight_decay=0.1, seed=5, master_weights=False)
     rows = [encode(row) for row in range(7)]
-    log = fine_tune(model, tokenizer, rows, settings, work_dir=tmp_path)
-    return before, model, log
+    return before, model, fine_tune(model, rows, plan, settings, pad_token_id=2)
 
 
 def flat(model) -> torch.Tensor:
@@ -99,19 +93,19 @@ def digest(before: torch.Tensor, after: torch.Tensor) -> list[float]:
     return [float(update.norm()), *(signs @ update).tolist()]
 
 
-def run(case, tmp_path, tokenizer):
+def run(case):
     runner = run_fine_tuning if case.startswith("fine-tuning") else run_unlearning
-    before, model, log = runner(case, tmp_path, tokenizer)
+    before, model, log = runner(case)
     steps = [entry for entry in log if "loss" in entry]
     curves = {key: [e[key] for e in steps] for key in ("loss", "grad_norm", "learning_rate")}
     return {**curves, "update": digest(before, flat(model))}, model
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_goes_as_recorded(case, tmp_path, tokenizer):
+def test_training_goes_as_recorded(case):
     """float32 to a few parts in a thousand (AdamW magnifies rounding where gradients vanish)."""
     expected = json.loads(RECORDS.read_text())[case]
-    found, _ = run(case, tmp_path, tokenizer)
+    found, _ = run(case)
     assert found["learning_rate"] == pytest.approx(expected["learning_rate"], rel=1e-12)
     rough = case.endswith(("bfloat16", "published"))
     assert found["loss"] == pytest.approx(expected["loss"], rel=2e-2 if rough else 1e-4)

@@ -1,4 +1,4 @@
-"""Objectives through the trainer on a tiny model: what moves, what stays, and what a step sees."""
+"""Objectives through training on a tiny model: what moves, what stays, and what a step sees."""
 
 from __future__ import annotations
 
@@ -10,27 +10,22 @@ import torch
 
 from src.config import METHODS
 from src.dataset.encoding import IGNORED, Encoded, pad_batch
-from src.dataset.pairing import EpochSampler, PairCollator, UnlearnDataset
+from src.dataset.pairing import PairCollator, UnlearnDataset
 from src.errors import WagleError
 from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask
 from src.optim.sophia import SophiaG, sample_labels
+from src.training.optimizer import SophiaSettings
+from src.training.schedule import Plan
+from src.unlearn import training
 from src.unlearn.objectives import OBJECTIVES
 from src.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
 from src.unlearn.reference import SwappedWeights, reference_losses
-from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
+from src.unlearn.training import UnlearnSettings, unlearn
 from tests.conftest import VOCABULARY, make_model
 
-SETTINGS = TrainingSettings(
-    lr=1e-2,
-    weight_decay=0.1,
-    num_epochs=1,
-    max_steps=3,
-    batch_size=2,
-    gradient_accumulation_steps=2,
-    seed=0,
-    mask_enforcement="optimizer",
-    master_weights=False,
+SETTINGS = UnlearnSettings(
+    lr=1e-2, weight_decay=0.1, seed=0, mask_enforcement="optimizer", master_weights=False
 )
 SOPHIA = SophiaSettings(betas=(0.9, 0.95), rho=0.03)
 ROWS = 7
@@ -77,32 +72,46 @@ def make_objective(method):
     return OBJECTIVES[method](**{name: values[name] for name in fields})
 
 
-def make_trainer(model, tokenizer, tmp_path, method, *, mask=None, reference=None, **changes):
+def train(model, method, *, mask=None, reference=None, max_steps=3, **changes):
+    """Unlearn for some steps of two batches of two rows; returns the log."""
     objective = make_objective(method)
     if objective.needs_reference_model and reference is None:
         reference = SwappedWeights(model, mask)
     dataset = make_dataset(objective, model)
-    settings = replace(SETTINGS, **changes)
-    return UnlearnTrainer(
-        model, tokenizer, dataset, objective, mask, reference, settings, work_dir=tmp_path
+    plan = Plan.make(
+        ROWS, batch_size=2, accumulation=2, num_epochs=1, max_steps=max_steps, whole_epochs=False
     )
+    settings = replace(SETTINGS, **changes)
+    return unlearn(model, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
 
 
-def batches(trainer, objective):
+@pytest.fixture
+def optimizers(monkeypatch):
+    """The optimizers that training makes."""
+    made = []
+    make = training.make_optimizer
+
+    def keep(*args, **options):
+        made.append(make(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(training, "make_optimizer", keep)
+    return made
+
+
+def batches(objective):
     """The batches of the first epoch, put together by hand."""
     dataset = make_dataset(objective, make_model())
-    collate, keys = PairCollator(dataset, 2), list(EpochSampler(ROWS, SETTINGS.seed))
+    collate, keys = PairCollator(dataset, 2), dataset.order(0)
     return [collate([dataset[key] for key in keys[i : i + 2]]) for i in range(0, ROWS, 2)]
 
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "origin"])
-def test_every_method_trains(model, tokenizer, tmp_path, method, masked):
+def test_every_method_trains(model, method, masked):
     before = copy.deepcopy(dict(model.named_parameters()))
     mask = make_mask(model) if masked else None
-    trainer = make_trainer(model, tokenizer, tmp_path, method, mask=mask)
-    trainer.train()
-    assert trainer.state.global_step == 3
+    assert train(model, method, mask=mask)[-1]["step"] == 3
     moved = 0
     for name, parameter in model.named_parameters():
         frozen = ~mask[name].to_bool() if masked else torch.zeros(parameter.shape, dtype=bool)
@@ -116,11 +125,11 @@ def test_every_method_trains(model, tokenizer, tmp_path, method, masked):
 
 @pytest.mark.parametrize("method", ["KL", "RMU"])
 @pytest.mark.parametrize("masked", [True, False])
-def test_the_reference_is_the_model_before_training(model, tokenizer, tmp_path, method, masked):
+def test_the_reference_is_the_model_before_training(model, method, masked):
     before = copy.deepcopy(dict(model.named_parameters()))
     mask = make_mask(model) if masked else None
     reference = SwappedWeights(model, mask)
-    make_trainer(model, tokenizer, tmp_path, method, mask=mask, reference=reference).train()
+    train(model, method, mask=mask, reference=reference)
     after = copy.deepcopy(dict(model.named_parameters()))
     with reference() as original:
         assert not original.training
@@ -130,15 +139,14 @@ def test_the_reference_is_the_model_before_training(model, tokenizer, tmp_path, 
         assert torch.equal(parameter, after[name]), name
 
 
-def test_16_bit_weights_with_masters_and_a_reference(tokenizer, tmp_path):
+def test_16_bit_weights_with_masters_and_a_reference(optimizers):
     model = make_model().bfloat16()
     before = copy.deepcopy(dict(model.named_parameters()))
     mask = make_mask(model)
     reference = SwappedWeights(model, mask)
     changes = {"mask": mask, "reference": reference, "master_weights": True}
-    trainer = make_trainer(model, tokenizer, tmp_path, "GA+KL", **changes)
-    trainer.train()
-    state = trainer.optimizer.optimizer.state
+    train(model, "GA+KL", **changes)
+    state = optimizers[0].state
     for name, parameter in model.named_parameters():
         chosen = mask[name].to_bool()
         assert torch.equal(parameter[~chosen], before[name][~chosen]), name
@@ -149,15 +157,12 @@ def test_16_bit_weights_with_masters_and_a_reference(tokenizer, tmp_path):
             assert torch.equal(parameter, before[name]), name
 
 
-def test_lora_with_a_reference(model, tokenizer, tmp_path):
+def test_lora_with_a_reference(model):
     before, ids = make_model(), torch.arange(3, 13)[None]
     adapted = add_lora(model)
     share = adapted_share(adapted)
     weights = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
-    trainer = make_trainer(
-        adapted, tokenizer, tmp_path, "GA+KL", reference=lambda: without_lora(adapted)
-    )
-    trainer.train()
+    train(adapted, "GA+KL", reference=lambda: without_lora(adapted))
     adapted.train()
     with torch.no_grad(), without_lora(adapted) as original:
         assert torch.equal(original(input_ids=ids).logits, before(input_ids=ids).logits)
@@ -180,7 +185,7 @@ def test_lora_with_a_reference(model, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("method", ["GA+KL", "RMU"])
-def test_gradient_checkpointing_changes_nothing(tokenizer, tmp_path, method, lora):
+def test_gradient_checkpointing_changes_nothing(method, lora):
     results, runs = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -193,21 +198,19 @@ def test_gradient_checkpointing_changes_nothing(tokenizer, tmp_path, method, lor
             changes["reference"] = lambda model=model: without_lora(model)
         else:
             changes["mask"] = make_mask(model)
-        make_trainer(model, tokenizer, tmp_path, method, **changes).train()
+        train(model, method, **changes)
         results.append(model)
     assert len(runs[1]) > len(runs[0])  # layers did run again
     for (name, p), q in zip(results[0].named_parameters(), results[1].parameters(), strict=True):
         torch.testing.assert_close(p, q, msg=name)
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_batches(model, tokenizer, tmp_path):
-    trainer = make_trainer(model, tokenizer, tmp_path, "GA+FT", lr=0.0)
-    trainer.train()
+def test_the_loss_of_a_step_is_the_mean_over_its_batches(model):
+    log = train(model, "GA+FT", lr=0.0)
     objective = make_objective("GA+FT")
-    values = [float(objective(model, b, None).detach()) for b in batches(trainer, objective)]
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    values = [float(objective(model, batch, None).detach()) for batch in batches(objective)]
     expected = [sum(values[:2]) / 2, sum(values[2:]) / 2]
-    assert logged[:2] == pytest.approx(expected, rel=1e-3)
+    assert [entry["loss"] for entry in log[:2]] == pytest.approx(expected, rel=1e-5)
 
 
 def test_reference_losses_equal_one_row_at_a_time(model):
@@ -219,16 +222,12 @@ def test_reference_losses_equal_one_row_at_a_time(model):
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(
-    model, tokenizer, tmp_path, masked
-):
+def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(model, optimizers, masked):
     """One step at learning rate 0: h = (1 − β2) · B · ĝ², with ĝ over both views of the batch."""
     mask = make_mask(model) if masked else None
-    trainer = make_trainer(
-        model, tokenizer, tmp_path, "GA+FT", mask=mask, lr=0.0, max_steps=1, sophia=SOPHIA
-    )
-    trainer.train()
-    batch = batches(trainer, trainer.objective)[0]
+    trained = dict(model.named_parameters())
+    train(model, "GA+FT", mask=mask, lr=0.0, max_steps=2, sophia=SOPHIA)
+    batch = batches(make_objective("GA+FT"))[0]
     generator = torch.Generator().manual_seed(SETTINGS.seed)
     total, count = 0, 0
     model = make_model().train()
@@ -239,8 +238,7 @@ def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(
         total = total + (example_cross_entropy(logits, labels) * lengths).sum()
         count += int(lengths.sum())
     (total / count).backward()
-    state = trainer.optimizer.optimizer.state
-    trained = dict(trainer.model.named_parameters())
+    state = optimizers[0].state
     for name, parameter in model.named_parameters():
         if trained[name] not in state:
             assert masked
@@ -250,12 +248,13 @@ def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(
         torch.testing.assert_close(state[trained[name]]["hessian"], expected, rtol=1e-4, atol=1e-9)
 
 
-def test_sophia_refreshes_every_ten_steps_and_repeats(tokenizer, tmp_path, monkeypatch):
+def test_sophia_refreshes_every_ten_steps_and_repeats(monkeypatch):
     refreshed, models = [], []
     update = SophiaG.update_hessian
 
     def count(optimizer, size):
-        refreshed.append(trainer.state.global_step)
+        state = next(iter(optimizer.state.values()), {"step": 0})
+        refreshed.append(int(state["step"]))
         update(optimizer, size)
 
     monkeypatch.setattr(SophiaG, "update_hessian", count)
@@ -263,22 +262,19 @@ def test_sophia_refreshes_every_ten_steps_and_repeats(tokenizer, tmp_path, monke
         models.append(make_model())
         torch.manual_seed(repetition)
         mask = make_mask(models[-1])
-        options = {"mask": mask, "max_steps": 11, "sophia": sophia}
-        trainer = make_trainer(models[-1], tokenizer, tmp_path, "GA+FT", **options)
-        trainer.train()
+        train(models[-1], "GA+FT", mask=mask, max_steps=11, sophia=sophia)
         state = torch.get_rng_state()
     assert refreshed == [0, 10, 0, 10]
     for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         assert torch.equal(p, q), name
         frozen = ~mask[name].to_bool()
         assert torch.equal(p[frozen], make_model().get_parameter(name)[frozen]), name
-    trainer = make_trainer(make_model(), tokenizer, tmp_path, "GA+FT", max_steps=11, sophia=SOPHIA)
-    trainer.train()
+    train(make_model(), "GA+FT", max_steps=11, sophia=SOPHIA)
     assert torch.equal(torch.get_rng_state(), state)  # the draws leave torch's own state alone
 
 
 @pytest.mark.parametrize("enforcement", ["optimizer", "gradient"])
-def test_a_mask_that_selects_nothing_is_refused(model, tokenizer, tmp_path, enforcement):
+def test_a_mask_that_selects_nothing_is_refused(model, enforcement):
     mask = {name: BitMask.full(p.shape, False) for name, p in model.named_parameters()}
     with pytest.raises(WagleError, match="selects no weight"):
-        make_trainer(model, tokenizer, tmp_path, "GA", mask=mask, mask_enforcement=enforcement)
+        train(model, "GA", mask=mask, mask_enforcement=enforcement)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from src.dataset.encoding import IGNORED, Encoded, pad_batch
 from src.errors import ConfigError
@@ -52,7 +52,7 @@ class UnlearnDataset(Dataset):
         refusals: sentences to draw from, one per forget row, once; these two are needed for the
             ``refusal`` view only.
         views: which views an item has.
-        seed: of the pairing and of the drawn refusals.
+        seed: of the pairing, the order and the drawn refusals.
     """
 
     def __init__(
@@ -86,6 +86,12 @@ class UnlearnDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Encoded | int]:
         _, index = key
         return {"index": index, **{view: self.example(view, key) for view in self.views}}
+
+    def order(self, epoch: int) -> list[tuple[int, int]]:
+        """The keys of an epoch's items, shuffled; a function of ``(seed, epoch)`` alone."""
+        indices = list(range(len(self)))
+        random.Random(f"order {self.seed} {epoch}").shuffle(indices)
+        return [(epoch, index) for index in indices]
 
     def example(self, view: str, key: tuple[int, int]) -> Encoded:
         """One view of the item at ``key = (epoch, index)``."""
@@ -129,27 +135,3 @@ class PairCollator:
             if view in self.dataset.reference_losses:
                 batch[view]["reference_loss"] = self.dataset.reference_losses[view][index]
         return batch
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """A permutation of ``range(length)`` that depends on ``(seed, epoch)`` only.
-
-    Yields ``(epoch, index)``, the addresses of :class:`UnlearnDataset`.
-    """
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop at the start of every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = list(range(self.length))
-        random.Random(f"order {self.seed} {self.epoch}").shuffle(order)
-        return ((self.epoch, index) for index in order)

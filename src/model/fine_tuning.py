@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
+import torch
 from tqdm import tqdm
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from src.config import Config
 from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import load_rows, row_encoder
 from src.dataset.templates import resolve_template
 from src.errors import ConfigError
-from src.loggers.files import temporary_folder
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
+from src.training.loop import Batch, Rows, Window, train
+from src.training.optimizer import make_optimizer
+from src.training.schedule import Plan
+from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
 
 RECORD = "fine_tuning.json"
 """Beside the weights: the configuration that made them, and the training log."""
@@ -35,16 +31,16 @@ RECORD = "fine_tuning.json"
 
 @dataclass(frozen=True)
 class FineTuneSettings:
-    """Hyper-parameters of fine-tuning; ``max_steps`` of -1 means ``num_epochs`` passes."""
+    """The recipe of fine-tuning, beside its length (:class:`Plan`).
+
+    Attributes:
+        master_weights: keep float32 masters of 16-bit weights.
+    """
 
     lr: float
-    num_epochs: int
-    batch_size: int
-    gradient_accumulation_steps: int
     weight_decay: float
-    warmup_ratio: float
-    max_steps: int
     seed: int
+    master_weights: bool
     num_workers: int = 0
 
 
@@ -73,56 +69,44 @@ class EncodedRows:
 
 def fine_tune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     dataset: EncodedRows,
+    plan: Plan,
     settings: FineTuneSettings,
     *,
-    work_dir: Path,
-    callbacks: Sequence[TrainerCallback] = (),
+    pad_token_id: int,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on the labelled tokens of ``dataset``.
 
-    AdamW, linear schedule with warm-up, gradients clipped to norm 1; the loss is the token-mean
-    cross-entropy.
+    AdamW, linear schedule with warm-up, gradients clipped to norm 1; the loss of a step is the mean
+    cross-entropy over all labelled tokens of its window.
 
     Returns:
-        The training log: one dict per logged step.
+        The training log (:func:`src.training.loop.train`).
     """
-    steps_per_epoch = -(-len(dataset) // settings.batch_size)
-    updates = -(-steps_per_epoch // settings.gradient_accumulation_steps) * settings.num_epochs
-    total = settings.max_steps if settings.max_steps > 0 else updates
-    arguments = TrainingArguments(
-        output_dir=str(work_dir),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        num_train_epochs=settings.num_epochs,
-        max_steps=settings.max_steps,
-        learning_rate=settings.lr,
-        weight_decay=settings.weight_decay,
-        warmup_steps=max(1, int(settings.warmup_ratio * total)),
-        lr_scheduler_type="linear",
-        logging_steps=max(1, total // 20),
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=not sys.stderr.isatty(),
+
+    def share(model: PreTrainedModel, batch: Batch, window: Window) -> torch.Tensor:
+        losses, _ = token_losses(forward_logits(model, batch), batch["labels"])
+        return losses.sum() / sum(int(answer_lengths(part["labels"]).sum()) for part in window)
+
+    def order(epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(settings.seed + epoch)
+        return torch.randperm(len(dataset), generator=generator).tolist()
+
+    log = train(
+        model,
+        Rows(dataset, order, partial(pad_batch, pad_token_id=pad_token_id), settings.num_workers),
+        share,
+        make_optimizer(
+            model,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            master_weights=settings.master_weights,
+        ),
+        plan,
         seed=settings.seed,
-        use_cpu=model.device.type == "cpu",
-        dataloader_num_workers=settings.num_workers,
-        dataloader_pin_memory=model.device.type == "cuda",
-        remove_unused_columns=False,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=lambda examples: pad_batch(examples, tokenizer.pad_token_id),
-        callbacks=list(callbacks),
-    )
-    trainer.remove_callback(PrinterCallback)  # the log is returned
-    trainer.train()
     model.eval()
-    return trainer.state.log_history
+    return log
 
 
 def fine_tune_from_config(config: Config) -> Path:
@@ -159,13 +143,20 @@ def fine_tune_from_config(config: Config) -> Path:
     limit = config["finetune.subset_limit"]
     if limit is not None:
         tables = {name: rows.take(min(limit, len(rows))) for name, rows in tables.items()}
+    plan = _plan(config, sum(map(len, tables.values())))
+    tqdm.write(f"training: {plan.describe()}")
     model, tokenizer = _starting_model(config, tables.values())
     template = resolve_template(
         config["dataset.template"], config["overall.model_name"], names[0], tokenizer
     )
     parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
-    with temporary_folder() as work_dir:
-        log = fine_tune(model, tokenizer, EncodedRows(parts), _settings(config), work_dir=work_dir)
+    log = fine_tune(
+        model,
+        EncodedRows(parts),
+        plan,
+        _settings(config, model.dtype),
+        pad_token_id=tokenizer.pad_token_id,
+    )
     save_model(
         model,
         tokenizer,
@@ -198,14 +189,23 @@ def _starting_model(
     )
 
 
-def _settings(config: Config) -> FineTuneSettings:
+def _plan(config: Config, rows: int) -> Plan:
+    return Plan.make(
+        rows,
+        batch_size=config["finetune.batch_size"],
+        accumulation=config["finetune.gradient_accumulation_steps"],
+        num_epochs=config["finetune.num_epochs"],
+        max_steps=config["finetune.max_steps"],
+        whole_epochs=True,
+        warmup=config["finetune.warmup_ratio"],
+    )
+
+
+def _settings(config: Config, dtype: torch.dtype) -> FineTuneSettings:
+    masters = config["finetune.master_weights"]
     return FineTuneSettings(
         lr=config["finetune.lr"],
-        num_epochs=config["finetune.num_epochs"],
-        batch_size=config["finetune.batch_size"],
-        gradient_accumulation_steps=config["finetune.gradient_accumulation_steps"],
         weight_decay=config["finetune.weight_decay"],
-        warmup_ratio=config["finetune.warmup_ratio"],
-        max_steps=config["finetune.max_steps"],
         seed=config["overall.seed"],
+        master_weights=dtype.itemsize == 2 if masters is None else masters,
     )

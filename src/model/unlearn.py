@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from src.config import Config, mask_ratio
 from src.dataset.encoding import encode_answer
@@ -17,7 +18,6 @@ from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import resolve_template
 from src.errors import ConfigError
 from src.loggers import Logger
-from src.loggers.files import temporary_folder
 from src.model.environment import (
     Stopwatch,
     git_commit,
@@ -38,6 +38,8 @@ from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
 from src.terminal import say
+from src.training.optimizer import SophiaSettings
+from src.training.schedule import Plan
 from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.fingerprints import model_fingerprint
 from src.unlearn.mask.gradients import GradientSettings
@@ -46,7 +48,7 @@ from src.unlearn.mask.statistics import ScoreHistogram, density, density_table, 
 from src.unlearn.mask.structure import block_linears
 from src.unlearn.objectives import OBJECTIVES, ReferenceModel
 from src.unlearn.reference import SwappedWeights, reference_losses
-from src.unlearn.trainer import SophiaSettings, TrainingSettings, UnlearnTrainer
+from src.unlearn.training import UnlearnSettings, unlearn
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -111,6 +113,9 @@ class Unlearn:
         if self.trains:
             with self.watch.phase("data"):
                 self.build_dataset()
+                say(f"training: {self.plan.describe()}")
+                if warning := self.plan.warning():
+                    say(f"warning: training {warning}")
             with self.watch.phase("mask"):
                 self.prepare_mask()
             with self.watch.phase("train"):
@@ -192,6 +197,23 @@ class Unlearn:
             refusals=load_refusals(forget_name),
             views=self.objective.views if self.objective else (),
             seed=self.config["overall.seed"],
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How long training is, after :meth:`build_dataset`.
+
+        Raises:
+            ConfigError: nothing would be trained.
+        """
+        config = self.config
+        return Plan.make(
+            len(self.dataset),
+            batch_size=config["dataset.batch_size"],
+            accumulation=config["unlearn.gradient_accumulation_steps"],
+            num_epochs=config["unlearn.num_epochs"],
+            max_steps=config["unlearn.max_steps"],
+            whole_epochs=config["unlearn.step_formula"] == "whole_epochs",
         )
 
     def prepare_mask(self) -> None:
@@ -301,20 +323,17 @@ class Unlearn:
             model = add_lora(model)
             self.adapted_share = adapted_share(model)
         reference = self._reference(model) if self.objective.needs_reference_model else None
-        with temporary_folder() as work_dir:
-            trainer = UnlearnTrainer(
-                model,
-                self.tokenizer,
-                self.dataset,
-                self.objective,
-                self.mask,
-                reference,
-                self._training_settings(),
-                work_dir=work_dir,
-                callbacks=[_TrainingLog(self.logger)],
-            )
-            trainer.train()
-            self.training_log = trainer.state.log_history
+        self.training_log = unlearn(
+            model,
+            self.dataset,
+            self.objective,
+            self.mask,
+            reference,
+            self.plan,
+            self._unlearn_settings(),
+            pad_token_id=self.tokenizer.pad_token_id,
+            on_log=self.logger.log_step,
+        )
         if config["unlearn.use_lora"]:
             self.model = merge_lora(model)
         self.model.eval()
@@ -339,7 +358,7 @@ class Unlearn:
             return "optimizer"
         return self.config["unlearn.mask_enforcement"]
 
-    def _training_settings(self) -> TrainingSettings:
+    def _unlearn_settings(self) -> UnlearnSettings:
         config = self.config
         sophia = None
         if config["unlearn.sophia"]:
@@ -347,13 +366,9 @@ class Unlearn:
             betas = (config[f"{params}.betas_low"], config[f"{params}.betas_high"])
             sophia = SophiaSettings(betas=betas, rho=config[f"{params}.rho"])
         masters = config["unlearn.master_weights"]
-        return TrainingSettings(
+        return UnlearnSettings(
             lr=config["unlearn.lr"],
             weight_decay=config["unlearn.weight_decay"],
-            num_epochs=config["unlearn.num_epochs"],
-            max_steps=config["unlearn.max_steps"],
-            batch_size=config["dataset.batch_size"],
-            gradient_accumulation_steps=config["unlearn.gradient_accumulation_steps"],
             seed=config["overall.seed"],
             mask_enforcement=self._enforcement(),
             master_weights=self.dtype.itemsize == 2 if masters is None else masters,
@@ -420,14 +435,3 @@ class Unlearn:
             "peak_memory_bytes": peak_memory(),
             "peak_memory_bytes_after": self.watch.memory,
         }
-
-
-class _TrainingLog(TrainerCallback):
-    """Passes the Trainer's log on to the run's logger."""
-
-    def __init__(self, logger: Logger) -> None:
-        self.logger = logger
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs:
-            self.logger.log_step({"step": state.global_step, **logs})

@@ -229,6 +229,17 @@ class PackedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{of} was saved {word} master weights; set master_weights alike")
 
 
+def multiply_by_mask(tensor: torch.Tensor, mask: BitMask) -> None:
+    """Set what the mask does not select to zero, in place, unpacking a chunk of it at a time.
+
+    Args:
+        tensor: contiguous, of the mask's shape and on its device.
+    """
+    flat = tensor.view(-1)
+    for start in range(0, flat.numel(), WIDE_CHUNK):
+        flat[start : start + WIDE_CHUNK].mul_(mask.flat(start, start + WIDE_CHUNK))
+
+
 def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
     of = f"a parameter of shape {tuple(parameter.shape)}"
     if not parameter.is_contiguous():

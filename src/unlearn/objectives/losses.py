@@ -44,9 +44,11 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
 def example_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Token-mean cross-entropy of every example, float32 ``(B,)``."""
-    losses, rows = token_losses(logits, labels)
-    totals = losses.new_zeros(len(labels)).index_add(0, rows, losses)
-    return totals / answer_lengths(labels)
+    losses, _ = token_losses(logits, labels)
+    labelled = labels[:, 1:] != IGNORED
+    # Laid out by row and summed along it: adding by index is in no fixed order on a GPU.
+    by_row = losses.new_zeros(labelled.shape).masked_scatter(labelled, losses)
+    return by_row.sum(dim=1) / labelled.sum(dim=1)
 
 
 def answer_lengths(labels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,191 @@
+"""The training loop: from batches to updated weights, for unlearning and for fine-tuning alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel, set_seed
+
+from src.errors import WagleError
+from src.training.schedule import Plan
+
+MAX_GRADIENT_NORM = 1.0
+
+Batch = Mapping[str, Any]  # tensors, or mappings of them
+Window = Sequence[Batch]
+Share = Callable[[PreTrainedModel, Batch, Window], torch.Tensor]
+"""The part of a window's loss that one of its batches has: a scalar with gradients. The loss of a
+step is the sum over the batches of its window."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is trained on.
+
+    Attributes:
+        dataset: gives an item for each key.
+        order: the keys of all items, in the order in which an epoch reads them.
+        collate: makes a batch of items.
+        num_workers: processes that load items; 0: this one.
+    """
+
+    dataset: Dataset
+    order: Callable[[int], Sequence[Any]]
+    collate: Callable[[list[Any]], Batch]
+    num_workers: int = 0
+
+    def batches(self, epoch: int, batch_size: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of an epoch, on ``device``."""
+        loader = DataLoader(
+            self.dataset,
+            batch_size=batch_size,
+            sampler=self.order(epoch),
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            pin_memory=device.type == "cuda",
+        )
+        return (_to(batch, device) for batch in loader)
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Rows,
+    share: Share,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    *,
+    seed: int,
+    before_window: Callable[[int, Window], None] = lambda step, window: None,
+    before_update: Callable[[], None] = lambda: None,
+    on_log: Callable[[dict[str, float]], None] = lambda entry: None,
+) -> list[dict[str, float]]:
+    """Train in place: a step reads a window of batches, clips the gradient and updates once.
+
+    The model is in train mode meanwhile. Randomness (dropout) begins at ``seed``.
+
+    Args:
+        optimizer: its groups' learning rates are the full ones; :meth:`Plan.rate` scales them.
+        before_window: called with the number of the step, from 0, before its forward passes; it
+            leaves no gradients behind.
+        before_update: called between clipping and the optimizer's step; may change gradients.
+        on_log: gets each entry of the log as it is made.
+
+    Returns:
+        The log: every ``plan.log_every`` steps the mean loss since the last entry with the latest
+        gradient norm (before clipping), learning rate and epoch; at the end time and mean loss.
+
+    Raises:
+        WagleError: a loss or a gradient is no finite number. Its step does not touch the weights.
+    """
+    set_seed(seed)
+    model.train()
+    model.zero_grad()
+    full_rates = [group["lr"] for group in optimizer.param_groups]
+    log: list[dict[str, float]] = []
+    recent, total, started = 0.0, 0.0, time.perf_counter()
+    with tqdm(desc="training", total=plan.steps, unit="step", disable=None) as progress:
+        for step, window in enumerate(islice(_windows(rows, plan, model.device), plan.steps)):
+            before_window(step, window)
+            for batch in window:
+                loss = share(model, batch, window)
+                loss.backward()
+                recent += loss.detach()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            _check_finite(step, loss=float(recent), gradient_norm=float(norm))
+            before_update()
+            for group, full in zip(optimizer.param_groups, full_rates, strict=True):
+                group["lr"] = full * plan.rate(step)
+            optimizer.step()
+            model.zero_grad()
+            progress.update()
+            if (step + 1) % plan.log_every == 0:
+                total += float(recent)
+                log.append(_entry(plan, step, float(recent), float(norm), optimizer))
+                on_log(log[-1])
+                recent = 0.0
+    _check_weights(model, plan.steps)
+    seconds = time.perf_counter() - started
+    log.append(_summary(plan, total + float(recent), seconds))
+    on_log(log[-1])
+    return log
+
+
+def _entry(
+    plan: Plan, step: int, losses: float, norm: float, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    return {
+        "loss": losses / plan.log_every,
+        "grad_norm": norm,
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "epoch": plan.epoch_after(step),
+        "step": step + 1,
+    }
+
+
+def _summary(plan: Plan, losses: float, seconds: float) -> dict[str, float]:
+    return {
+        "train_runtime": round(seconds, 4),
+        "train_samples_per_second": round(plan.rows_read / seconds, 3),
+        "train_steps_per_second": round(plan.steps / seconds, 3),
+        "train_loss": losses / plan.steps,
+        "epoch": plan.epoch_after(plan.steps - 1),
+        "step": plan.steps,
+    }
+
+
+def _check_finite(step: int, **values: float) -> None:
+    for name, value in values.items():
+        if math.isfinite(value):
+            continue
+        found = f"the {name.replace('_', ' ')} is {value}"
+        if step <= 1:  # the first step has learning rate 0
+            raise WagleError(
+                f"training diverged at step {step + 1}, before any weight has moved: {found}. "
+                "What the model computes is no finite number; look at its weights, at "
+                "overall.dtype and at the rows"
+            )
+        raise WagleError(
+            f"training diverged at step {step + 1}: {found}; lower the learning rate or take "
+            "another overall.dtype"
+        )
+
+
+def _check_weights(model: torch.nn.Module, steps: int) -> None:
+    name = not_finite(model)
+    if name is not None:
+        raise WagleError(
+            f"training diverged at step {steps}: {name} is no longer finite; lower the learning "
+            "rate or take another overall.dtype"
+        )
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """Name of the first parameter that holds NaN or an infinity, if any does."""
+    for name, parameter in model.named_parameters():
+        # A sum is finite only where all summands are, and needs no memory beside them.
+        total = parameter.detach().sum(dtype=torch.float64)
+        if not total.isfinite() and not parameter.detach().isfinite().all():
+            return name
+    return None
+
+
+def _windows(rows: Rows, plan: Plan, device: torch.device) -> Iterator[list[Batch]]:
+    """The windows of every step, epoch after epoch without end."""
+    for epoch in count():
+        batches = rows.batches(epoch, plan.batch_size, device)
+        while window := list(islice(batches, plan.accumulation)):
+            yield window
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Mapping):
+        return {name: _to(part, device) for name, part in batch.items()}
+    return batch.to(device, non_blocking=True)

@@ -1,0 +1,67 @@
+"""The optimizer of both recipes: which weights it sees, and which of them decay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from src.optim.bitmask import BitMask
+from src.optim.masked_adamw import MaskedAdamW
+from src.optim.packed import PackedOptimizer
+from src.optim.sophia import SophiaG
+
+# Biases and norms do not decay, by the names that architectures give them.
+_UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+
+@dataclass(frozen=True)
+class SophiaSettings:
+    """Hyper-parameters of Sophia-G."""
+
+    betas: tuple[float, float]
+    rho: float
+
+
+def make_optimizer(
+    model: torch.nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    master_weights: bool,
+    masks: Mapping[torch.Tensor, BitMask] | None = None,
+    sophia: SophiaSettings | None = None,
+) -> PackedOptimizer:
+    """AdamW (betas 0.9 and 0.999, epsilon 1e-8), or Sophia-G, over the trainable parameters.
+
+    Args:
+        master_weights: float32 copies of 16-bit weights take the updates.
+        masks: the weights to update, by parameter; absent: all of a parameter.
+        sophia: Sophia-G's hyper-parameters; ``None``: AdamW.
+    """
+    options = {"masks": masks, "lr": lr, "master_weights": master_weights}
+    groups = _groups(model, weight_decay)
+    if sophia is not None:
+        return SophiaG(groups, betas=sophia.betas, rho=sophia.rho, **options)
+    return MaskedAdamW(groups, **options)
+
+
+def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    layer_norms = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, torch.nn.LayerNorm)
+        for parameter in module.parameters()
+    }
+    decaying, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter in layer_norms or _UNDECAYED.search(name.lower())
+            (others if spared else decaying).append(parameter)
+    groups = [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

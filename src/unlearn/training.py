@@ -1,0 +1,157 @@
+"""Masked unlearning: an objective, a mask and pairs of examples in the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from src.dataset.pairing import PairCollator, UnlearnDataset
+from src.errors import ConfigError, WagleError
+from src.optim.bitmask import Mask
+from src.optim.packed import multiply_by_mask
+from src.optim.sophia import SophiaG, sample_labels
+from src.training.loop import Batch, Rows, Window, train
+from src.training.optimizer import SophiaSettings, make_optimizer
+from src.training.schedule import Plan
+from src.unlearn.objectives import Objective, ReferenceModel
+from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
+
+SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
+
+
+@dataclass(frozen=True)
+class UnlearnSettings:
+    """The recipe of unlearning, beside its length (:class:`Plan`).
+
+    Attributes:
+        mask_enforcement: ``optimizer``: only selected weights are seen by the optimizer;
+            ``gradient``: gradients are multiplied by the mask before a dense step, as published
+            (with weight decay, frozen weights shrink).
+        master_weights: keep float32 masters of the selected weights of 16-bit models.
+        sophia: use Sophia-G instead of AdamW.
+    """
+
+    lr: float
+    weight_decay: float
+    seed: int
+    mask_enforcement: str
+    master_weights: bool
+    gradient_checkpointing: bool = False
+    sophia: SophiaSettings | None = None
+    num_workers: int = 0
+
+
+def unlearn(
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    objective: Objective,
+    mask: Mask | None,
+    reference: ReferenceModel | None,
+    plan: Plan,
+    settings: UnlearnSettings,
+    *,
+    pad_token_id: int,
+    on_log: Callable[[dict[str, float]], None] = lambda entry: None,
+) -> list[dict[str, float]]:
+    """Unlearn in place; returns the training log (:func:`src.training.loop.train`).
+
+    Args:
+        model: its device decides where training runs.
+        dataset: pairs of forget and retain examples.
+        mask: the weights that may change; ``None``: all of them.
+        reference: opens the model before unlearning, for objectives that run it.
+        on_log: gets each entry of the log as it is made.
+
+    Raises:
+        WagleError: the mask selects nothing; training diverged.
+        ConfigError: the architecture has no gradient checkpointing.
+    """
+    masks_gradients = mask is not None and settings.mask_enforcement == "gradient"
+    if mask is not None:
+        _check_selects(mask)
+        if masks_gradients:
+            mask = {name: bits.to(model.device) for name, bits in mask.items()}
+        else:
+            _freeze_unselected(model, mask)
+    if settings.gradient_checkpointing:
+        _checkpoint_activations(model)
+    parameters = dict(model.named_parameters())
+    optimizer = make_optimizer(
+        model,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        master_weights=settings.master_weights,
+        masks=None if mask is None or masks_gradients else {parameters[n]: mask[n] for n in mask},
+        sophia=settings.sophia,
+    )
+
+    def share(model: PreTrainedModel, batch: Batch, window: Window) -> torch.Tensor:
+        return objective(model, batch, reference) / len(window)  # the published mean of batches
+
+    def refresh_curvature(step: int, window: Window) -> None:
+        if settings.sophia is not None and step % SOPHIA_REFRESH_STEPS == 0:
+            generator = torch.Generator(model.device).manual_seed(settings.seed + step)
+            _refresh_hessian(model, optimizer, objective, window[0], generator)
+
+    def mask_gradients() -> None:
+        if masks_gradients:
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    multiply_by_mask(parameter.grad, mask[name])
+
+    return train(
+        model,
+        Rows(dataset, dataset.order, PairCollator(dataset, pad_token_id), settings.num_workers),
+        share,
+        optimizer,
+        plan,
+        seed=settings.seed,
+        before_window=refresh_curvature,
+        before_update=mask_gradients,
+        on_log=on_log,
+    )
+
+
+def _check_selects(mask: Mask) -> None:
+    if not any(bits.count() for bits in mask.values()):
+        raise WagleError("the mask selects no weight at all: there is nothing to train")
+
+
+def _freeze_unselected(model: PreTrainedModel, mask: Mask) -> None:
+    """No gradients for tensors without any selected weight."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(mask[name].count() > 0)
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    try:
+        model.activation_checkpointing_enable()
+    except ValueError as error:
+        raise ConfigError(f"unlearn.gradient_checkpointing: {error}") from error
+
+
+def _refresh_hessian(
+    model: PreTrainedModel,
+    optimizer: SophiaG,
+    objective: Objective,
+    batch: Batch,
+    generator: torch.Generator,
+) -> None:
+    """Update Sophia-G's Hessian diagonal (Gauss-Newton-Bartlett, Algorithms 2 and 3).
+
+    The estimate is that of the token-mean cross-entropy over all views that the objective reads,
+    with labels drawn from the model; no gradient is left behind. The draws have a generator of
+    their own, so that they do not depend on what else is random.
+    """
+    views = [batch[name] for name in objective.views]
+    count = sum(int(answer_lengths(view["labels"]).sum()) for view in views)
+    for view in views:
+        logits = forward_logits(model, view)
+        labels = sample_labels(logits.detach(), view["labels"], generator)
+        losses, _ = token_losses(logits, labels)
+        (losses.sum() / count).backward()
+    optimizer.update_hessian(count)
+    model.zero_grad()
