@@ -21,7 +21,6 @@ from src.loggers.files import (
     is_part,
     replacing,
     replacing_folder,
-    temporary_folder,
     write_json,
     write_text,
 )
@@ -204,15 +203,3 @@ def test_a_killed_writer_leaves_no_final_name_and_the_next_one_cleans_up(tmp_pat
     assert is_part(left)
     write_text(path, "whole")
     assert names(tmp_path) == ["mask.pt"]
-
-
-def test_temporary_folders_are_removed(tmp_path, dead, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    left = tmp_path / f"wagle.{dead}.{files._HOST}00112233.partial"
-    left.mkdir()
-    with temporary_folder() as folder:
-        assert names(tmp_path) == [folder.name]
-    assert names(tmp_path) == []
-    with pytest.raises(ZeroDivisionError):
-        interrupted(temporary_folder(), ZeroDivisionError())
-    assert names(tmp_path) == []

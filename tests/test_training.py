@@ -66,8 +66,8 @@ def make_mask(model, density=0.3):
 
 
 def make_objective(method):
-    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "beta": 0.1, "delta": 0.0}
-    values["steering_coefficient"] = 6.5
+    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "delta": 0.0, "steering_coefficient": 6.5}
+    values["beta"] = 2.5 if method == "SimNPO+FT" else 0.1
     fields = OBJECTIVES[method].__dataclass_fields__
     return OBJECTIVES[method](**{name: values[name] for name in fields})
 

@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -80,14 +79,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                     path.rename(old)
                 os.replace(part, path)
         _sync(path.parent)
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder among the system's temporary files, removed when the block ends."""
-    with _part(Path(tempfile.gettempdir()) / "wagle") as part:
-        part.mkdir(mode=0o700)
-        yield part
 
 
 def is_part(path: Path) -> bool:
