@@ -10,7 +10,6 @@ from pathlib import Path
 
 import datasets
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from src.config import Config
@@ -20,6 +19,7 @@ from src.dataset.templates import resolve_template
 from src.errors import ConfigError
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
+from src.terminal import say
 from src.training.loop import Batch, Rows, Window, train
 from src.training.optimizer import make_optimizer
 from src.training.schedule import Plan
@@ -122,7 +122,7 @@ def fine_tune_from_config(config: Config) -> Path:
     record = output / RECORD
     if output.exists():
         if _made_from(record) == config.fingerprint():
-            tqdm.write(f"already made with this configuration: {output}")
+            say(f"already made with this configuration: {output}")
             return output
         raise ConfigError(
             f"finetune.output_dir {output} exists and was not made from this configuration; remove "
@@ -144,7 +144,7 @@ def fine_tune_from_config(config: Config) -> Path:
     if limit is not None:
         tables = {name: rows.take(min(limit, len(rows))) for name, rows in tables.items()}
     plan = _plan(config, sum(map(len, tables.values())))
-    tqdm.write(f"training: {plan.describe()}")
+    say(f"training: {plan.describe()}")
     model, tokenizer = _starting_model(config, tables.values())
     template = resolve_template(
         config["dataset.template"], config["overall.model_name"], names[0], tokenizer

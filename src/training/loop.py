@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from src.errors import WagleError
+from src.terminal import Progress
 from src.training.schedule import Plan
 
 MAX_GRADIENT_NORM = 1.0
@@ -91,7 +91,7 @@ def train(
     full_rates = [group["lr"] for group in optimizer.param_groups]
     log: list[dict[str, float]] = []
     recent, total, started = 0.0, 0.0, time.perf_counter()
-    with tqdm(desc="training", total=plan.steps, unit="step", disable=None) as progress:
+    with Progress("training", plan.steps, "step") as progress:
         for step, window in enumerate(islice(_windows(rows, plan, model.device), plan.steps)):
             before_window(step, window)
             for batch in window:
@@ -105,7 +105,8 @@ def train(
                 group["lr"] = full * plan.rate(step)
             optimizer.step()
             model.zero_grad()
-            progress.update()
+            since = step % plan.log_every + 1
+            progress.update(loss=float(recent) / since, rate=optimizer.param_groups[0]["lr"])
             if (step + 1) % plan.log_every == 0:
                 total += float(recent)
                 log.append(_entry(plan, step, float(recent), float(norm), optimizer))
