@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.dataset.encoding import pad_batch
 from src.dataset.pairing import FORGET, RETAIN, UnlearnDataset
 from src.dataset.sources import load_rows, row_encoder
-from src.dataset.templates import resolve_template
+from src.dataset.templates import TEMPLATES, read_saved_template
 from src.model.loading import load_model
 from src.unlearn.mask.selection import select_top
 from src.unlearn.objectives.losses import cross_entropy
@@ -37,7 +37,7 @@ def main() -> None:
     name = parser.parse_args().model
     cpu, cache = torch.device("cpu"), Path(".cache")
     model, tokenizer = load_model(name, dtype=torch.bfloat16, device=cpu, cache_dir=cache)
-    template = resolve_template("auto", name, "Demo_full", tokenizer)
+    template = TEMPLATES[read_saved_template(Path(name))["template"]]
     encode = row_encoder("Demo_full", tokenizer, template)
     full = load_rows("Demo_full", data_dir=None, cache_dir=cache)
     dataset = UnlearnDataset(full, full, encode_forget=encode, encode_retain=encode)

@@ -10,6 +10,7 @@ To add a key: one row in the tables below.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -21,6 +22,7 @@ import textwrap
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +99,38 @@ class Int(Float):
         if not number.is_integer():
             raise ValueError
         return int(number)
+
+
+class Maybe(Text):
+    """A string that may be empty."""
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+
+
+class Date(Checker):
+    """A day, as :func:`read_date` reads it."""
+
+    def check(self, value: Any) -> str:
+        read_date(str(value))
+        return str(value)
+
+    def help(self) -> str:
+        return "date like 10 Apr 2025 or 2025-04-10"
+
+
+def read_date(text: str) -> datetime:
+    """The day that is written like 10 Apr 2025, 10 April 2025 or 2025-04-10.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    for form in ("%d %b %Y", "%d %B %Y", "%Y-%m-%d"):
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(text, form)
+    raise ValueError(f"{text!r} is no date like 10 Apr 2025 or 2025-04-10")
 
 
 class Steps(Int):
@@ -282,7 +316,11 @@ SOURCE_KEYS = _section(
     "dataset",
     ("data_dir", _FOLDER, None, "read data sets from files here instead of the hub"),
     ("template", Choice("auto", "llama2_published", "llama2", "question_answer", "chat"), "auto",
-     "prompt template; auto: the published rule"),
+     "prompt template; auto: the model's own, which protocol published takes from its name"),
+    ("system_prompt", Maybe("text"), None,
+     "system turn of the chat template; not set: as saved with the model, or usual for it"),
+    ("date_string", Date(), None,
+     "date that the chat template writes; not set: as saved with the model, or 10 Apr 2025"),
 )
 UNLEARN_KEYS = (
     *OVERALL_KEYS,

@@ -21,7 +21,7 @@ from src.dataset.pairing import (
     draw_forget_rows,
 )
 from src.dataset.sources import load_rows
-from src.dataset.templates import TEMPLATES, resolve_template
+from src.dataset.templates import TEMPLATES
 from src.errors import ConfigError, WagleError
 
 OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -30,34 +30,6 @@ LLAMA = TEMPLATES["llama2_published"]
 
 def test_published_template_spells_its_backslash():
     assert LLAMA.question("Who?") + LLAMA.answer_start + "Me." == r"[INST] Who? [\INST] Me."
-
-
-@pytest.mark.parametrize(
-    ("model", "data", "expected"),
-    [
-        ("locuslab/tofu_ft_llama2-7b", "Tofu_forget10", "llama2_published"),
-        ("files/models/demo_llama", "Demo_forget10", "llama2_published"),
-        ("locuslab/tofu_ft_llama2-7b", "WMDPALL", "question_answer"),
-        ("microsoft/phi-1_5", "Tofu_forget10", "question_answer"),
-    ],
-)
-def test_auto_template_follows_the_published_rule(tokenizer, model, data, expected):
-    assert resolve_template("auto", model, data, tokenizer).name == expected
-
-
-def test_chat_template_does_not_double_bos(tokenizer):
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}"
-        "{% if add_generation_prompt %}<a>{% endif %}"
-    )
-    try:
-        template = resolve_template("chat", "m", "Tofu_forget10", tokenizer)
-        encoded = encode_answer(tokenizer, template, "Who?", "Me.", max_length=64, eos=True)
-    finally:
-        tokenizer.chat_template = None
-    assert tokenizer.decode(encoded.input_ids) == "<s><u>Who?</u><a>Me.</s>"
-    with pytest.raises(ConfigError, match="no chat template"):
-        resolve_template("chat", "m", "Tofu_forget10", tokenizer)
 
 
 def test_only_the_answer_part_is_labelled(tokenizer):

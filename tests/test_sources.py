@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,16 +146,16 @@ def write(path, rows):
             "C4",
             "C4/train.jsonl",
             [{"body": "a"}],
-            r"has no column text, only body; .*text \(text\)",
+            r"line 1: text is missing \(there is: body\); .*text \(text\)",
         ),
-        ("C4", "C4/train.jsonl", [{"text": 5}], "column text holds int64; it should hold"),
-        ("C4", "C4/train.jsonl", [{"text": "a"}, {"text": None}], "row 2: text is missing"),
+        ("C4", "C4/train.jsonl", [{"text": 5}], "line 1: text holds a number; it should hold"),
+        ("C4", "C4/train.jsonl", [{"text": "a"}, {"text": None}], "line 2: text is missing"),
         ("C4", "C4/train.jsonl", ["{", "text"], "cannot be read as JSON lines"),
         (
             "HP",
             "HP/hp_qa.jsonl",
             [{"prompt": "a", "response": "b"}, {"prompt": "c"}],
-            r"hp_qa\.jsonl, row 2: response is missing; .*prompt \(text\), response \(text\)",
+            r"hp_qa\.jsonl, line 2: response is missing .*prompt \(text\), response \(text\)",
         ),
         (
             "SafePku",
@@ -171,13 +172,13 @@ def write(path, rows):
             "RealToxicityPrompts",
             "RealToxicityPrompts/prompts.jsonl",
             [{"prompt": "a"}],
-            r"has no column prompt\.text, only prompt",
+            r"line 1: prompt\.text is missing \(there is: prompt\)",
         ),
         (
             "Tofu_forget10_perturbed",
             "TOFU/forget10_perturbed.json",
             [{"question": "a", "answer": "b", "perturbed_answer": ["c"]}],
-            "has no column paraphrased_question",
+            "line 1: paraphrased_question is missing",
         ),
         (
             "Tofu_world_facts_perturbed",
@@ -192,6 +193,86 @@ def test_bad_files_are_named_with_what_is_expected(tmp_path, name, file, rows, m
     with pytest.raises(WagleError, match=message) as error:
         load(name, data_dir=tmp_path)
     assert str(tmp_path / file) in str(error.value)
+
+
+ROW = {"question": "a", "answer": "b"}
+
+
+def tofu(folder, content):
+    path = folder / "TOFU" / "forget10.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"question": "a", "answer": "b"}\n{"answer": "\xe9"}', "line 2, is no UTF-8 text"),
+        (json.dumps(ROW).encode("utf-16"), "line 1, is no UTF-8 text"),
+        (json.dumps(ROW) + "\n{" + '"a":[' * 100_000, "line 2: "),
+        (json.dumps(ROW) + "\n" + "[" * 100_000, "line 2: "),
+        ("[" * 100_000, "as one JSON list: "),
+        ('{"question": "a", "question": "b", "answer": "c"}', "line 1: a name is given twice"),
+        (json.dumps(ROW) + "\n[1]", "line 2: a list of other things instead of an object"),
+        ("[1]", "as one JSON list: a number instead of an object"),
+        ('{"question": "\\ud800", "answer": "b"}', "line 1: question holds half a character"),
+        ('{"question": 2024, "answer": "b"}', "line 1: question holds a number"),
+        ('{"question": "a", "answer": ' + "1" * 10_000 + "}", "line 1: "),
+        ('{"Question": "a", "answer": "b"}', r"question is missing \(there is: Question, answer"),
+        ("\n \n", "holds no rows"),
+        ("[]", "holds no rows"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "bytes",
+)
+def test_a_damaged_line_is_named(tmp_path, content, message):
+    path = tofu(tmp_path, content)
+    with pytest.raises(WagleError, match=message) as error:
+        load("Tofu_forget10", data_dir=tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_rows_are_those_of_the_file_that_was_named(tmp_path):
+    """The library takes paths for patterns, and its cache knows files by name and time."""
+    for folder, answer in (("data[1]", "named"), ("data1", "sibling"), ("data*", "star")):
+        tofu(tmp_path / folder, json.dumps({**ROW, "answer": answer}))
+    assert load("Tofu_forget10", data_dir=tmp_path / "data[1]")["answer"] == ["named"]
+    assert load("Tofu_forget10", data_dir=tmp_path / "data*")["answer"] == ["star"]
+
+    path = tmp_path / "data1" / "TOFU" / "forget10.json"
+    before = path.stat()
+    assert load("Tofu_forget10", data_dir=tmp_path / "data1")["answer"] == ["sibling"]
+    path.write_text(json.dumps({**ROW, "answer": "changed"}))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert load("Tofu_forget10", data_dir=tmp_path / "data1")["answer"] == ["changed"]
+
+
+def test_texts_stay_as_they_are_written(tmp_path):
+    """Dates, numbers as text, line separators, other columns of any type, either form of file."""
+    answers = ["2024-05-01", "1e5", "null", "a\u2028b\x85c", "\ufeffmark", " spaces ", "", "漢\0字"]
+    rows = [
+        {**ROW, "answer": answer, "created": "2024-05-01", "late": 1 if n < 5 else ["x"]}
+        for n, answer in enumerate(answers)
+    ]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=n % 2 == 0) for n, row in enumerate(rows))
+    for content in (text, "\ufeff" + text, "\n" + text + "\n\n", json.dumps(rows, indent=1)):
+        tofu(tmp_path, content)
+        loaded = load("Tofu_forget10", data_dir=tmp_path)
+        assert loaded["answer"] == answers
+        assert loaded.column_names == ["question", "answer"]
+        assert not loaded.cache_files
+
+
+def test_wrong_answers_may_differ_in_number_but_not_be_missing(tmp_path):
+    rows = [{**ROW, "perturbed_answer": answers} for answers in (["c", "d"], ["e"])]
+    path = tmp_path / "TOFU" / "world_facts_perturbed.json"
+    write(path, rows)
+    loaded = load("Tofu_world_facts_perturbed", data_dir=tmp_path)
+    assert list(loaded["perturbed_answer"]) == [["c", "d"], ["e"]]
+    write(path, [*rows, {**ROW, "perturbed_answer": []}])
+    with pytest.raises(WagleError, match="line 3: perturbed_answer holds an empty list"):
+        load("Tofu_world_facts_perturbed", data_dir=tmp_path)
 
 
 def test_missing_files_say_how_to_get_them(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,16 +9,13 @@ from typing import Any, Literal
 import datasets
 import pyarrow.compute
 
+from src.dataset.json_lines import FLAG, TEXT, TEXTS, Columns, expected, read_json_lines
 from src.errors import WagleError
 from src.hub import connect_to_hub
 
 DATA = Path(__file__).resolve().parents[2] / "files" / "data"
 
 Role = Literal["forget", "retain"]
-Columns = Mapping[str, str]
-"""What each column holds: ``TEXT``, ``TEXTS`` or ``FLAG``; ``a.b`` is field b of column a."""
-
-TEXT, TEXTS, FLAG = "text", "a list of texts", "true or false"
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ class Request:
         Args:
             local: file name below ``data_dir``.
             hub, config, split, hub_options: for ``datasets.load_dataset``.
-            columns: what the rows must have; other columns are left as they are, but structs
-                become columns of their own (``prompt.text``).
+            columns: what the rows must have, and what is returned of them.
 
         Raises:
             WagleError: no such file; neither hub nor cache has the data; a column is missing.
@@ -76,28 +71,8 @@ class Request:
         return check_columns(rows, columns, f"the hub's {hub} ({config or 'default'}, {split})")
 
 
-def read_json_lines(path: Path, columns: Columns) -> datasets.Dataset:
-    """Rows of a JSON-lines file.
-
-    Raises:
-        WagleError: the file is missing, is not JSON lines, or lacks one of ``columns``.
-    """
-    if not path.is_file():
-        raise WagleError(f"there is no data file {path}; it should hold {_expected(columns)}")
-    try:
-        rows = datasets.Dataset.from_json(str(path), cache_dir=str(_arrow_cache()))
-    except StopIteration as error:  # what the reader makes of a file without lines
-        raise WagleError(f"{path} holds no rows; it should hold {_expected(columns)}") from error
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        raise WagleError(
-            f"{path} cannot be read as JSON lines ({error.__cause__ or error}); it should hold "
-            f"{_expected(columns)}"
-        ) from error
-    return check_columns(rows, columns, str(path))
-
-
 def check_columns(rows: datasets.Dataset, columns: Columns, where: str) -> datasets.Dataset:
-    """The rows, structs flattened, after a check that every row has a value in all ``columns``.
+    """``columns`` of the hub's rows, after a check that every row has a value in all of them.
 
     Args:
         where: names the rows in messages.
@@ -110,19 +85,23 @@ def check_columns(rows: datasets.Dataset, columns: Columns, where: str) -> datas
         if name not in rows.column_names:
             there = ", ".join(rows.column_names)
             raise WagleError(
-                f"{where} has no column {name}, only {there}; it should hold {_expected(columns)}"
+                f"{where} has no column {name}, only {there}; it should hold {expected(columns)}"
             )
         gap = pyarrow.compute.index(rows.data.column(name).is_null(), True).as_py()
         if gap >= 0:
             raise WagleError(
-                f"{where}, row {gap + 1}: {name} is missing; it should hold {_expected(columns)}"
+                f"{where}, row {gap + 1}: {name} is missing; it should hold {expected(columns)}"
             )
         found = _kind(rows.features[name])
         if found != kind:
             raise WagleError(
-                f"{where}: column {name} holds {found}; it should hold {_expected(columns)}"
+                f"{where}: column {name} holds {found}; it should hold {expected(columns)}"
             )
-    return rows
+        if kind == TEXTS:
+            lengths = pyarrow.compute.list_value_length(rows.data.column(name))
+            if pyarrow.compute.min(lengths).as_py() == 0:
+                raise WagleError(f"{where}: column {name} has a row with an empty list")
+    return rows.select_columns(list(columns))
 
 
 def _kind(feature: Any) -> str:
@@ -131,12 +110,3 @@ def _kind(feature: Any) -> str:
     kinds = {"string": TEXT, "large_string": TEXT, "bool": FLAG}
     dtype = getattr(feature, "dtype", type(feature).__name__)
     return kinds.get(dtype, dtype)
-
-
-def _expected(columns: Columns) -> str:
-    fields = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
-    return f"one JSON object per line, with {fields}"
-
-
-def _arrow_cache() -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "wagle"

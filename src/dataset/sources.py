@@ -16,7 +16,8 @@ import datasets
 
 from src.dataset.chunks import PROMPT_LENGTHS
 from src.dataset.encoding import Encoded, encode_answer, encode_text
-from src.dataset.reading import DATA, FLAG, TEXT, TEXTS, Request, Role, read_json_lines
+from src.dataset.json_lines import FLAG, TEXT, TEXTS, read_json_lines
+from src.dataset.reading import DATA, Request, Role
 from src.dataset.templates import Template
 from src.errors import WagleError
 

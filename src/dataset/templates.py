@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
-from src.errors import ConfigError
+from src.config import read_date
+from src.errors import ConfigError, WagleError
+
+TEMPLATE_FILE = "prompt_template.json"
+"""Beside a saved model's tokenizer: the template that the model was trained with."""
+
+DEFAULT_DATE = "10 Apr 2025"
+"""For chat templates that would otherwise write today's date; open-unlearning's choice."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +38,72 @@ class Template:
         """The question part: everything that precedes ``answer_start``."""
         return self.question_start + text + self.question_end
 
+    def record(self) -> dict[str, str]:
+        """What the template is, in JSON: for a saved model, a manifest, a fingerprint."""
+        return {"template": self.name}
+
+    def __str__(self) -> str:
+        details = [f"{key} {value!r}" for key, value in self.record().items() if key != "template"]
+        return ", ".join([self.name, *details])
+
 
 @dataclass(frozen=True)
 class ChatTemplate(Template):
-    """The tokenizer's own chat template with one user turn; the answer follows at once."""
+    """The tokenizer's own chat template: a system turn where it has one, then one user turn.
+
+    Attributes:
+        system_prompt: content of the system turn; empty: the template decides.
+        date_string: the date that the template writes; empty: it writes none.
+    """
 
     tokenizer: PreTrainedTokenizerBase = field(kw_only=True, repr=False, compare=False)
+    system_prompt: str = field(default="", kw_only=True)
+    date_string: str = field(default="", kw_only=True)
 
     def question(self, text: str) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
         # The encoder adds the tokenizer's special tokens to every text; a chat template that
         # spells out BOS would make it appear twice.
+        rendered = self.render(text)
         bos = self.tokenizer.bos_token
         adds_bos = bos and self.tokenizer("").input_ids[:1] == [self.tokenizer.bos_token_id]
         return rendered.removeprefix(bos) if adds_bos else rendered
+
+    def render(self, question: str, answer: str | None = None) -> str:
+        """The chat up to where the answer begins, or, with one, to its end."""
+        turns = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        turns.append({"role": "user", "content": question})
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
+        date = {"date_string": self.date_string} if self.date_string else {}
+        with _clock_at(read_date(self.date_string or DEFAULT_DATE)):
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=answer is None, **date
+            )
+
+    def record(self) -> dict[str, str]:
+        given = {"system_prompt": self.system_prompt, "date_string": self.date_string}
+        text = self.tokenizer.get_chat_template()
+        return {
+            **super().record(),
+            **{key: value for key, value in given.items() if value},
+            "chat_template": hashlib.sha256(text.encode()).hexdigest()[:16],
+        }
+
+
+@contextmanager
+def _clock_at(moment: datetime) -> Iterator[None]:
+    """Chat templates find this date, whatever the day: in transformers they read its clock."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return moment
+
+    before, chat_template_utils.datetime = chat_template_utils.datetime, Clock
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = before
 
 
 TEMPLATES = {
@@ -50,27 +116,153 @@ TEMPLATES = {
     )
 }
 
+_CHAT_PRESETS = (
+    # what the chat template says, system prompt, date: as open-unlearning asks these models
+    ("Cutting Knowledge Date", "You are a helpful assistant.", DEFAULT_DATE),  # Llama 3.1 to 3.3
+    (
+        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",  # Qwen2.5
+        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+        None,
+    ),
+)
+
 
 def resolve_template(
-    name: str, model_name: str, dataset_name: str, tokenizer: PreTrainedTokenizerBase
+    config: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    model_name: str,
+    dataset_name: str,
+    architecture: str = "",
+    saved: Mapping[str, str] | None = None,
 ) -> Template:
-    """Find the template called ``name``; ``auto`` applies the published rule.
+    """The template that ``dataset.template`` means for a model.
+
+    ``auto``: the one saved with the model; else, under ``evaluation.protocol published``, the
+    published rule; else the tokenizer's chat template where it has one, ``llama2`` for a Llama
+    with Llama 2's vocabulary, and ``question_answer`` for everything else.
 
     The published rule: ``llama2_published`` where "llama" occurs in the model's name and the data
     is TOFU or Demo, ``question_answer`` everywhere else.
 
+    Args:
+        config: ``dataset.template``, ``dataset.system_prompt`` and ``dataset.date_string`` count,
+            and ``evaluation.protocol`` where there is one.
+        model_name: for the published rule and for messages.
+        dataset_name: for the published rule.
+        architecture: ``model_type`` of the model's configuration.
+        saved: what :func:`read_saved_template` found.
+
     Raises:
-        ConfigError: ``chat`` with a tokenizer that has no chat template.
+        ConfigError: ``chat`` with a tokenizer that has no chat template; a system prompt or date
+            for a template that has none.
     """
+    saved = saved or {}
+    name = config["dataset.template"]
+    if name == "auto":
+        name = saved.get("template")
+    if name is None and config.get("evaluation.protocol") == "published":
+        dialogue = dataset_name.startswith(("Tofu_", "Demo_"))
+        is_llama = "llama" in model_name.lower()
+        name = "llama2_published" if dialogue and is_llama else "question_answer"
+    name = name or _preset(tokenizer, architecture)
     if name == "chat":
         if not tokenizer.chat_template:
             raise ConfigError(
                 f"dataset.template is chat, but {model_name} has no chat template; "
                 f"choose one of {', '.join(TEMPLATES)}"
             )
-        return ChatTemplate("chat", "", "", "", tokenizer=tokenizer)
-    if name == "auto":
-        dialogue = dataset_name.startswith(("Tofu_", "Demo_"))
-        is_llama = "llama" in model_name.lower()
-        name = "llama2_published" if dialogue and is_llama else "question_answer"
+        return _chat(config, tokenizer, saved if saved.get("template") == "chat" else {})
+    for key in ("dataset.system_prompt", "dataset.date_string"):
+        if config.get(key):
+            raise ConfigError(f"{key} belongs to the template chat, and this is {name}")
     return TEMPLATES[name]
+
+
+def announcement(template: Template, saved: Mapping[str, str] | None) -> str:
+    """One line that says which template is used, and whether the model was saved with another."""
+    line = f"template: {template}"
+    if saved and saved["template"] != template.name:
+        line += f"; but the model was saved with {saved['template']}"
+    return line
+
+
+def _preset(tokenizer: PreTrainedTokenizerBase, architecture: str) -> str:
+    if tokenizer.chat_template:
+        return "chat"
+    is_llama2 = (
+        architecture == "llama"
+        and tokenizer.vocab_size == 32_000
+        and tokenizer.convert_tokens_to_ids("▁the") not in (None, tokenizer.unk_token_id)
+    )
+    return "llama2" if is_llama2 else "question_answer"
+
+
+def _chat(
+    config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, saved: Mapping[str, str]
+) -> ChatTemplate:
+    """The chat template with its system prompt and date: as given, as saved, or the preset's."""
+    system, date = config.get("dataset.system_prompt"), config.get("dataset.date_string")
+    text = tokenizer.get_chat_template()
+    presets = (preset for marker, *preset in _CHAT_PRESETS if marker in text)
+    usual_system, usual_date = next(presets, (None, None))
+    if saved:
+        usual_system, usual_date = saved.get("system_prompt"), saved.get("date_string")
+    chat = ChatTemplate("chat", "", "", "", tokenizer=tokenizer)
+
+    def rendered(**changes: str) -> str:
+        try:
+            return replace(chat, **changes).render("the question")
+        except TemplateError as error:
+            what = " ".join(changes) or "a user's question"
+            raise ConfigError(
+                f"the model's chat template takes no {what} ({error}); change "
+                "dataset.system_prompt, or choose another dataset.template"
+            ) from error
+
+    if "the question" not in rendered():
+        raise ConfigError("the model's chat template leaves the question out; choose another")
+    # The two differ in year, month, day, weekday and their spelling.
+    dated = rendered(date_string="10 Apr 2025") != rendered(date_string="26 Jul 2023")
+    if date and not dated:
+        raise ConfigError("dataset.date_string: the model's chat template writes no date")
+    system_prompt = usual_system if system is None else system
+    if system_prompt and rendered(system_prompt=system_prompt) == rendered(system_prompt="x"):
+        raise ConfigError("dataset.system_prompt: the model's chat template leaves it out")
+    chat = replace(
+        chat,
+        system_prompt=system_prompt or "",
+        date_string=(date or usual_date or DEFAULT_DATE) if dated else "",
+    )
+    return replace(chat, answer_start=_between(chat))
+
+
+def _between(chat: ChatTemplate) -> str:
+    """What the chat template puts between its generation prompt and an answer."""
+    prompt, answer = chat.render("the question"), "an answer"
+    whole = chat.render("the question", answer)
+    start = whole.rfind(answer)
+    return whole[len(prompt) : start] if whole.startswith(prompt) and start >= 0 else ""
+
+
+def read_saved_template(folder: Path) -> dict[str, str] | None:
+    """What :meth:`Template.record` left in a model's folder; ``None`` where there is nothing.
+
+    Raises:
+        WagleError: the file is damaged.
+    """
+    path = folder / TEMPLATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        known = isinstance(saved, dict) and saved["template"] in (*TEMPLATES, "chat")
+        if not known or not all(isinstance(value, str) for value in saved.values()):
+            raise ValueError("it names no known template")
+        if "date_string" in saved:
+            read_date(saved["date_string"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WagleError(
+            f'{path} is damaged ({error}); it should hold {{"template": NAME}}'
+        ) from error
+    return saved

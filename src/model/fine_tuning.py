@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from src.config import Config
 from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import load_rows, row_encoder
-from src.dataset.templates import resolve_template
+from src.dataset.templates import announcement, read_saved_template, resolve_template
 from src.errors import ConfigError
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
@@ -146,9 +146,17 @@ def fine_tune_from_config(config: Config) -> Path:
     plan = _plan(config, sum(map(len, tables.values())))
     say(f"training: {plan.describe()}")
     model, tokenizer = _starting_model(config, tables.values())
+    from_scratch = config["finetune.from_scratch"]
+    saved = None if from_scratch else read_saved_template(Path(config["overall.model_name"]))
     template = resolve_template(
-        config["dataset.template"], config["overall.model_name"], names[0], tokenizer
+        config,
+        tokenizer,
+        model_name=config["overall.model_name"],
+        dataset_name=names[0],
+        architecture=model.config.model_type,
+        saved=saved,
     )
+    tqdm.write(announcement(template, saved))
     parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
     log = fine_tune(
         model,
@@ -161,6 +169,7 @@ def fine_tune_from_config(config: Config) -> Path:
         model,
         tokenizer,
         output,
+        template=template,
         documents={
             RECORD: {"fingerprint": config.fingerprint(), "config": config.as_dict(), "log": log}
         },

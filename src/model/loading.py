@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from src.dataset.templates import TEMPLATE_FILE, Template
 from src.errors import ConfigError
 from src.hub import hub_options, loading
 from src.loggers.files import replacing_folder, write_json
@@ -132,15 +133,19 @@ def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
+    *,
+    template: Template | None = None,
     documents: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a model and its tokenizer for ``from_pretrained``; ``folder`` appears only complete.
 
     Args:
+        template: the one that the model was trained with; ``dataset.template auto`` finds it.
         documents: JSON documents to put beside the weights, by file name.
     """
+    documents = {**(documents or {}), **({TEMPLATE_FILE: template.record()} if template else {})}
     with replacing_folder(folder) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        for name, content in (documents or {}).items():
+        for name, content in documents.items():
             write_json(part / name, content)

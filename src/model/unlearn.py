@@ -15,7 +15,12 @@ from src.dataset.encoding import encode_answer
 from src.dataset.pairing import UnlearnDataset, draw_forget_rows
 from src.dataset.refusals import load_refusals
 from src.dataset.sources import find_source, load_rows, row_encoder
-from src.dataset.templates import resolve_template
+from src.dataset.templates import (
+    Template,
+    announcement,
+    read_saved_template,
+    resolve_template,
+)
 from src.errors import ConfigError
 from src.loggers import Logger
 from src.model.environment import (
@@ -64,7 +69,7 @@ class Unlearn:
         logger: where the run's numbers go.
 
     Attributes:
-        model, tokenizer: after :meth:`load`.
+        model, tokenizer, template: after :meth:`load`.
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
@@ -77,6 +82,7 @@ class Unlearn:
         self.logger = logger
         self.watch = Stopwatch()
         self.mask: Mask | None = None
+        self.template: Template | None = None
         self.adapted_share = 1.0
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config["overall.device"])
@@ -136,12 +142,16 @@ class Unlearn:
             cache_dir=Path(self.config["overall.cache_dir"]),
         )
         self.fingerprints["model"] = model_fingerprint(self.model)
+        saved = read_saved_template(Path(self._model_name))
         self.template = resolve_template(
-            self.config["dataset.template"],
-            self.config["overall.model_name"],
-            self.config["dataset.forget_dataset_name"],
+            self.config,
             self.tokenizer,
+            model_name=self.config["overall.model_name"],
+            dataset_name=self.config["dataset.forget_dataset_name"],
+            architecture=self.model.config.model_type,
+            saved=saved,
         )
+        tqdm.write(announcement(self.template, saved))
 
     @property
     def _model_name(self) -> str:
@@ -380,7 +390,8 @@ class Unlearn:
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
         if self.logger.folder is not None and self.config["unlearn.save_model"]:
-            save_model(self.model, self.tokenizer, self.logger.folder / "checkpoints")
+            folder = self.logger.folder / "checkpoints"
+            save_model(self.model, self.tokenizer, folder, template=self.template)
 
     def draw(self) -> None:
         """Keep pictures of the training and of what the mask selects, and the latter's numbers."""
@@ -426,6 +437,7 @@ class Unlearn:
             "git_commit": git_commit(),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "template": self.template.record() if self.template else None,
             "seeds": {
                 "overall": self.config["overall.seed"],
                 "dataset": self.config["dataset.dataset_seed"],
