@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -46,15 +47,22 @@ def loading(what: str, name: str, hint: str) -> Iterator[None]:
         hint: how to give another.
 
     Raises:
-        WagleError: in place of OSError and ValueError.
+        WagleError: in place of OSError and ValueError, and, where there are local files, of
+            anything else: what is damaged in them shows as any kind of error.
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (WagleError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"[{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder='…')}]"
+        if Path(name).exists():
+            raise WagleError(f"the {what} in {name} cannot be loaded. {reason}") from error
+        if not isinstance(error, OSError | ValueError):
+            raise
         raise WagleError(
             f"the {what} {name!r} cannot be loaded: it is no local folder, and the hub cannot be "
-            f"reached or does not offer it. Give {hint}, or connect to the network. "
-            f"[{type(error).__name__}: {str(error).splitlines()[0]}]"
+            f"reached or does not offer it. Give {hint}, or connect to the network. {reason}"
         ) from error
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as library_logging
 
 from src.dataset.templates import TEMPLATE_FILE, Template
-from src.errors import ConfigError
+from src.errors import ConfigError, WagleError
 from src.hub import hub_options, loading
 from src.loggers.files import replacing_folder, write_json
+from src.model.folder import check_model_folder, check_tokenizer_folder
 
 _HINT = (
     "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
@@ -83,16 +88,123 @@ def load_model(
         WagleError: the model cannot be found or read.
     """
     gguf = find_gguf(name)
-    tokenizer = read_tokenizer(name, cache_dir)
+    tokenizer = check_model(name, cache_dir)
     with loading("model", name, _HINT):
         if gguf is not None:
             model = _load_gguf(gguf, dtype)
         else:
-            options = hub_options(name, cache_dir)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+            model = _load_weights(name, dtype=dtype, **hub_options(name, cache_dir))
+    model = model.to(device).eval()
+    _check_fit(name, model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval(), tokenizer
+    return model, tokenizer
+
+
+def check_model(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, after a look whether the model's files are there and whole.
+
+    Raises:
+        WagleError: something is missing, damaged or of the wrong kind.
+    """
+    if Path(name).is_dir():
+        check_model_folder(Path(name))
+    return read_tokenizer(name, cache_dir)
+
+
+def _load_weights(name: str, **options: Any) -> PreTrainedModel:
+    """A model all of whose weights come from its files, and all of whose files' weights it has.
+
+    transformers fills in random numbers for what is missing, and leaves out what it has no place
+    for.
+
+    Raises:
+        WagleError: the message lists names of weights that are missing, left over or of another
+            shape.
+    """
+
+    def load(**further: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        with _quiet_library():
+            return AutoModelForCausalLM.from_pretrained(
+                name, **options, **further, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+
+    model, found = load()
+    wrapped = {key for key in found["unexpected_keys"] if _unwrapped(key) in found["missing_keys"]}
+    if wrapped:
+        tqdm.write(
+            f"note: names of weights in {name} carry a wrapper's prefix, such as {min(wrapped)}; "
+            "it is left out"
+        )
+        model, found = load(key_mapping={_WRAPPERS: ""})
+    problems = {
+        "missing": found["missing_keys"],
+        "not of this architecture": found["unexpected_keys"],
+        "of another shape": [key for key, *_ in found["mismatched_keys"]],
+    }
+    lists = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+    if lists:
+        raise WagleError(
+            f"the weights of the model {name} do not fit its config.json; {'; '.join(lists)}"
+        )
+    return model
+
+
+_WRAPPERS = r"(?:^|(?<=\.))(?:module\.|_orig_mod\.)+"
+"""What DistributedDataParallel and torch.compile put into the names of weights."""
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Without the library's own table of what is missing and left over."""
+    before = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(before)
+
+
+def _unwrapped(name: str) -> str:
+    return re.sub(_WRAPPERS, "", name)
+
+
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    names = sorted(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise an error where model and tokenizer cannot be right together.
+
+    Raises:
+        WagleError: tokens without a row in the embedding; no EOS token; weights that are NaN or
+            infinite.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if beyond:
+        token = max(beyond, key=beyond.get)
+        pad = " (its PAD token)" if token == tokenizer.pad_token else ""
+        raise WagleError(
+            f"the tokenizer of {name} has tokens that the model has no embedding for: {token!r}"
+            f"{pad} has the id {beyond[token]}, and there are {rows} rows"
+        )
+    if tokenizer.eos_token_id is None:
+        raise WagleError(
+            f"the tokenizer of {name} has no EOS token, which ends every answer; name one as "
+            '"eos_token" in its tokenizer_config.json'
+        )
+    broken = [key for key, value in model.named_parameters() if not _is_finite(value)]
+    if broken:
+        raise WagleError(f"weights of the model {name} are NaN or infinite: {_some(broken)}")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor.detach()))
 
 
 def read_tokenizer(
@@ -107,10 +219,15 @@ def read_tokenizer(
         WagleError: it cannot be found or read.
     """
     gguf = find_gguf(name)
+    if Path(name).is_dir():
+        check_tokenizer_folder(Path(name))
     with loading(what, name, hint):
         if gguf is not None:
-            return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        return AutoTokenizer.from_pretrained(name, **hub_options(name, cache_dir))
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name, **hub_options(name, cache_dir))
+    tokenizer.truncation_side = "right"  # whatever was saved: what is too long loses its end
+    return tokenizer
 
 
 def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -33,8 +33,8 @@ from src.model.environment import (
 )
 from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
 from src.model.loading import (
+    check_model,
     load_model,
-    read_tokenizer,
     resolve_device,
     resolve_dtype,
     save_model,
@@ -112,7 +112,7 @@ class Unlearn:
     def _run(self) -> dict[str, Any]:
         set_seed(self.config["overall.seed"])
         # Without a network the model is missing first: its message says how to give all that is.
-        read_tokenizer(self._model_name, Path(self.config["overall.cache_dir"]))
+        check_model(self._model_name, Path(self.config["overall.cache_dir"]))
         check_evaluation(self.config, self._rows)
         with self.watch.phase("load"):
             self.load()
