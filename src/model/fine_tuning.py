@@ -156,7 +156,7 @@ def fine_tune_from_config(config: Config) -> Path:
         architecture=model.config.model_type,
         saved=saved,
     )
-    tqdm.write(announcement(template, saved))
+    say(announcement(template, saved))
     parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
     log = fine_tune(
         model,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,6 +23,7 @@ from src.errors import ConfigError, WagleError
 from src.hub import hub_options, loading
 from src.loggers.files import replacing_folder, write_json
 from src.model.folder import check_model_folder, check_tokenizer_folder
+from src.terminal import say
 
 _HINT = (
     "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
@@ -132,7 +132,7 @@ def _load_weights(name: str, **options: Any) -> PreTrainedModel:
     model, found = load()
     wrapped = {key for key in found["unexpected_keys"] if _unwrapped(key) in found["missing_keys"]}
     if wrapped:
-        tqdm.write(
+        say(
             f"note: names of weights in {name} carry a wrapper's prefix, such as {min(wrapped)}; "
             "it is left out"
         )

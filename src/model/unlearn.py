@@ -151,7 +151,7 @@ class Unlearn:
             architecture=self.model.config.model_type,
             saved=saved,
         )
-        tqdm.write(announcement(self.template, saved))
+        say(announcement(self.template, saved))
 
     @property
     def _model_name(self) -> str:
