@@ -7,7 +7,6 @@ import torch
 from transformers import GPT2Config, MistralConfig, Qwen2Config
 
 from src.metrics import generation
-from src.metrics.cpu_attention import may_attend
 from src.metrics.generation import generate_greedy
 from tests.conftest import CONFIGS, VOCABULARY
 from tests.test_likelihood import SMALL, build
@@ -15,8 +14,6 @@ from tests.test_likelihood import SMALL, build
 MODELS = {
     **CONFIGS,
     "qwen2": Qwen2Config(**SMALL),
-    # its heads are wide enough for attention of our own
-    "wide heads": Qwen2Config(**{**SMALL, "hidden_size": 64}, rms_norm_eps=1e-5),
     "sliding window": MistralConfig(**SMALL, sliding_window=6),
 }
 LIMIT = 30
@@ -64,7 +61,7 @@ def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
     assert len({len(tokens) for tokens in expected}) > 3
     if always_drafts:  # most of them wrong
         monkeypatch.setattr(generation, "REPEATING", 0)
-        monkeypatch.setitem(generation.STEP_TOKENS, "cpu", 10**6)
+        monkeypatch.setattr(generation, "CPU_STEP_TOKENS", 10**6)
     generated = generate_greedy(
         model,
         prompts,
@@ -77,22 +74,16 @@ def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
     assert generated == expected
 
 
-def without_trying(monkeypatch, kind=generation._Batch):
+def without_trying(monkeypatch):
     """No forward passes that only ask what the architecture can read."""
-    monkeypatch.setattr(generation, "_suitable_batch", lambda *_: kind)
+    monkeypatch.setattr(generation, "_reads_own_batches", lambda *_: True)
 
 
 @torch.inference_mode()
-def test_kinds_of_batches(case):
-    """Each architecture gets the fastest that it can read from."""
+def test_which_architectures_read_our_batches(case):
     model = case[0]
-    kind = generation._suitable_batch(model, LIMIT, 2)
-    if getattr(model.config, "sliding_window", None) == 6:
-        assert kind is None
-    elif model.config.hidden_size == 64 and may_attend(model):
-        assert kind is generation._SingleTokenBatch
-    else:
-        assert kind is generation._Batch
+    small_window = getattr(model.config, "sliding_window", None) == 6
+    assert generation._reads_own_batches(model, LIMIT, 2) is not small_window
 
 
 def test_free_places_are_taken(monkeypatch):
@@ -122,13 +113,10 @@ def test_free_places_are_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("period", [1, 3])
-@pytest.mark.parametrize("kind", [generation._Batch, generation._SingleTokenBatch])
-def test_texts_that_repeat_themselves_take_few_steps(period, kind, monkeypatch):
+def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
     """A model that knows nothing but which token follows which."""
     model = build(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
-    if kind is generation._SingleTokenBatch and not may_attend(model):
-        pytest.skip("this processor or this torch lacks what its attention needs")
-    without_trying(monkeypatch, kind)
+    without_trying(monkeypatch)
     with torch.no_grad():
         for parameter in model.transformer.h.parameters():
             parameter.zero_()

@@ -17,7 +17,7 @@ from src.optim.sophia import SophiaG, sample_labels
 
 SHAPES = [(7, 5), (), (3,), (CPU_CHUNK // 64 + 1, 67), (16,)]
 STEPS = 20
-SOPHIA = partial(SophiaG, betas=(0.9, 0.95), rho=0.03)
+SOPHIA = partial(SophiaG, lr=1e-4, betas=(0.9, 0.95), rho=0.03)
 
 
 def make_problem(dtype=torch.float32):

@@ -8,22 +8,17 @@ answers in fewer steps (prompt lookup decoding, a form of Leviathan et al. 2023,
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from itertools import accumulate, islice, takewhile
-from itertools import count as count_from
+from itertools import islice, takewhile
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from src import devices
 from src.dataset.encoding import tokenize
 from src.dataset.templates import Template
-from src.intrinsics import LANES
-from src.metrics.cpu_attention import CannotAttendError, may_attend, single_token_attention
-from src.metrics.cpu_linear import few_row_linears
 from src.metrics.likelihood import (
     LOGITS_CHUNK,
     additive_mask,
@@ -41,8 +36,8 @@ REPEATING = 8  # tokens in a row that were as expected of a text that repeats it
 DRAFT = 8  # tokens expected at once
 # For so many tokens a step computes as long as it takes however few they are (on a CPU as measured
 # with 135M weights, on others the operations they do in the time that a byte of the weights takes).
-STEP_TOKENS = {"cpu": 26}
-OTHER_STEP_TOKENS = 150
+CPU_STEP_TOKENS = 26
+STEP_TOKENS = 150
 
 
 def answer_questions(
@@ -137,14 +132,9 @@ def generate_greedy(
         bar.update(not goes_on)
         return goes_on
 
-    with (
-        evaluating(model),
-        few_row_linears(model),
-        Progress(description, len(waiting)) as bar,
-    ):
-        kind = _suitable_batch(model, max_total_length, pad_token_id) if waiting else None
-        if kind:
-            batch = kind(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
+    with evaluating(model), Progress(description, len(waiting)) as bar:
+        if waiting and _reads_own_batches(model, max_total_length, pad_token_id):
+            batch = _Batch(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
             while batch.texts or waiting:
                 free = batch_size - len(batch.texts)
                 if waiting and 4 * free >= batch_size:
@@ -202,7 +192,7 @@ class _Batch:
         self.texts: list[_Text] = []
         self._model, self._limit, self._pad = model, limit, pad_token_id
         self._cache = _Cache(model, capacity, limit + DRAFT)  # padding may lie behind the limit
-        self._step_tokens = STEP_TOKENS.get(model.device.type, OTHER_STEP_TOKENS)
+        self._step_tokens = CPU_STEP_TOKENS if devices.on_cpu(model) else STEP_TOKENS
 
     def add(self, texts: Sequence[_Text]) -> None:
         """Read more texts."""
@@ -292,62 +282,6 @@ class _Batch:
         )
 
 
-class _SingleTokenBatch(_Batch):
-    """Texts whose next tokens are read as if each token were a text, so that none is padding."""
-
-    def drafts(self) -> list[list[int]]:
-        """What texts are expected to go on with: the tokens that are most likely to pay.
-
-        A step of n tokens takes the time of F + n, n rounded up to whole registers. That a token is
-        as expected is estimated from how many before it were, in a row: s of s, and 0.3 of 1.7
-        more.
-        """
-        drafts = [text.expected(min(DRAFT, self._room(text))) for text in self.texts]
-        candidates = sorted(
-            (
-                (((text.streak + 0.3) / (text.streak + 2)) ** count, row, count)
-                for row, (text, draft) in enumerate(zip(self.texts, drafts, strict=True))
-                for count in range(1, len(draft) + 1)
-            ),
-            reverse=True,
-        )[: max(LOGITS_CHUNK - len(drafts), 0)]
-        gains = accumulate((gain for gain, _, _ in candidates), initial=float(len(drafts)))
-        sizes = (-(-n // LANES) * LANES for n in count_from(len(drafts)))
-        rates = [
-            gain / (self._step_tokens + size) for gain, size in zip(gains, sizes, strict=False)
-        ]
-        taken = candidates[: rates.index(max(rates))]
-        lengths = Counter(row for _, row, _ in taken)
-        return [draft[: lengths[row]] for row, draft in enumerate(drafts)]
-
-    def read(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
-        """Read tokens of every text, each text's from a column of its own on.
-
-        Returns:
-            Logits ``(tokens of all texts, vocabulary)``.
-
-        Raises:
-            CannotAttendError: the model needs another kind of attention.
-        """
-        rows = [row for row, own in enumerate(tokens) for _ in own]
-        columns = [
-            start + i for start, own in zip(starts, tokens, strict=True) for i in range(len(own))
-        ]
-        where = torch.tensor(columns)[:, None]
-        self._cache.place(slice(None), torch.tensor(rows)[:, None], where, max(columns) + 1)
-        mask = torch.zeros(len(rows), 1, 1, 1)  # any mask keeps the model from making one
-        with single_token_attention(self._model, mask, rows, [column + 1 for column in columns]):
-            logits = _last_logits(
-                self._model,
-                1,
-                input_ids=torch.tensor([token for own in tokens for token in own])[:, None],
-                attention_mask=mask,
-                position_ids=where,
-                past_key_values=self._cache,
-            )
-        return logits[:, 0]
-
-
 class _Cache(DynamicCache):
     """Keys and values of texts of different lengths, each row's from column 0 on.
 
@@ -408,13 +342,13 @@ class _Cache(DynamicCache):
             buffer[targets, :, : self._end] = buffer[sources, :, : self._end]
 
 
-def _suitable_batch(model: PreTrainedModel, limit: int, pad_token_id: int) -> type[_Batch] | None:
-    """The fastest kind of batch from which the model reads texts as it reads them alone.
+def _reads_own_batches(model: PreTrainedModel, limit: int, pad_token_id: int) -> bool:
+    """Whether the model reads texts from a :class:`_Batch` as it reads them alone.
 
     Some architectures do not, or do it wrongly; they are found by trying.
     """
     if not takes_own_masks(model, limit):
-        return None
+        return False
     texts, starts = [[3, 1, 2], [0, 1, 2, 3, 1, 0]], [1, 3]  # in the order that they are added in
     alone = []
     for text, start in zip(texts, starts, strict=True):
@@ -423,14 +357,10 @@ def _suitable_batch(model: PreTrainedModel, limit: int, pad_token_id: int) -> ty
         alone.append(model(**inputs).logits[0, start:])
     expected = torch.cat([alone[0][:1], alone[1][:1], alone[0][1:], alone[1][1:]])
     tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
-    for kind in (_SingleTokenBatch, _Batch) if may_attend(model) else (_Batch,):
-        batch = kind(model, 2, 6, pad_token_id)
-        batch.add([_Text(text[: start + 1]) for text, start in zip(texts, starts, strict=True)])
-        with suppress(CannotAttendError):
-            parts = [batch.read([[1], [3]], starts), batch.read([[2], [1, 0]], [2, 4])]
-            if (torch.cat(parts) - expected).abs().max() <= tolerance:
-                return kind
-    return None
+    batch = _Batch(model, 2, 6, pad_token_id)
+    batch.add([_Text(text[: start + 1]) for text, start in zip(texts, starts, strict=True)])
+    parts = [batch.read([[1], [3]], starts), batch.read([[2], [1, 0]], [2, 4])]
+    return bool((torch.cat(parts) - expected).abs().max() <= tolerance)
 
 
 def _continue_together(

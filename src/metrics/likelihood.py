@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from src import devices
 from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
 from src.terminal import Progress
@@ -33,7 +34,7 @@ def most_tokens(model: PreTrainedModel) -> float:
 
     On a CPU, the activations then leave the processor's cache.
     """
-    return 512 if model.device.type == "cpu" else math.inf
+    return 512 if devices.on_cpu(model) else math.inf
 
 
 @contextmanager
@@ -411,7 +412,7 @@ def _measure(
 
 def most_likely(logits: torch.Tensor) -> torch.Tensor:
     """The tokens of the largest logits ``(tokens, vocabulary)``, of equals the first, int64."""
-    if logits.device.type == "cpu":  # numpy is five times as fast
+    if devices.on_cpu(logits):  # numpy is five times as fast
         return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
     return logits.argmax(dim=-1)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from src import devices
 from src.hub import connect_to_hub, loading
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def closest_candidates(
     distinct = list(dict.fromkeys(flat))
     embedded = encoder.encode(
         distinct,
-        batch_size=CPU_BATCH if encoder.device.type == "cpu" else BATCH,
+        batch_size=CPU_BATCH if devices.on_cpu(encoder) else BATCH,
         normalize_embeddings=True,
         convert_to_tensor=True,
         show_progress_bar=False,

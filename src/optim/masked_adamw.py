@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from src.optim.bitmask import BitMask
-from src.optim.cpu_kernel import adamw
-from src.optim.packed import Chunk, PackedOptimizer, Selected
+from src.optim.packed import PackedOptimizer, Selected
 
 
 class MaskedAdamW(PackedOptimizer):
@@ -41,23 +40,6 @@ class MaskedAdamW(PackedOptimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, masks, master_weights)
-
-    def _step_chunk(self, group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
-        compiled = parameter.device.type == "cpu" and parameter.dtype == torch.float32
-        if not compiled or chunk.mask is None:
-            super()._step_chunk(group, parameter, chunk)
-            return
-        state, part = self.state[parameter], slice(chunk.start, chunk.stop)
-        hyper_parameters = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
-        adamw(
-            parameter.detach().view(-1)[part].numpy(),
-            parameter.grad.reshape(-1)[part].contiguous().numpy(),
-            chunk.mask.bits[chunk.start // 8 : (chunk.stop + 7) // 8].numpy(),
-            state["exp_avg"][chunk.packed].numpy(),
-            state["exp_avg_sq"][chunk.packed].numpy(),
-            state["step"].item(),
-            *map(float, hyper_parameters),  # an int would be compiled for anew
-        )
 
     def _update(self, selected: Selected, group: dict[str, Any]) -> None:
         # The kernel of torch.optim.AdamW(fused=True), without the list handling around it, which

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import xxhash
 
+from src import devices
 from src.optim.bitmask import BitMask
 from src.optim.threads import ordered_map
 
@@ -37,12 +37,7 @@ class Chunk:
 
     def positions(self) -> torch.Tensor | None:
         """int64 positions of the selected elements within the chunk; None: all of them."""
-        if self.mask is None:
-            return None
-        flags = self.mask.flat(self.start, self.stop)
-        if flags.device.type == "cpu":  # numpy's is several times faster than torch's
-            return torch.from_numpy(np.flatnonzero(flags.numpy()))
-        return flags.nonzero().squeeze(1)
+        return None if self.mask is None else self.mask.positions(self.start, self.stop)
 
     def gather(self, flat: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """The selected elements of a flat tensor; a view of it where all are selected."""
@@ -158,7 +153,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         for group, parameter in self._trained():
             layout = self._layouts[parameter]
             for chunk in layout.chunks:
-                if parameter.device.type == "cpu" and layout.mask is not None:
+                if devices.on_cpu(parameter) and layout.mask is not None:
                     small.append((group, parameter, chunk))
                 else:
                     work(group, parameter, chunk)
@@ -251,7 +246,7 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
         mask = None
     if mask is not None:
         mask = mask.to(parameter.device)
-    size = CPU_CHUNK if parameter.device.type == "cpu" and mask is not None else WIDE_CHUNK
+    size = CPU_CHUNK if devices.on_cpu(parameter) and mask is not None else WIDE_CHUNK
     chunks, selected = [], 0
     for start in range(0, numel, size):
         stop = min(start + size, numel)

@@ -11,10 +11,7 @@ from transformers import PreTrainedModel
 from src.dataset.pairing import UnlearnDataset
 from src.metrics.likelihood import token_log_probs
 from src.optim.bitmask import BitMask, Mask
-from src.optim.cpu_kernel import exchange
 from src.optim.packed import WIDE_CHUNK
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size, to move bits around
 
 
 def reference_losses(
@@ -96,24 +93,16 @@ def exchange_selected(weights: torch.Tensor, mask: BitMask, packed: torch.Tensor
     """Swap the selected weights with packed ones, both in place.
 
     Args:
-        weights: contiguous, of any shape and 16, 32 or 64-bit dtype.
+        weights: contiguous, of any shape and dtype.
         mask: the selected ones, on the same device.
         packed: ``(mask.count(),)``, of the same dtype, in row-major order.
     """
-    flat = weights.view(-1)
-    if flat.device.type == "cpu":
-        integer = _INTEGERS[flat.dtype.itemsize]
-        exchange(flat.view(integer).numpy(), mask.bits.numpy(), packed.view(integer).numpy())
-    else:
-        _exchange_by_position(flat, mask, packed)
-
-
-def _exchange_by_position(flat: torch.Tensor, mask: BitMask, packed: torch.Tensor) -> None:
-    done = 0
+    flat, done = weights.view(-1), 0
     for start in range(0, flat.numel(), WIDE_CHUNK):
-        positions = mask.flat(start, start + WIDE_CHUNK).nonzero().squeeze(1) + start
-        current = flat.index_select(0, positions)
+        part = flat[start : start + WIDE_CHUNK]
+        positions = mask.positions(start, start + WIDE_CHUNK)
         stored = packed[done : done + len(positions)]
-        flat.index_copy_(0, positions, stored)
+        current = part.index_select(0, positions)
+        part.index_copy_(0, positions, stored)
         stored.copy_(current)
         done += len(positions)
