@@ -385,8 +385,9 @@ UNLEARN_KEYS = (
     *SOURCE_KEYS,
     *_section(
         "evaluation",
-        ("protocol", Choice("corrected", "published"), "corrected",
-         "published: as the paper's numbers were made"),
+        ("protocol", Choice("corrected", "published", "official"), "corrected",
+         "of TOFU; published: as the paper's numbers were made; official: as its authors' and "
+         "open-unlearning's"),
         ("batch_size", _COUNT, 32, "sequences run at once"),
         ("limit", _COUNT, None, "first rows of each set, for a quick look"),
         ("tasks", ListOf(_LM_EVAL_TASK), None, "what to run as well"),
@@ -403,7 +404,8 @@ UNLEARN_KEYS = (
          "sentence-transformers/paraphrase-MiniLM-L6-v2",
          "sentence encoder for TOFU's accuracy: from the hub, a folder or a Python package"),
         ("retain_results", Text("file"), None,
-         "the retain-only model's tofu.json, for the official forget quality"),
+         "the retain-only model's tofu.json, TOFU_EVAL.json or eval_log_aggregated.json, for the "
+         "forget quality"),
         ("attacks", ListOf(Choice("loss", "zlib", "min_k++", "reference")), [],
          "TOFU's membership attacks beside Min-k%"),
         ("reference_model", Text("hub id or folder"), None, "model of the reference attack"),
@@ -763,6 +765,8 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "evaluation.reference_model"
     ):
         yield "evaluation.attacks", "reference needs evaluation.reference_model"
+    if values.get("evaluation.attacks") and values.get("evaluation.protocol") == "official":
+        yield "evaluation.attacks", "evaluation.protocol official has none; leave this empty"
     ratio = values.get("dataset.forget_ratio")
     if ratio is not None and ratio > 1 and not ratio.is_integer():
         yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"

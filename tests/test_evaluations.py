@@ -243,8 +243,9 @@ def test_tofu(tokenizer, tmp_path):
     )
     results, documents, saved = run(tokenizer, config)
     assert saved == ["tofu.json", "lm_eval.json", "lm_eval.json"]
-    assert 0 < results["tofu_official Forget Quality"] <= 1
-    assert {"tofu_official Model Utility", "tofu_official Prob. Forget"} <= set(results)
+    assert 0 < results["tofu_corrected Forget Quality"] <= 1
+    assert {"tofu_corrected Model Utility", "tofu_corrected Prob. Forget"} <= set(results)
+    assert not [name for name in results if name.startswith("tofu_official")]
     forget = documents["tofu.json"]["forget"]
     assert results["Exact Memorization"] == forget["exact_memorization"]
     assert results["Extraction Strength"] == forget["extraction_strength"]
@@ -254,7 +255,7 @@ def test_tofu(tokenizer, tmp_path):
     again, documents, _ = run(tokenizer, config, seed=7)
     for row in documents["tofu.json"]["forget"]["rows"]:
         assert row["MIA"]["reference"] == pytest.approx(0, abs=1e-5)
-    assert again["tofu_official Forget Quality"] == 1.0
+    assert again["tofu_corrected Forget Quality"] == 1.0
     flat = {name for name in results if name.startswith("lm_eval ")}
     assert flat == {
         "lm_eval demo_wmdp acc",
@@ -262,6 +263,34 @@ def test_tofu(tokenizer, tmp_path):
         "lm_eval demo_text byte_perplexity",
         "lm_eval demo_text bits_per_byte",
     }
+
+
+def test_tofu_as_its_authors_evaluate_it(tokenizer, tmp_path):
+    official = {**TOFU, "evaluation__protocol": "official"}
+    _, documents, _ = run(tokenizer, configure(**official), seed=7)
+    retain_results = tmp_path / "tofu.json"
+    retain_results.write_text(json.dumps(documents["tofu.json"]))
+    without = configure(**official, evaluation__sentence_model="no/encoder")  # it needs none
+    results, documents, _ = run(tokenizer, without)
+    assert documents["tofu.json"]["protocol"] == "official"
+    assert documents["tofu.json"]["sets"]["forget"] == "Demo_forget10_perturbed"
+    assert all(name.startswith("tofu_official ") for name in results)
+    assert "tofu_official Forget Quality" not in results
+    results, _, _ = run(tokenizer, configure(**official, evaluation__retain_results=retain_results))
+    assert 0 < results["tofu_official Forget Quality"] <= 1
+    for changes, message in (
+        ({**TOFU}, "protocol official, but this is corrected"),
+        ({**official, "evaluation__limit": 3}, "asks 2, this evaluation 3, and 2 are the same"),
+        ({**official, "dataset__forget_dataset_name": "Demo_forget01"}, "other forget questions"),
+    ):
+        config = configure(**changes, evaluation__retain_results=retain_results)
+        with pytest.raises(WagleError, match=message):
+            check_evaluation(config, rows)
+
+
+def test_the_official_protocol_has_no_attacks():
+    with pytest.raises(ConfigError, match="leave this empty"):
+        configure(**TOFU, evaluation__protocol="official", evaluation__attacks="loss")
 
 
 @pytest.mark.parametrize(

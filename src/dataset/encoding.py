@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from src.dataset.templates import Template
+from src.dataset.templates import ChatTemplate, Template
 from src.errors import WagleError
 
 IGNORED = -100  # PyTorch's cross_entropy leaves these labels out
@@ -78,6 +78,43 @@ def encode_answer(
             f"{question[:80]!r}…"
         )
     return Encoded(ids, [IGNORED] * question_length + ids[question_length:])
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    question: str,
+    answer: str,
+    *,
+    max_length: int,
+) -> tuple[list[int], Encoded]:
+    """Encode a question with its answer and EOS as the TOFU authors and open-unlearning do.
+
+    The prompt goes on to where the answer starts, a trailing space included, and everything behind
+    as many tokens as it has when tokenised alone is labelled. One EOS follows, unless a chat
+    template has just written one.
+
+    Args:
+        max_length: of the text without that EOS; a chat is not cut, since its template ends it.
+
+    Returns:
+        The prompt's token ids, and the whole with its labels.
+
+    Raises:
+        WagleError: nothing is labelled.
+    """
+    is_chat = isinstance(template, ChatTemplate)
+    prompt, ids = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        if is_chat
+        else tokenize(tokenizer, text, max_length)
+        for text in template.conversation(question, answer)
+    )
+    if ids[-1] != tokenizer.eos_token_id:
+        ids = [*ids, tokenizer.eos_token_id]
+    if len(prompt) >= len(ids):
+        raise WagleError(f"no token of the answer {answer[:80]!r} follows {question[:80]!r}")
+    return prompt, Encoded(ids, [IGNORED] * len(prompt) + ids[len(prompt) :])
 
 
 def encode_text(

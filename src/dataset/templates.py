@@ -38,6 +38,11 @@ class Template:
         """The question part: everything that precedes ``answer_start``."""
         return self.question_start + text + self.question_end
 
+    def conversation(self, question: str, answer: str) -> tuple[str, str]:
+        """The prompt up to where the answer starts, and the whole text."""
+        prompt = self.question(question) + self.answer_start
+        return prompt, prompt + answer
+
     def record(self) -> dict[str, str]:
         """What the template is, in JSON: for a saved model, a manifest, a fingerprint."""
         return {"template": self.name}
@@ -67,6 +72,10 @@ class ChatTemplate(Template):
         bos = self.tokenizer.bos_token
         adds_bos = bos and self.tokenizer("").input_ids[:1] == [self.tokenizer.bos_token_id]
         return rendered.removeprefix(bos) if adds_bos else rendered
+
+    def conversation(self, question: str, answer: str) -> tuple[str, str]:
+        """As the template itself writes both turns, with all special tokens spelt out."""
+        return self.render(question), self.render(question, answer)
 
     def render(self, question: str, answer: str | None = None) -> str:
         """The chat up to where the answer begins, or, with one, to its end."""

@@ -1,4 +1,4 @@
-"""TOFU's official scores from a run's tofu.json or from an official evaluation log.
+"""TOFU's official scores from a run's tofu.json or from another program's evaluation log.
 
 python src/exec/score_tofu.py RUN/tofu.json --retain_results RETAIN_RUN/tofu.json
 """
@@ -13,8 +13,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from src.errors import ConfigError
+from src.errors import ConfigError, WagleError
 from src.exec.entry import run_main
+
+_FORMS = (
+    "a run's tofu.json, the TOFU authors' eval_log_aggregated.json or open-unlearning's "
+    "TOFU_EVAL.json"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,27 +27,39 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="score_tofu.py", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
-    form = "a run's tofu.json or an official eval_log_aggregated.json"
-    parser.add_argument("results", type=Path, help=form)
+    parser.add_argument("results", type=Path, help=_FORMS)
     parser.add_argument(
         "--retain_results",
         type=Path,
         metavar="FILE",
-        help=f"{form}, of the model that never saw the forget set; gives Forget Quality",
+        help=f"{_FORMS}, of the model that never saw the forget set; gives Forget Quality",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
     arguments = parser.parse_args(argv)
     paths = [path for path in (arguments.results, arguments.retain_results) if path is not None]
     for path in paths:
         if not path.is_file():
-            raise ConfigError(f"there is no file {path}; give {form}")
-    # scipy comes after the command line has been found right
-    from src.metrics.tofu_official import load_losses, official_scores
+            raise ConfigError(f"there is no file {path}; give {_FORMS}")
+    # numpy and scipy come after the command line has been found right
+    from src.metrics.tofu_official import TITLES, official_scores
+    from src.metrics.tofu_results import check_comparable, load_results
 
-    scores = official_scores(*(load_losses(path) for path in paths))
+    results, *retain = (load_results(path) for path in paths)
+    if set(results.sets) != set(TITLES):
+        raise WagleError(f"{arguments.results} has the truth ratios of the forget set alone")
+    for retain_model in retain:
+        check_comparable(retain_model, results, arguments.retain_results)
+    scores = official_scores(results.sets, *(retain_model.sets for retain_model in retain))
+    if results.protocol not in (None, "official"):
+        print(
+            f"evaluation.protocol {results.protocol}: other losses than the official ones, the "
+            "scores are not comparable; evaluate with --evaluation.protocol official",
+            file=sys.stderr,
+        )
     if arguments.json:
-        print(json.dumps(scores, indent=2))
+        print(json.dumps({"protocol": results.protocol, **scores}, indent=2))
     else:
+        print(f"{'protocol':26} {results.protocol or 'unknown':>14}")
         for name, value in scores.items():
             print(f"{name:26} {value:14.8g}")
     return 0

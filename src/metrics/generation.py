@@ -74,7 +74,7 @@ def answer_questions(
     generated = generate_greedy(
         model,
         [prompt(question) for question in questions],
-        eos_token_ids=_end_tokens(model, tokenizer),
+        eos_token_ids=end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         max_total_length=max_total_length,
         batch_size=batch_size,
@@ -84,7 +84,7 @@ def answer_questions(
     return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}

@@ -56,10 +56,10 @@ def closest_candidates(
 ) -> list[int]:
     """For each text, the index of its candidate with the largest cosine similarity.
 
-    Of equals the first wins.
+    Of equals the first wins: equal sentences have one similarity, whatever batch, place or thread
+    computes it.
     """
     flat = [*texts, *(candidate for group in candidates for candidate in group)]
-    # Equal sentences are embedded once, and so get equal embeddings whatever batch they are in.
     distinct = list(dict.fromkeys(flat))
     embedded = encoder.encode(
         distinct,
@@ -69,7 +69,9 @@ def closest_candidates(
         show_progress_bar=False,
     ).cpu()
     where = {text: index for index, text in enumerate(distinct)}
-    return [
-        int((embedded[[where[c] for c in group]] @ embedded[where[text]]).argmax())
-        for text, group in zip(texts, candidates, strict=True)
-    ]
+    closest = []
+    for text, group in zip(texts, candidates, strict=True):
+        ranked = list(dict.fromkeys(group))
+        similarities = embedded[[where[c] for c in ranked]] @ embedded[where[text]]
+        closest.append(group.index(ranked[int(similarities.argmax())]))
+    return closest

@@ -218,7 +218,7 @@ def _generate(
         row.generated_paraphrase = text
 
 
-def _loss(tokens: TokenScores) -> float:
+def mean_loss(tokens: TokenScores) -> float:
     """Token-mean negative log-likelihood."""
     return -float(tokens.log_probs.mean(dtype=np.float64))
 
@@ -229,21 +229,21 @@ def _summarize_set(
     accuracies = _accuracies(rows, encoder)
     documents = []
     for row, acc in zip(rows, accuracies, strict=True):
-        perturbed = [_loss(p) for p in row.perturbed]
-        paraphrase = float(np.exp(-_loss(row.paraphrase)))
+        perturbed = [mean_loss(p) for p in row.perturbed]
+        paraphrase = float(np.exp(-mean_loss(row.paraphrase)))
         document = {
             "question": row.source["question"],
             "answer": row.source["answer"],
             "generated": row.generated,
             "truth_ratio": float(np.mean(np.exp(-np.array(perturbed))) / (paraphrase + 1e-12)),
-            "truth_prob": float(np.exp(-_loss(row.answer))),
+            "truth_prob": float(np.exp(-mean_loss(row.answer))),
             "rougeL_score": rouge_l_recall(row.source["answer"], row.generated),
             "acc": acc,
             "exact_memorization": exact_memorization(row.answer.is_greedy),
             "extraction_strength": extraction_strength(row.answer.is_greedy),
             "loss": {
-                "answer": _loss(row.answer),
-                "paraphrase": _loss(row.paraphrase),
+                "answer": mean_loss(row.answer),
+                "paraphrase": mean_loss(row.paraphrase),
                 "perturbed": perturbed,
             },
             "tokens": {

@@ -22,7 +22,9 @@ from src.metrics.harness import find_tasks, mean_of, own_metrics, run_tasks
 from src.metrics.membership import text_losses
 from src.metrics.sentence import load_sentence_encoder
 from src.metrics.tofu import MAX_TEXT_LENGTH, evaluate_tofu, summarize_tofu, tofu_subsets
-from src.metrics.tofu_official import load_losses, official_scores, parse_losses
+from src.metrics.tofu_field import evaluate_official
+from src.metrics.tofu_official import official_scores
+from src.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
 from src.model.loading import load_model, read_tokenizer
 
@@ -79,11 +81,11 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
     """
     task = config["unlearn.task_name"]
     cpu, cache = torch.device("cpu"), Path(config["overall.cache_dir"])
-    for name in _asked_sets(config).values():
-        load_rows(name)
+    rows = {name: load_rows(data_set) for name, data_set in _asked_sets(config).items()}
     if task == "tofu":
-        _retain_model(config)
-        load_sentence_encoder(config["evaluation.sentence_model"], cpu)
+        _retain_model(config, rows["forget"])
+        if config["evaluation.protocol"] != "official":
+            load_sentence_encoder(config["evaluation.sentence_model"], cpu)
         if config["evaluation.reference_model"] is not None:
             hint = "a local folder with --evaluation.reference_model FOLDER"
             name = config["evaluation.reference_model"]
@@ -106,14 +108,38 @@ def evaluate(context: EvaluationContext) -> dict[str, float]:
 
 
 def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
-    """TOFU: ``tofu.json``; the paper's UE and UT numbers, memorisation, the official scores."""
+    """TOFU: ``tofu.json``, and from it what the protocol defines.
+
+    ``official``: ``tofu_official …``. The others: the paper's UE and UT numbers, memorisation,
+    membership inference, and the official scores' formulas on this protocol's losses, under its
+    name: they are not comparable with official ones.
+    """
+    protocol = context.config["evaluation.protocol"]
+    sets = context.asked_rows()
+    retain_model = _retain_model(context.config, sets["forget"])
+    measure = _measure_as_the_field if protocol == "official" else _measure_as_the_paper
+    result = {"sets": dict(_asked_sets(context.config)), **measure(context, sets)}
+    context.save("tofu.json", result)
+    scores = official_scores(parse_results(result).sets, retain_model and retain_model.sets)
+    named = {f"tofu_{protocol} {name}": value for name, value in scores.items()}
+    if protocol == "official":
+        return named
+    return {
+        **summarize_tofu(result),
+        "Exact Memorization": result["forget"]["exact_memorization"],
+        "Extraction Strength": result["forget"]["extraction_strength"],
+        **{f"MIA {k}": v for k, v in result["MIA"].items() if not k.startswith("Min_")},
+        **named,
+    }
+
+
+def _measure_as_the_paper(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict:
     config = context.config
-    retain_model = _retain_model(config)
-    result = evaluate_tofu(
+    return evaluate_tofu(
         context.model,
         context.tokenizer,
         context.template,
-        context.asked_rows(),
+        sets,
         encoder=load_sentence_encoder(config["evaluation.sentence_model"], context.model.device),
         protocol=config["evaluation.protocol"],
         batch_size=context.batch_size,
@@ -121,20 +147,29 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
         attacks=config["evaluation.attacks"],
         reference_losses=lambda texts: _reference_losses(context, texts),
     )
-    context.save("tofu.json", result)
-    official = official_scores(parse_losses(result), retain_model)
-    return {
-        **summarize_tofu(result),
-        "Exact Memorization": result["forget"]["exact_memorization"],
-        "Extraction Strength": result["forget"]["extraction_strength"],
-        **{f"MIA {k}": v for k, v in result["MIA"].items() if not k.startswith("Min_")},
-        **{f"tofu_official {name}": value for name, value in official.items()},
-    }
 
 
-def _retain_model(config: Config) -> Any:
+def _measure_as_the_field(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict:
+    return evaluate_official(
+        context.model,
+        context.tokenizer,
+        context.template,
+        sets,
+        batch_size=context.batch_size,
+        limit=context.limit,
+    )
+
+
+def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
+    """The results of the retain-only model, if they are given and of the same questions."""
     path = config["evaluation.retain_results"]
-    return None if path is None else load_losses(Path(path))
+    if path is None:
+        return None
+    retain_model = load_results(Path(path))
+    asked = tuple(row["question"] for row in list(forget_rows)[: config["evaluation.limit"]])
+    own = TofuResults({}, config["evaluation.protocol"], _asked_sets(config)["forget"], asked)
+    check_comparable(retain_model, own, Path(path))
+    return retain_model
 
 
 def _reference_losses(context: EvaluationContext, texts: Sequence[str]) -> list[float]:

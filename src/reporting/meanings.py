@@ -65,22 +65,25 @@ _MEANINGS: dict[str, Meaning] = {
     ),
     rf"(?:.* )?Prob\. {_one_of(_SETS)}": Meaning("How probable it finds the true answers to {0}."),
     rf"(?:.* )?Truth Ratio {_one_of(_SETS)}": Meaning(
-        "Whether it prefers a true answer to wrong ones, for {0} (official TOFU definition)."
+        "Whether it prefers a true answer to wrong ones, for {0} (truth ratio of TOFU)."
     ),
     "(?:.* )?Model Utility": Meaning(
-        "Official TOFU utility: harmonic mean of the nine numbers that are not about forgetting."
+        "TOFU utility: harmonic mean of the nine numbers that are not about forgetting."
     ),
     "(?:.* )?Forget Quality": Meaning(
-        "Official TOFU forget quality: p-value of a Kolmogorov–Smirnov test against a model that "
+        "TOFU forget quality: p-value of a Kolmogorov–Smirnov test against a model that "
         "never saw the forget set. Above 0.05 the two cannot be told apart."
     ),
     "(?:.* )?KS": Meaning(
         "Distance to a model that never saw the forget set (Kolmogorov–Smirnov statistic).", -1
     ),
-    "Exact Memorization": Meaning(
+    rf"(?:.* )?prob_mean {_one_of(_SETS)}": Meaning(
+        "Whether it prefers a true answer to wrong ones, as a share: 0.5 is neither, for {0}.", -1
+    ),
+    "(?:.* )?Exact Memorization": Meaning(
         "Share of the tokens of the true forget answers that it predicts, given those before.", -1
     ),
-    "Extraction Strength": Meaning(
+    "(?:.* )?Extraction Strength": Meaning(
         "Share of a true forget answer that it completes word for word from the part before.", -1
     ),
     "MIA .*": Meaning(
