@@ -232,6 +232,15 @@ def test_closest_candidate_by_hand():
     assert closest_candidates(LetterEncoder(), texts, candidates) == [0, 1]
 
 
+@pytest.mark.parametrize("others", range(1, 18))
+def test_of_equally_close_candidates_the_first_wins(others):
+    """Equal texts, and other texts with the same embedding, wherever they stand."""
+    equal = ["Lisbon is where", "where Lisbon is"]
+    group = [*["zzz"] * others, *equal * 2, *["Oslo"] * others]
+    text = "where is Lisbon then"
+    assert closest_candidates(LetterEncoder(), [text], [group]) == [others]
+
+
 def test_summary_by_hand():
     result = {
         "Forget Quality": 0.5,

@@ -67,11 +67,13 @@ def closest_candidates(
         normalize_embeddings=True,
         convert_to_tensor=True,
         show_progress_bar=False,
-    ).cpu()
+    )
+    embedded = embedded.cpu().double()
     where = {text: index for index, text in enumerate(distinct)}
     closest = []
     for text, group in zip(texts, candidates, strict=True):
         ranked = list(dict.fromkeys(group))
-        similarities = embedded[[where[c] for c in ranked]] @ embedded[where[text]]
+        # Row by row and in float64: a matrix product may round by a row's place.
+        similarities = (embedded[[where[c] for c in ranked]] * embedded[where[text]]).sum(dim=1)
         closest.append(group.index(ranked[int(similarities.argmax())]))
     return closest
