@@ -288,6 +288,26 @@ def test_tofu_as_its_authors_evaluate_it(tokenizer, tmp_path):
             check_evaluation(config, rows)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"perturbed_answer": []}, "perturbed_answer is empty"),
+        ({"perturbed_answer": ["Oslo", " "]}, "perturbed_answer 2 is empty"),
+        ({"answer": ""}, "answer is empty"),
+        ({"paraphrased_answer": "\n"}, "paraphrased_answer is empty"),
+    ],
+)
+def test_evaluated_rows_that_cannot_be_scored_show_before_training(changes, named):
+    def damaged(name):
+        found = list(rows(name))
+        if name == "Demo_forget10_perturbed":
+            found[2] = {**found[2], **changes}
+        return found
+
+    with pytest.raises(WagleError, match=f"Demo_forget10_perturbed, row 3: {named}"):
+        check_evaluation(configure(**TOFU), damaged)
+
+
 def test_the_official_protocol_has_no_attacks():
     with pytest.raises(ConfigError, match="leave this empty"):
         configure(**TOFU, evaluation__protocol="official", evaluation__attacks="loss")

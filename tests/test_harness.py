@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from lm_eval.api.metrics import weighted_perplexity
+from lm_eval.models.huggingface import HFLM
 
 from src.dataset.demo_questions import FOLDER, make_questions
 from src.errors import ConfigError, WagleError
@@ -138,6 +140,21 @@ def test_a_task_without_a_number_fails(model, tokenizer, tmp_path):
         model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(WagleError, match="lm-eval task demo_text failed"):
         run_tasks(model, tokenizer, ["demo_text"], batch_size=4)
+
+
+def test_a_perplexity_beyond_float64_is_infinite(model, tokenizer, monkeypatch):
+    def unlikely(self, requests, *_, **__):
+        return [(-1e9, False)] * len(requests)
+
+    monkeypatch.setattr(HFLM, "_loglikelihood_tokens", unlikely)
+    results = run_tasks(model, tokenizer, ["demo_text"], batch_size=4)
+    numbers = results["demo_text"]["demo_text"]
+    assert numbers["word_perplexity"] == numbers["byte_perplexity"] == "inf"
+    assert 0 < numbers["bits_per_byte"] < math.inf
+    assert mean_of(results, ["demo_text"], "word_perplexity") == "inf"
+    json.dumps(results, allow_nan=False)
+    with pytest.raises(OverflowError):  # lm-eval is as it was
+        weighted_perplexity([(-1e9, 1)])
 
 
 def test_a_tag_has_the_numbers_of_its_tasks(tmp_path, monkeypatch, model, tokenizer):

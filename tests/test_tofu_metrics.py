@@ -221,6 +221,26 @@ def test_memorisation_of_answers(model, tokenizer, corrected):
         assert row["extraction_strength"] <= row["exact_memorization"]
 
 
+def test_rows_with_different_numbers_of_wrong_answers(model, tokenizer):
+    """Each row has the mean over its own."""
+    first = {**author_row(0), "perturbed_answer": author_row(0)["perturbed_answer"][:1]}
+    sets = {**SETS, "forget": [first, author_row(1)]}
+    result = evaluate_tofu(
+        model,
+        tokenizer,
+        TEMPLATE,
+        sets,
+        encoder=LetterEncoder(),
+        protocol="corrected",
+        batch_size=3,
+    )
+    row = result["forget"]["rows"][0]
+    (loss,) = row["loss"]["perturbed"]
+    paraphrase = math.exp(-row["loss"]["paraphrase"])
+    assert row["truth_ratio"] == pytest.approx(math.exp(-loss) / paraphrase, rel=1e-6)
+    assert len(result["forget"]["rows"][1]["loss"]["perturbed"]) == 3
+
+
 def test_limit_takes_the_first_rows(model, tokenizer):
     result = evaluate(model, tokenizer, "corrected", limit=2)
     assert [len(result[name]["rows"]) for name in SETS] == [2, 2, 2, 2]

@@ -9,9 +9,11 @@ import difflib
 import logging
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,8 +27,11 @@ OWN_TASKS = Path(__file__).resolve().parents[2] / "lm-evaluation-harness"
 # processes.
 _BOOTSTRAP_SAMPLES = 1000
 
-Results = Mapping[str, Mapping[str, float]]
-"""Metrics by the name of a task or group."""
+INFINITE = "inf"
+"""Stands in documents for a number beyond float64, which JSON cannot express."""
+
+Results = Mapping[str, Mapping[str, float | str]]
+"""Metrics by the name of a task or group; ``INFINITE`` for a perplexity that overflows."""
 
 
 @cache
@@ -93,7 +98,7 @@ def run_tasks(
     results: dict[str, Results] = {}
     for name in names:
         try:
-            with evaluating(model):
+            with evaluating(model), _infinite_perplexities():
                 output = _evaluate(model, tokenizer, manager, name, batch_size, limit)
         except Exception as error:  # whatever a task's own code raises, its name must be known
             raise WagleError(
@@ -132,22 +137,43 @@ def _evaluate(
     )["results"]
 
 
+@contextmanager
+def _infinite_perplexities() -> Iterator[None]:
+    """Within, lm-eval takes a perplexity that overflows for infinite instead of failing."""
+    from lm_eval.api import metrics
+
+    def exp(exponent: float) -> float:
+        try:
+            return math.exp(exponent)
+        except OverflowError:
+            return math.inf
+
+    metrics.math = SimpleNamespace(**{**vars(math), "exp": exp})
+    try:
+        yield
+    finally:
+        metrics.math = math
+
+
 def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> Results:
     """What lm-eval calls ``acc,none``, without the empty filter; without remarks."""
-    metrics = {
-        task: {
+    metrics: dict[str, dict[str, float | str]] = {}
+    for task, values in results.items():
+        numbers = {
             key.removesuffix(",none").replace(",", " "): value
             for key, value in values.items()
             if isinstance(value, (int, float))
         }
-        for task, values in results.items()
-    }
-    for task, values in metrics.items():
-        wrong = [key for key, value in values.items() if not math.isfinite(value)]
-        if wrong:
+        infinite = [key for key, value in numbers.items() if value == math.inf]
+        for key in infinite:
+            numbers[key] = INFINITE
+            numbers.pop(key.replace("perplexity", "perplexity_stderr"), None)  # it has none
+        wrong = [key for key, value in numbers.items() if not math.isfinite(float(value))]
+        if wrong := [key for key in wrong if key not in infinite]:
             raise WagleError(
                 f"the lm-eval task {name} failed: {task} has no number for {', '.join(wrong)}"
             )
+        metrics[task] = numbers
     return metrics
 
 
@@ -160,8 +186,8 @@ def own_metrics(results: Mapping[str, Results], name: str) -> Results:
     return {name: tasks[name]} if name in tasks else tasks
 
 
-def mean_of(results: Mapping[str, Results], names: Sequence[str], metric: str) -> float:
-    """The mean of a metric over what was asked for.
+def mean_of(results: Mapping[str, Results], names: Sequence[str], metric: str) -> float | str:
+    """The mean of a metric over what was asked for; ``INFINITE`` if one of the numbers is.
 
     Raises:
         WagleError: one of them does not have it.
@@ -173,5 +199,6 @@ def mean_of(results: Mapping[str, Results], names: Sequence[str], metric: str) -
             if metric not in metrics:
                 offered = ", ".join(metrics)
                 raise WagleError(f"the lm-eval task {task} has no {metric}; it has {offered}")
-        means.append(statistics.fmean(metrics[metric] for metrics in tasks.values()))
-    return statistics.fmean(means)
+        means.append(statistics.fmean(float(metrics[metric]) for metrics in tasks.values()))
+    mean = statistics.fmean(means)
+    return mean if math.isfinite(mean) else INFINITE

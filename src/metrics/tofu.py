@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.dataset.encoding import IGNORED, Encoded, encode_answer
 from src.dataset.templates import Template
-from src.errors import ConfigError
+from src.errors import ConfigError, WagleError
 from src.metrics.generation import answer_questions
 from src.metrics.likelihood import TokenScores, score_tokens
 from src.metrics.membership import attack_aucs, attack_scores
@@ -59,6 +59,28 @@ def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
         "real_author": f"{family}_real_authors_perturbed",
         "world_fact": f"{family}_world_facts_perturbed",
     }
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], data_set: str) -> None:
+    """Whether every row has answers that can be scored.
+
+    Raises:
+        WagleError: a text is blank or there is no wrong answer; the message names the row.
+    """
+    for number, row in enumerate(rows, start=1):
+        texts = {key: row[key] for key in _TEXTS if key in row}
+        texts |= {f"perturbed_answer {i}": t for i, t in enumerate(row["perturbed_answer"], 1)}
+        blank = [key for key, text in texts.items() if not text.strip()]
+        if not row["perturbed_answer"]:
+            blank.append("perturbed_answer")
+        if blank:
+            raise WagleError(
+                f"{data_set}, row {number}: {', '.join(blank)} is empty, and cannot be scored; "
+                "give it a text, or leave the row out"
+            )
+
+
+_TEXTS = ("question", "answer", "paraphrased_question", "paraphrased_answer")
 
 
 @dataclass

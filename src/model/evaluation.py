@@ -21,7 +21,13 @@ from src.metrics.copyright import evaluate_copyright
 from src.metrics.harness import find_tasks, mean_of, own_metrics, run_tasks
 from src.metrics.membership import text_losses
 from src.metrics.sentence import load_sentence_encoder
-from src.metrics.tofu import MAX_TEXT_LENGTH, evaluate_tofu, summarize_tofu, tofu_subsets
+from src.metrics.tofu import (
+    MAX_TEXT_LENGTH,
+    check_rows,
+    evaluate_tofu,
+    summarize_tofu,
+    tofu_subsets,
+)
 from src.metrics.tofu_field import evaluate_official
 from src.metrics.tofu_official import official_scores
 from src.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
@@ -83,6 +89,8 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
     cpu, cache = torch.device("cpu"), Path(config["overall.cache_dir"])
     rows = {name: load_rows(data_set) for name, data_set in _asked_sets(config).items()}
     if task == "tofu":
+        for name, data_set in _asked_sets(config).items():
+            check_rows(rows[name], data_set)
         _retain_model(config, rows["forget"])
         if config["evaluation.protocol"] != "official":
             load_sentence_encoder(config["evaluation.sentence_model"], cpu)

@@ -14,8 +14,14 @@ from src.reporting.figures import draw_tradeoff, draw_training, write_figure
 from src.reporting.runs import Run
 from src.terminal import plain, say, show_table
 
-_SHOWN = r"UE |UT |lm_eval .* (acc|word_perplexity)$"
-_SHORT = {"real authors": "RA", "world facts": "WF", "lm_eval ": "", "word_perplexity": "PPL"}
+_SHOWN = r"UE |UT |tofu_official |lm_eval .* (acc|word_perplexity)$"
+_SHORT = {
+    "tofu_official ": "",
+    "real authors": "RA",
+    "world facts": "WF",
+    "lm_eval ": "",
+    "word_perplexity": "PPL",
+}
 
 
 def comparison_table(runs: Sequence[Run], path: Path) -> None:

@@ -18,6 +18,7 @@ In a notebook started in this folder::
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
@@ -108,7 +109,8 @@ class _Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> _Spread:
-        deviation = statistics.stdev(values) if len(values) > 1 else None
+        spread = len(values) > 1 and all(map(math.isfinite, values))
+        deviation = statistics.stdev(values) if spread else None
         return cls(statistics.fmean(values), deviation)
 
 

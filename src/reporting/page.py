@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -196,6 +197,8 @@ def _flat(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
+    if math.isinf(value):
+        return f"{value}"
     if value == int(value) and abs(value) >= 10:
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.1e}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ def read_run(folder: Path, title: str | None = None) -> Run:
         title=title or folder.resolve().name,
         folder=folder,
         config=dict(flatten(_sections(folder, CONFIG, manifest))),
-        results=_sections(folder, RESULTS, manifest),
+        results=_numbers(_sections(folder, RESULTS, manifest)),
         manifest=manifest,
         log=read_document(folder, TRAINING_LOG, manifest) if log.is_file() else [],
     )
@@ -196,6 +197,11 @@ def list_runs(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
         except WagleError as error:
             state = str(error)
         yield (str(folder), started, state, *(numbers or ("", "")))
+
+
+def _numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results with infinities for what stands for them in JSON."""
+    return {name: math.inf if value == "inf" else value for name, value in results.items()}
 
 
 def _title(run: Run) -> str:

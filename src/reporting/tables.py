@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -242,10 +243,11 @@ class Table:
 
 
 def summarize(numbers: Sequence[float]) -> Statistic | None:
-    """Mean and sample standard deviation (divisor n − 1)."""
+    """Mean and sample standard deviation (divisor n − 1; infinite numbers have none)."""
     if not numbers:
         return None
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    spread = len(numbers) > 1 and all(map(math.isfinite, numbers))
+    deviation = statistics.stdev(numbers) if spread else None
     return Statistic(statistics.fmean(numbers), deviation)
 
 
