@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from rouge_score.tokenizers import DefaultTokenizer
 
 from src.dataset.encoding import IGNORED, Encoded
 from src.metrics.likelihood import TokenScores, score_tokens
 from src.metrics.membership import attack_aucs, attack_scores, lowest_mean
 from src.metrics.memorization import exact_memorization, extraction_strength
-from src.metrics.text import bleu, rouge_l_recall
+from src.metrics.text import ScriptTokenizer, bleu, lost_share, rouge_l_recall
 from tests.conftest import make_model
 
 
@@ -31,6 +32,38 @@ def test_bleu_by_hand():
     assert bleu("a b c d e f", "a b c d") == pytest.approx(100 * math.exp(-0.5))
     assert bleu("a b c d", "a b c d") == pytest.approx(100)
     assert bleu("a b c d", "") == 0.0
+
+
+def test_words_of_other_scripts():
+    """rouge_score drops all but a to z and 0 to 9, and so finds nothing in a perfect answer."""
+    for text in ("Она живёт в Москве", "她住在莫斯科", "هي تعيش في موسكو", "वह मॉस्को में रहती है"):
+        assert rouge_l_recall(text, text) == 0.0
+        assert rouge_l_recall(text, text, "unicode") == 1.0
+        assert lost_share([text]) == 1.0
+    # "она в москве" of four words; three of six characters in order
+    assert rouge_l_recall("Она живёт в Москве", "она в МОСКВЕ", "unicode") == 3 / 4
+    assert rouge_l_recall("她住在莫斯科", "莫斯科在哪里", "unicode") == 3 / 6
+    tokenizer = ScriptTokenizer()
+    assert tokenizer.tokenize("हिन्दी, ดีx 中文abc running") == [
+        *("हिन्दी", "ด\u0e35", "x", "中", "文", "abc", "run")
+    ]
+
+
+def test_words_of_english_are_those_of_rouge_score():
+    for text in ("She's writing 3 novels_now; co-authored!", "", "…", "A.B. runs 1,000 miles"):
+        assert ScriptTokenizer().tokenize(text) == DefaultTokenizer(True).tokenize(text)
+    assert lost_share(["She writes 3 novels."]) == lost_share(["…"]) == 0.0
+    assert lost_share(["абв", "xyz"]) == 0.5
+
+
+def test_bleu_of_a_script_without_spaces():
+    reference, text = "她住在莫斯科", "她住在莫斯城"
+    assert bleu(reference, text) == 0.0  # one word, and a wrong one
+    # n-gram precisions 5/6, 4/5, 3/4, 2/3
+    expected = 100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25
+    assert bleu(reference, text, "unicode") == pytest.approx(expected)
+    english = ("It's 3.5 km, isn't it?", "It is 3.5 km, isn't it?")
+    assert bleu(*english, "unicode") == bleu(*english)
 
 
 def test_lowest_mean_by_hand():
