@@ -19,7 +19,6 @@ import re
 import shutil
 import sys
 import textwrap
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,9 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fastargs
-import yaml
 from fastargs.validation import Checker
 
+from src.config_files import MOST_PROBLEMS, read_file, repeated, shortened, split_command_line
 from src.errors import ConfigError
 
 # ---------------------------------------------------------------------------- kinds of values
@@ -42,12 +41,21 @@ class Text(Checker):
         self.what = what
 
     def check(self, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or not self.is_name(value):
             raise ValueError
         return value
 
     def help(self) -> str:
         return self.what
+
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether files could be called so: Unicode without NUL, parts that are not too long."""
+        try:
+            parts = text.encode().split(b"/")
+        except UnicodeEncodeError:  # half a character
+            return False
+        return "\0" not in text and len(text) < 4096 and all(len(part) <= 255 for part in parts)
 
 
 class Flag(Checker):
@@ -136,14 +144,16 @@ def read_date(text: str) -> datetime:
 class Steps(Int):
     """A number of optimizer steps, or -1: the number of epochs decides."""
 
+    most = 100_000_000
+
     def check(self, value: Any) -> int:
         steps = super().check(value)
-        if steps != -1 and steps < 1:
+        if steps != -1 and not 1 <= steps <= self.most:
             raise ValueError
         return steps
 
     def help(self) -> str:
-        return "-1 or int >= 1"
+        return f"-1 or int >= 1, <= {self.most}"
 
 
 class Choice(Checker):
@@ -172,7 +182,10 @@ class ListOf(Checker):
         """The unchecked items."""
         if isinstance(value, str):
             if value.lstrip().startswith("["):
-                value = json.loads(value)
+                try:
+                    value = json.loads(value)
+                except RecursionError as error:
+                    raise ValueError from error
             else:
                 value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list):
@@ -256,7 +269,7 @@ def _section(section: str, *rows: _Row) -> tuple[Key, ...]:
     return tuple(Key(f"{section}.{name}", *rest) for name, *rest in rows)
 
 
-_COUNT = Int(at_least=1)
+_COUNT = Int(at_least=1, at_most=1_000_000)
 _RATE = Float(at_least=0)
 _POSITIVE = Float(above=0)
 _DECAY = Float(at_least=0, below=1)
@@ -380,7 +393,7 @@ UNLEARN_KEYS = (
          "up to 1: the fraction of the forget set to draw; above 1: how many examples"),
         ("self_retain", Flag(), False, "retain the forget set's rows that were not drawn"),
         ("batch_size", _COUNT, 16, "examples per batch"),
-        ("num_workers", Int(at_least=0), 0, "processes that load data", True),
+        ("num_workers", Int(at_least=0, at_most=256), 0, "processes that load data", True),
     ),
     *SOURCE_KEYS,
     *_section(
@@ -534,11 +547,11 @@ def load_config(
     if "--help" in argv or "-h" in argv:
         print(_help(keys, prog, description))
         sys.exit(0)
-    files, given_on_command_line = _split_command_line(argv)
+    files, pairs = split_command_line(argv)
     given: dict[str, Given] = {}
     for path in files:
-        given |= _read_file(path)
-    return Config(keys, given | given_on_command_line)
+        given |= _given_in(path)
+    return Config(keys, given | _by_key(pairs, "command line"))
 
 
 def mask_ratio(path: str | Path) -> float | None:
@@ -553,8 +566,6 @@ def mask_ratio(path: str | Path) -> float | None:
 
 
 # ------------------------------------------------------------------------------------ reading
-
-_CONFIG_OPTIONS = ("--config_file", "--config-file", "-C")
 
 
 def _by_key(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Given]:
@@ -571,80 +582,13 @@ def _canonical(name: str) -> str:
     return name
 
 
-def _split_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Given]]:
-    """Configuration files in order, and the other options' values."""
-    files: list[str] = []
-    pairs: list[tuple[str, str | None]] = []
-    wrong: list[str] = []
-    waiting = deque(argv)
-    while waiting:
-        argument = waiting.popleft()
-        option, equals, value = argument.partition("=")
-        if option not in _CONFIG_OPTIONS and not option.startswith("--"):
-            wrong.append(f"{argument!r} belongs to no option; write --section.key value")
-            continue
-        if not equals:
-            if not waiting or waiting[0].startswith("--") or waiting[0] in _CONFIG_OPTIONS:
-                wrong.append(f"{option} needs a value")
-                continue
-            value = waiting.popleft()
-        if option in _CONFIG_OPTIONS:
-            files.append(value)
-        else:
-            pairs.append((option.removeprefix("--"), None if value == "null" else value))
-    if wrong:
-        raise ConfigError("\n".join(["the command line is wrong", *wrong]))
-    return files, _by_key(pairs, "command line")
-
-
-def _read_file(name: str) -> dict[str, Given]:
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-        if Path(name).suffix in (".yaml", ".yml"):
-            content = yaml.load(text, Loader=_StrictYaml)
-        else:
-            content = json.loads(text, object_pairs_hook=_without_duplicates)
-        pairs = list(_flatten(content)) if isinstance(content, dict) else None
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no configuration file {name}") from error
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"the configuration file {name} cannot be read: {error}") from error
-    if pairs is None:
-        raise ConfigError(
-            f"the configuration file {name} cannot be read: it should hold one object of sections, "
-            'like {"overall": {"seed": 0}}'
-        )
+def _given_in(name: str) -> dict[str, Given]:
+    pairs = read_file(name)
     given = _by_key(pairs, name)
     if len(given) < len(pairs):
-        names = [_canonical(key) for key, _ in pairs]
-        twice = sorted({key for key in names if names.count(key) > 1})
+        twice = repeated(_canonical(key) for key, _ in pairs)
         raise ConfigError(f"the configuration file {name} gives {', '.join(twice)} twice")
     return given
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"the same key twice: {', '.join(twice)}")
-    return dict(pairs)
-
-
-class _StrictYaml(yaml.SafeLoader):
-    """YAML without duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _without_duplicates([(str(key.value), None) for key, _ in node.value])
-        return super().construct_mapping(node, deep)
-
-
-def _flatten(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves by dotted name; an empty section is a leaf too, lest a misspelt one go unseen."""
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 # ----------------------------------------------------------------------------------- checking
@@ -661,11 +605,12 @@ def _resolve(keys: Sequence[Key], given: Mapping[str, Given]) -> dict[str, Any]:
     """Every key's value, in the order of ``keys``."""
     known = {key.name: key for key in keys}
     sections = _sections(known)
-    problems = [
-        _Problem(entry.name, _unknown(name, known, sections), _shown(entry.value), entry.where)
+    strange = [
+        name
         for name, entry in given.items()
         if name not in known and not (name in sections and entry.value in (None, {}))
     ]
+    problems = [_unknown(name, given[name], known, sections) for name in strange[:MOST_PROBLEMS]]
     declared = _declare(keys)
     set_values = {name: entry.value for name, entry in given.items() if entry.value is not None}
     declared.collect({name: value for name, value in set_values.items() if name in known})
@@ -680,12 +625,19 @@ def _resolve(keys: Sequence[Key], given: Mapping[str, Given]) -> dict[str, Any]:
         where = given[name].where if name in given else "default"
         problems.append(_Problem(name, wrong, _shown(values[name]), where))
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        table = _table([("key", "what is wrong", "given", "where"), *problems], _terminal_width())
-        raise ConfigError(f"{count} in the configuration\n\n{table}")
+        raise ConfigError(_problem_table(problems, len(strange[MOST_PROBLEMS:])))
     if "unlearn.score_type" in values and values["unlearn.score_type"] is None:
         values["unlearn.score_type"] = _score_type_of_folder(values["unlearn.mask_path"])
     return values
+
+
+def _problem_table(problems: Sequence[_Problem], unseen: int) -> str:
+    total = len(problems) + unseen
+    count = "1 problem" if total == 1 else f"{total:,} problems"
+    shown = problems[:MOST_PROBLEMS]
+    table = _table([("key", "what is wrong", "given", "where"), *shown], _terminal_width())
+    more = f"\nand {total - len(shown):,} more" if total > len(shown) else ""
+    return f"{count} in the configuration\n\n{table}{more}"
 
 
 def _declare(keys: Sequence[Key]) -> fastargs.Config:
@@ -711,14 +663,18 @@ def _sections(known: Iterable[str]) -> set[str]:
     return sections
 
 
-def _unknown(name: str, known: Iterable[str], sections: Iterable[str]) -> str:
+def _unknown(name: str, entry: Given, known: Iterable[str], sections: Iterable[str]) -> _Problem:
     """What to say about a key that does not exist, with up to two that may have been meant."""
+    wrong = "unknown key; see --help"
     if name in sections:
-        return f"a section, not a key; give {name}.KEY"
-    last_part = name.rpartition(".")[2]
-    namesakes = [key for key in known if key.rpartition(".")[2] == last_part]
-    near = dict.fromkeys([*_nearest(name, namesakes, cutoff=0), *_nearest(name, known)])
-    return f"unknown key; did you mean {' or '.join(near)}?" if near else "unknown key; see --help"
+        wrong = f"a section, not a key; give {name}.KEY"
+    elif len(name) < 100:
+        last_part = name.rpartition(".")[2]
+        namesakes = [key for key in known if key.rpartition(".")[2] == last_part]
+        near = dict.fromkeys([*_nearest(name, namesakes, cutoff=0), *_nearest(name, known)])
+        if near:
+            wrong = f"unknown key; did you mean {' or '.join(near)}?"
+    return _Problem(shortened(entry.name), wrong, _shown(entry.value), entry.where)
 
 
 def _nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
@@ -745,6 +701,8 @@ def _hint(checker: Checker, value: Any) -> str:
             return ""
         hints = (_hint(checker.item, item) for item in items)
         return next((hint for hint in hints if hint), "")
+    if isinstance(checker, Text) and isinstance(value, str) and not Text.is_name(value):
+        return ", of whole characters but NUL, at most 255 bytes between slashes"
     if not isinstance(checker, Choice) or not isinstance(value, str) or value in checker.names:
         return ""
     near = _nearest(value, checker.names)
@@ -864,8 +822,8 @@ def _terminal_width() -> int:
 
 
 def _shown(value: Any) -> str:
-    plain = isinstance(value, str) and value.strip()
-    return value if plain else json.dumps(value, ensure_ascii=False, default=str)
+    plain = isinstance(value, str) and value.strip() and value.isprintable()
+    return shortened(value if plain else json.dumps(value, default=str))
 
 
 def _table(rows: Sequence[Sequence[str]], width: int) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -267,7 +270,6 @@ def test_null_means_not_set(write):
         ("c.json", "[" * 100_000, "cannot be read"),
         ("c.yaml", "unlearn:\n  lr: 1\n  lr: 2\n", "the same key twice: lr"),
         ("c.yaml", "a: [", "cannot be read"),
-        ("c.yaml", "a: &a\n  b: *a\n", "cannot be read"),
         ("c.yml", "", "one object of sections"),
     ],
 )
@@ -465,11 +467,109 @@ def test_values_that_a_key_does_not_take(key, value, write):
     assert f"{key}" in error("-C", write({key: value}))
 
 
-def test_yaml_values_that_json_does_not_have(write):
-    text = error("-C", write("logger:\n  name: 2026-01-02\n1: 2\n", "c.yaml"))
-    assert "logger.name allowed" in text
-    assert "2026-01-02" in text
-    assert "1 unknown key" in text
+def test_yaml_values_mean_what_they_mean_on_the_command_line(write):
+    text = """
+logger: {name: 2026-01-02}
+overall: {seed: 010, cache_dir: 1:30}
+unlearn: {lr: 1e-5, sophia: true, mask_path: null}
+dataset: {date_string: 2025-04-10}
+"""
+    config = load("-C", write(text, "c.yaml"))
+    assert config["logger.name"] == "2026-01-02"
+    assert config["overall.seed"] == 10
+    assert config["overall.cache_dir"] == "1:30"
+    assert config["unlearn.lr"] == 1e-5
+    assert config["unlearn.sophia"] is True
+    assert config["unlearn.mask_path"] is None
+    assert config["dataset.date_string"] == "2025-04-10"
+    assert "1 unknown key" in error("-C", write("1: 2\n", "c.yaml"))
+
+
+def nested(depth):
+    return "[" * depth + "]" * depth
+
+
+LAUGHS = "a: &a [x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "c.json",
+            '{"overall": {"cache_dir": "' + "x" * 1_000_000 + '"}}',
+            "larger than 1,000,000",
+        ),
+        ("c.json", "{" + ", ".join(['"a": 1'] * 100_000) + "}", "the same key twice: a$"),
+        ("c.json", json.dumps({f"a{n}": 1 for n in range(50_000)}), "more than 10,000 values"),
+        ("c.json", json.dumps({f"a{n}": 1 for n in range(9_999)}), "9,999 problems .* 9,979 more$"),
+        ("c.json", '{"overall.seed": ' + "1" * 900_000 + "}", "cannot be read: Exceeds the limit"),
+        ("c.json", '{"overall.seed": ' + "1" * 4_000 + "}", "overall.seed allowed: int >= 0"),
+        ("c.json", '{"overall.seed": "' + "1" * 900_000 + '"}', "overall.seed allowed: int >= 0"),
+        ("c.json", '{"' + "x" * 900_000 + '": 1}', "x… unknown key"),
+        ("c.json", f'{{"evaluation.tasks": {nested(50)}}}', "nested deeper than 20 levels"),
+        ("c.yaml", LAUGHS, "more than 10,000 values"),
+        ("c.yaml", "a: &a [*a]", "nested deeper than 20 levels"),
+        ("c.yaml", "a: &a {b: *a}", "nested deeper than 20 levels"),
+        ("c.yaml", f"a: {nested(100_000)}", "exceeded maximum nesting depth"),
+        ("c.yaml", "overall.seed: !!int ''", "overall.seed allowed: int >= 0"),
+        ("c.yaml", "overall.seed: !!int 0x" + "f" * 10_000, "overall.seed allowed: int >= 0"),
+        ("c.yaml", "overall.seed: 1" + ":1" * 450_000, "overall.seed allowed: int >= 0"),
+        ("c.yaml", "overall.seed: !!int 1" + ":1" * 450_000, "overall.seed allowed: int >= 0"),
+        ("c.yaml", "unlearn.lr: !!float foo", "unlearn.lr allowed: float >= 0"),
+        ("c.yaml", "logger.name: !!timestamp foo\nb: 1", "1 problem in the configuration.* b "),
+        ("c.yaml", "unlearn.sophia: !!bool foo", "cannot be read: KeyError"),
+        ("c.yaml", "unlearn.sophia: !!map [1]", "cannot be read: ConstructorError"),
+        ("c.yaml", "unlearn.sophia: !!python/name:os.system", "cannot be read: ConstructorError"),
+        ("c.yaml", "overall.seed: !!binary AAAA", "overall.seed allowed: int >= 0"),
+    ],
+    ids=itertools.count(),
+)
+def test_monstrous_files_are_refused(write, name, text, message):
+    found = error("-C", write(text, name))
+    assert re.search(message, found), found[:1000]
+    assert len(found) < 10_000
+
+
+def test_only_ordinary_files_are_configurations(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for name in (str(tmp_path / "pipe.json"), "/dev/zero", "/dev/null", str(tmp_path)):
+        assert "it is no ordinary file" in error("-C", name)
+    assert "cannot be read" in error("-C", "a\0b.json")
+    assert "cannot be read" in error("-C", "x" * 300)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "[" * 500 + "]" * 500, "[1, {}", '["a\0"]'])
+def test_lists_on_the_command_line_are_lists_of_names(value):
+    assert "evaluation.tasks allowed: list of lm-eval task" in error("--evaluation.tasks", value)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "a\ud800b", "x" * 256, "é" * 128, "a/" * 2048])
+@pytest.mark.parametrize("key", ["unlearn.resume_path", "logger.name", "unlearn.mask_path"])
+def test_what_cannot_name_a_file_is_refused(write, key, value):
+    for given in (["-C", write({key: value})], [f"--{key}", value]):
+        message = error(*given)
+        assert f"{key} allowed" in message
+        assert "at most 255 bytes between slashes" in message
+        message.encode()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        ("dataset.batch_size", "1e300", "<= 1000000"),
+        ("evaluation.batch_size", "1e7", "<= 1000000"),
+        ("unlearn.num_epochs", "1e18", "<= 1000000"),
+        ("unlearn.max_steps", "1e18", "<= 100000000"),
+        ("dataset.num_workers", "1e6", "<= 256"),
+    ],
+)
+def test_counts_have_bounds(key, value, bound):
+    assert f"{key} allowed: " in error(f"--{key}", value)
+    assert bound in error(f"--{key}", value)
 
 
 @pytest.mark.parametrize(
@@ -795,3 +895,15 @@ def test_entry_points_exit_before_importing_torch(script, argument, status, stre
     assert run.returncode == status
     assert stream in (run.stdout if status == 0 else run.stderr)
     assert run.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("script", ["unlearn_model", "fine_tune", "mask", "report", "demo"])
+def test_a_python_without_the_packages_says_how_to_get_them(script):
+    run = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "src" / "exec" / f"{script}.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert re.fullmatch(r"error: .* has no package fastargs, .*make venv.*\n", run.stderr)
