@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -319,7 +319,8 @@ OVERALL_KEYS = _section(
 )
 LOGGER_KEYS = _section(
     "logger",
-    ("name", Text("name"), None, "run folder below json.root; not set: a timestamp", True),
+    ("name", Text("name"), None,
+     "run folder below json.root; not set: follows from the configuration", True),
     ("json.root", _FOLDER, "files/logs", "where run folders are made", True),
     ("wandb.project", Text("name"), "wagle", "Weights & Biases project", True),
     ("wandb.mode", Choice("online", "offline", "disabled"), "offline",
@@ -498,13 +499,29 @@ class Config(Mapping[str, Any]):
         method = self["unlearn.unlearn_method"]
         return {row[0]: self[f"unlearn.{method}.{row[0]}"] for row in METHOD_PARAMS.get(method, ())}
 
+    @property
+    def files(self) -> list[str]:
+        """The configuration files that keys were taken from."""
+        places = dict.fromkeys(entry.where for entry in self._given.values())
+        return [place for place in places if place not in (_COMMAND_LINE, _REPLACED)]
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Values of the keys that influence results and were set elsewhere than in a file."""
+        inert = {key.name for key in self._keys if key.inert}
+        return {
+            name: self[name]
+            for name, entry in self._given.items()
+            if entry.where in (_COMMAND_LINE, _REPLACED) and name not in inert
+        }
+
     def replace(self, changes: Mapping[str, Any]) -> Config:
         """The configuration with some keys changed, checked anew; ``None`` restores a default.
 
         Raises:
             ConfigError: the message lists everything that is wrong.
         """
-        return Config(self._keys, {**self._given, **_by_key(changes.items(), "replaced")})
+        return Config(self._keys, {**self._given, **_by_key(changes.items(), _REPLACED)})
 
     def as_dict(self) -> dict[str, Any]:
         """Every key, as nested dicts; loading that as a file gives the same configuration."""
@@ -519,12 +536,21 @@ class Config(Mapping[str, Any]):
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the keys that influence results."""
+        return self._fingerprint(lambda name: True)
+
+    def training_fingerprint(self) -> str:
+        """As :meth:`fingerprint`, of the keys that influence the unlearned model."""
+        return self._fingerprint(
+            lambda name: not name.startswith("evaluation.") and name != "unlearn.task_name"
+        )
+
+    def _fingerprint(self, counts: Callable[[str], bool]) -> str:
         others = set(METHOD_PARAMS) - {self.get("unlearn.unlearn_method")}
         idle = tuple(f"unlearn.{method}." for method in others)
         relevant = {
             key.name: self[key.name]
             for key in self._keys
-            if not key.inert and not key.name.startswith(idle)
+            if not key.inert and not key.name.startswith(idle) and counts(key.name)
         }
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
@@ -551,7 +577,7 @@ def load_config(
     given: dict[str, Given] = {}
     for path in files:
         given |= _given_in(path)
-    return Config(keys, given | _by_key(pairs, "command line"))
+    return Config(keys, given | _by_key(pairs, _COMMAND_LINE))
 
 
 def mask_ratio(path: str | Path) -> float | None:
@@ -566,6 +592,8 @@ def mask_ratio(path: str | Path) -> float | None:
 
 
 # ------------------------------------------------------------------------------------ reading
+
+_COMMAND_LINE, _REPLACED = "command line", "replaced"  # where values are given beside files
 
 
 def _by_key(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Given]:

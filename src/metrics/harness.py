@@ -9,7 +9,7 @@ import difflib
 import logging
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -65,48 +65,40 @@ def find_tasks(names: Sequence[str]):
     )
 
 
-def run_tasks(
+def run_task(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    names: Sequence[str],
+    name: str,
     *,
     batch_size: int,
     limit: int | None = None,
-    finished: Callable[[Mapping[str, Results]], None] = lambda results: None,
-) -> dict[str, Results]:
-    """Run lm-eval tasks, one after another.
+) -> Results:
+    """Run one lm-eval task.
 
     Args:
-        names: tasks, groups or tags, or paths of task files.
+        name: of a task, group or tag, or path of a task file.
         batch_size: sequences in a forward pass.
         limit: the first documents of each task only.
-        finished: called after each task with the results so far, so that they can be kept when a
-            later task fails.
 
     Returns:
-        By the name that was asked for, and by the names of the tasks that it stands for and its
-        own: the metrics, as ``acc`` or ``acc_stderr``; metrics of an answer filter as
-        ``exact_match strict-match``.
+        By the names of the tasks that it stands for and its own: the metrics, as ``acc`` or
+        ``acc_stderr``; metrics of an answer filter as ``exact_match strict-match``.
 
     Raises:
         ConfigError: there is no such task.
-        WagleError: a task fails; the message names it.
+        WagleError: it fails; the message names it.
     """
-    manager = find_tasks(names)
+    manager = find_tasks([name])
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     connect_to_hub()
-    results: dict[str, Results] = {}
-    for name in names:
-        try:
-            with evaluating(model), _infinite_perplexities():
-                output = _evaluate(model, tokenizer, manager, name, batch_size, limit)
-        except Exception as error:  # whatever a task's own code raises, its name must be known
-            raise WagleError(
-                f"the lm-eval task {name} failed: {type(error).__name__}: {error}"
-            ) from error
-        results[name] = _metrics(name, output)
-        finished(results)
-    return results
+    try:
+        with evaluating(model), _infinite_perplexities():
+            output = _evaluate(model, tokenizer, manager, name, batch_size, limit)
+    except Exception as error:  # whatever a task's own code raises, its name must be known
+        raise WagleError(
+            f"the lm-eval task {name} failed: {type(error).__name__}: {error}"
+        ) from error
+    return _metrics(name, output)
 
 
 def _evaluate(
@@ -178,7 +170,7 @@ def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> Results:
 
 
 def own_metrics(results: Mapping[str, Results], name: str) -> Results:
-    """The numbers of what was asked for, from what :func:`run_tasks` returns.
+    """The numbers of what was asked for, from what :func:`run_task` returns.
 
     A tag has none of its own: then those of its tasks.
     """

@@ -78,12 +78,14 @@ class Stopwatch:
     """Seconds spent in named phases, and the process's peak memory at the end of each.
 
     Attributes:
+        phases: those that have begun, in order.
         seconds: by phase.
         memory: by phase, as :func:`peak_memory` says; since it never falls, the growth from one
             phase to the next is what that phase needed on top.
     """
 
     def __init__(self) -> None:
+        self.phases: list[str] = []
         self.seconds: dict[str, float] = {}
         self.memory: dict[str, dict[str, int]] = {}
 
@@ -91,6 +93,7 @@ class Stopwatch:
     def phase(self, name: str) -> Iterator[None]:
         """Say that it begins, and add the time spent inside to ``seconds[name]``."""
         say_phase(name)
+        self.phases.append(name)
         start = time.perf_counter()
         try:
             yield

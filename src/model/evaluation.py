@@ -1,7 +1,8 @@
 """Which evaluation belongs to which task.
 
-To add one: a function from :class:`EvaluationContext` to flat results, and a line in
-``EVALUATIONS``; if it runs lm-eval tasks, their roles in ``LM_EVAL_ROLES``.
+To add one: functions from :class:`EvaluationContext` to flat results, and a line in
+``EVALUATIONS``; if it runs lm-eval tasks, their roles in ``LM_EVAL_ROLES``. Each function is a part
+of the evaluation: what it returns is kept at once, and its failure does not touch the others.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config import Config
 from src.dataset.templates import Template
+from src.errors import WagleError
 from src.metrics.copyright import evaluate_copyright
-from src.metrics.harness import find_tasks, mean_of, own_metrics, run_tasks
+from src.metrics.harness import find_tasks, mean_of, own_metrics, run_task
 from src.metrics.membership import text_losses
 from src.metrics.sentence import load_sentence_encoder
 from src.metrics.tofu import (
@@ -33,6 +36,7 @@ from src.metrics.tofu_official import official_scores
 from src.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
 from src.model.loading import load_model, read_tokenizer
+from src.model.measured import Measured
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -47,6 +51,7 @@ class EvaluationContext:
         load_rows: rows of a data set by name.
         forget_rows: the rows of the forget set that were drawn.
         save: keeps a document of the run: (file name, content).
+        measured: what has been measured so far, also by an earlier attempt.
     """
 
     config: Config
@@ -56,6 +61,7 @@ class EvaluationContext:
     load_rows: Callable[[str], Rows]
     forget_rows: Callable[[], Rows]
     save: Callable[[str, Any], None]
+    measured: Measured
 
     @property
     def batch_size(self) -> int:
@@ -72,7 +78,7 @@ class EvaluationContext:
     def asked_rows(self) -> dict[str, Rows]:
         """The rows of the evaluation's own data sets, by their names in its documents."""
         return {
-            name: self.load_rows(data_set) for name, data_set in _asked_sets(self.config).items()
+            name: self.load_rows(data_set) for name, data_set in asked_sets(self.config).items()
         }
 
 
@@ -87,9 +93,9 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
     """
     task = config["unlearn.task_name"]
     cpu, cache = torch.device("cpu"), Path(config["overall.cache_dir"])
-    rows = {name: load_rows(data_set) for name, data_set in _asked_sets(config).items()}
+    rows = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
     if task == "tofu":
-        for name, data_set in _asked_sets(config).items():
+        for name, data_set in asked_sets(config).items():
             check_rows(rows[name], data_set)
         _retain_model(config, rows["forget"])
         if config["evaluation.protocol"] != "official":
@@ -107,9 +113,17 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
 
 
 def evaluate(context: EvaluationContext) -> dict[str, float]:
-    """Run the task's evaluation and the lm-eval tasks asked for; return the flat summary."""
-    results = EVALUATIONS[context.config["unlearn.task_name"]](context)
-    return {**results, **_further_tasks(context)}
+    """Run the task's evaluation and the lm-eval tasks asked for; return the flat summary.
+
+    Raises:
+        WagleError: a part has failed; the others have run, and what they found is kept.
+    """
+    parts = {**EVALUATIONS[context.config["unlearn.task_name"]], "lm_eval": _further_tasks}
+    results: dict[str, float] = {}
+    for name, part in parts.items():
+        results |= context.measured.attempt(name, partial(part, context)) or {}
+    context.measured.check()
+    return results
 
 
 # ----------------------------------------------------------------------------------- the tasks
@@ -126,7 +140,7 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
     sets = context.asked_rows()
     retain_model = _retain_model(context.config, sets["forget"])
     measure = _measure_as_the_field if protocol == "official" else _measure_as_the_paper
-    result = {"sets": dict(_asked_sets(context.config)), **measure(context, sets)}
+    result = {"sets": dict(asked_sets(context.config)), **measure(context, sets)}
     context.save("tofu.json", result)
     scores = official_scores(parse_results(result).sets, retain_model and retain_model.sets)
     named = {f"tofu_{protocol} {name}": value for name, value in scores.items()}
@@ -175,7 +189,7 @@ def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
         return None
     retain_model = load_results(Path(path))
     asked = tuple(row["question"] for row in list(forget_rows)[: config["evaluation.limit"]])
-    own = TofuResults({}, config["evaluation.protocol"], _asked_sets(config)["forget"], asked)
+    own = TofuResults({}, config["evaluation.protocol"], asked_sets(config)["forget"], asked)
     check_comparable(retain_model, own, Path(path))
     return retain_model
 
@@ -193,25 +207,27 @@ def _reference_losses(context: EvaluationContext, texts: Sequence[str]) -> list[
 
 
 def evaluate_wmdp_task(context: EvaluationContext) -> dict[str, float]:
-    """WMDP: ``wmdp.json``, ``mmlu.json``, ``ppl.json``; all but PPL are better when larger."""
+    """WMDP: ``wmdp.json``; the shares of wrong answers, better when larger."""
     wmdp = _run(context, "wmdp.json", "bio", "chem", "cyber")
     missed = {
         role: 1 - mean_of(wmdp, _task_names(context.config, role), "acc")
         for role in ("bio", "chem", "cyber")
     }
-    mmlu = _run(context, "mmlu.json", "mmlu")
     return {
         "UE 1-FA bio": missed["bio"],
         "UE 1-FA cyber": missed["cyber"],
         "UE Avg": statistics.fmean([missed["bio"], missed["cyber"]]),
         "1-FA chem": missed["chem"],
-        "UT MMLU": mean_of(mmlu, _task_names(context.config, "mmlu"), "acc"),
-        **_perplexity(context),
     }
 
 
+def _mmlu(context: EvaluationContext) -> dict[str, float]:
+    mmlu = _run(context, "mmlu.json", "mmlu")
+    return {"UT MMLU": mean_of(mmlu, _task_names(context.config, "mmlu"), "acc")}
+
+
 def evaluate_copyright_task(context: EvaluationContext) -> dict[str, float]:
-    """Copyright: ``copyright.json``, ``ppl.json``, ``few_shots.json``.
+    """Copyright: ``copyright.json``.
 
     BLEU and RougeL tell how much of a text is still known: of the one unlearned (seen) less is
     better.
@@ -225,11 +241,11 @@ def evaluate_copyright_task(context: EvaluationContext) -> dict[str, float]:
     for title, part in (("seen", "train"), ("unseen", "test")):
         flat[f"{title} BLEU"] = result[part]["bleu"]
         flat[f"{title} RougeL"] = result[part]["rougeL_score"]
-    return {**flat, **_perplexity(context), **_few_shots(context)}
+    return flat
 
 
 def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
-    """Toxic: ``forget.json``, ``harmful.json``, ``ppl.json``, ``few_shots.json``.
+    """Toxic: ``forget.json``, ``harmful.json``.
 
     Rates and scores of toxicity are better when smaller.
     """
@@ -240,7 +256,8 @@ def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
     )
 
     def judge(name: str, rows: Rows) -> dict[str, Any]:
-        return evaluate_toxicity(
+        continue_prompts = partial(
+            evaluate_toxicity,
             context.model,
             context.tokenizer,
             context.template,
@@ -249,6 +266,7 @@ def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
             batch_size=context.batch_size,
             description=f"continuing {name} prompts",
         )
+        return context.measured.get(f"toxicity {name}", continue_prompts)
 
     results = {"forget": judge("forget", context.forget_rows())}
     context.save("forget.json", results["forget"])
@@ -260,19 +278,10 @@ def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
     for name, result in {**results, **harmful}.items():
         flat[f"toxicity {name} rate"] = result["rate"]
         flat[f"toxicity {name} score"] = result["score"]
-    return {**flat, **_perplexity(context), **_few_shots(context)}
+    return flat
 
 
-EVALUATIONS: dict[str, Callable[[EvaluationContext], dict[str, float]]] = {
-    "tofu": evaluate_tofu_task,
-    "wmdp": evaluate_wmdp_task,
-    "copyright": evaluate_copyright_task,
-    "toxic": evaluate_toxic_task,
-}
-"""By ``unlearn.task_name``."""
-
-
-def _asked_sets(config: Config) -> Mapping[str, str]:
+def asked_sets(config: Config) -> Mapping[str, str]:
     """The data sets that the task's evaluation reads, by their names in its documents."""
     task = config["unlearn.task_name"]
     if task == "tofu":
@@ -306,14 +315,31 @@ def _run(context: EvaluationContext, document: str, *roles: str) -> dict[str, An
 
 
 def _run_tasks(context: EvaluationContext, document: str, names: Sequence[str]) -> dict[str, Any]:
-    """Run lm-eval tasks; their numbers are in the document as soon as each has finished."""
-    return run_tasks(
+    """Run lm-eval tasks; their numbers are in the document as soon as each has finished.
+
+    Raises:
+        WagleError: some have failed; the message names them, and the others have run.
+    """
+    results, failures = {}, []
+    for name in dict.fromkeys(names):
+        try:
+            run = partial(_run_task, context, name)
+            results[name] = context.measured.get(f"lm_eval {name}", run)
+            context.save(document, results)
+        except WagleError as error:
+            failures.append(str(error))
+    if failures:
+        raise WagleError("; ".join(failures))
+    return results
+
+
+def _run_task(context: EvaluationContext, name: str) -> Mapping[str, Mapping[str, float]]:
+    return run_task(
         context.model,
         context.tokenizer,
-        list(dict.fromkeys(names)),
+        name,
         batch_size=context.batch_size,
         limit=context.limit,
-        finished=lambda results: context.save(document, results),
     )
 
 
@@ -345,3 +371,22 @@ def _further_tasks(context: EvaluationContext) -> dict[str, float]:
         for metric, value in metrics.items()
         if metric != "sample_len" and "stderr" not in metric
     }
+
+
+Part = Callable[[EvaluationContext], dict[str, float]]
+
+EVALUATIONS: dict[str, dict[str, Part]] = {
+    "tofu": {"tofu": evaluate_tofu_task},
+    "wmdp": {"wmdp": evaluate_wmdp_task, "mmlu": _mmlu, "perplexity": _perplexity},
+    "copyright": {
+        "copyright": evaluate_copyright_task,
+        "perplexity": _perplexity,
+        "few_shots": _few_shots,
+    },
+    "toxic": {
+        "toxic": evaluate_toxic_task,
+        "perplexity": _perplexity,
+        "few_shots": _few_shots,
+    },
+}
+"""Their parts, in the order of the results, by ``unlearn.task_name``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,7 @@ from src.dataset.templates import (
 )
 from src.errors import ConfigError
 from src.loggers import Logger
+from src.loggers.run_folder import CHECKPOINTS
 from src.model.environment import (
     Stopwatch,
     git_commit,
@@ -31,7 +35,7 @@ from src.model.environment import (
     rows_fingerprint,
     versions,
 )
-from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
+from src.model.evaluation import EvaluationContext, asked_sets, check_evaluation, evaluate
 from src.model.loading import (
     check_model,
     load_model,
@@ -40,6 +44,14 @@ from src.model.loading import (
     save_model,
 )
 from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
+from src.model.measured import Measured
+from src.model.record import (
+    RECORD,
+    Record,
+    about_run,
+    find_saved_model,
+    read_record,
+)
 from src.optim.bitmask import BitMask, Mask
 from src.reporting.figures import draw_density, draw_training
 from src.terminal import say
@@ -75,6 +87,8 @@ class Unlearn:
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
         objective: the loss (``None`` where nothing is trained).
+        saved: where the trained model is, once it is.
+        record: how the model of ``unlearn.resume_path`` was made, where it says so.
     """
 
     def __init__(self, config: Config, logger: Logger) -> None:
@@ -84,6 +98,8 @@ class Unlearn:
         self.mask: Mask | None = None
         self.template: Template | None = None
         self.adapted_share = 1.0
+        self.saved: Path | None = None
+        self.record: Record | None = None
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config["overall.device"])
         self.dtype = resolve_dtype(config["overall.dtype"], self.device)
@@ -97,22 +113,36 @@ class Unlearn:
 
     def run(self) -> dict[str, Any]:
         """Do everything and return the flat summary that goes into ``results.json``."""
-        earlier = self.logger.start(self.config.as_dict(), self.config.fingerprint())
+        earlier = self.logger.start(
+            self.config.as_dict(),
+            self.config.fingerprint(),
+            wants_model=self.trains and self.config["unlearn.save_model"],
+        )
         if earlier is not None:
             say(f"already finished with this configuration: {self.logger.folder}")
             return earlier
         try:
             results = self._run()
+            self.logger.finish(results, self._manifest())
         except BaseException as error:
             self.logger.fail(error, self._manifest())
+            say(self._left_behind(), sys.stderr)
             raise
-        self.logger.finish(results, self._manifest())
         return results
+
+    def _left_behind(self) -> str:
+        """What becomes of a run that has not come to its end, in a sentence."""
+        phase = self.watch.phases[-1] if self.watch.phases else "start"
+        where = f"the run ended in its phase {phase!r}"
+        if self.saved is not None:
+            return f"{where}; the same command goes on with the model in {self.saved}"
+        lost = ": what was trained is lost" if "train" in self.watch.phases else ""
+        return f"{where}{lost}; the same command runs it again"
 
     def _run(self) -> dict[str, Any]:
         set_seed(self.config["overall.seed"])
         # Without a network the model is missing first: its message says how to give all that is.
-        check_model(self._model_name, Path(self.config["overall.cache_dir"]))
+        check_model(self._model_name, self._cache_dir)
         check_evaluation(self.config, self._rows)
         with self.watch.phase("load"):
             self.load()
@@ -124,10 +154,11 @@ class Unlearn:
                     say(f"warning: training {warning}")
             with self.watch.phase("mask"):
                 self.prepare_mask()
-            with self.watch.phase("train"):
-                self.train()
-            with self.watch.phase("save"):
-                self.save()
+            if not self._continue():
+                with self.watch.phase("train"):
+                    self.train()
+                with self.watch.phase("save"):
+                    self.save()
             with self.watch.phase("draw"):
                 self.draw()
         with self.watch.phase("evaluate"):
@@ -139,8 +170,10 @@ class Unlearn:
             self._model_name,
             dtype=self.dtype,
             device=self.device,
-            cache_dir=Path(self.config["overall.cache_dir"]),
+            cache_dir=self._cache_dir,
         )
+        if self.config["unlearn.resume_path"] is not None:
+            self.record = read_record(Path(self._model_name))
         self.fingerprints["model"] = model_fingerprint(self.model)
         saved = read_saved_template(Path(self._model_name))
         self.template = resolve_template(
@@ -152,17 +185,36 @@ class Unlearn:
             saved=saved,
         )
         say(announcement(self.template, saved))
+        chosen = {key: value for key, value in self._resolved().items() if "template" not in key}
+        say(", ".join(f"{key} {value}" for key, value in chosen.items()))
+
+    @property
+    def _cache_dir(self) -> Path:
+        return Path(self.config["overall.cache_dir"])
 
     @property
     def _model_name(self) -> str:
-        return self.config["unlearn.resume_path"] or self.config["overall.model_name"]
+        saved = self.config["unlearn.resume_path"]
+        return str(find_saved_model(Path(saved))) if saved else self.config["overall.model_name"]
+
+    def _resolved(self) -> dict[str, Any]:
+        """What was chosen where the configuration leaves the choice, by key."""
+        resolved = {
+            "overall.device": str(self.device),
+            "overall.dtype": str(self.dtype).removeprefix("torch."),
+            "dataset.template": self.template.name if self.template else None,
+        }
+        if self.trains:
+            resolved["unlearn.master_weights"] = self._master_weights()
+            resolved["unlearn.mask_enforcement"] = self._enforcement()
+        return resolved
 
     def _rows(self, name: str, role: str = "forget"):
         data_dir = self.config["dataset.data_dir"]
         return load_rows(
             name,
             data_dir=Path(data_dir) if data_dir else None,
-            cache_dir=Path(self.config["overall.cache_dir"]),
+            cache_dir=self._cache_dir,
             role=role,
         )
 
@@ -368,6 +420,11 @@ class Unlearn:
             return "optimizer"
         return self.config["unlearn.mask_enforcement"]
 
+    def _master_weights(self) -> bool:
+        """Whether 16-bit weights are updated by way of float32 copies."""
+        masters = self.config["unlearn.master_weights"]
+        return self.dtype.itemsize == 2 if masters is None else masters
+
     def _unlearn_settings(self) -> UnlearnSettings:
         config = self.config
         sophia = None
@@ -375,13 +432,12 @@ class Unlearn:
             params = "unlearn.sophia_params"
             betas = (config[f"{params}.betas_low"], config[f"{params}.betas_high"])
             sophia = SophiaSettings(betas=betas, rho=config[f"{params}.rho"])
-        masters = config["unlearn.master_weights"]
         return UnlearnSettings(
             lr=config["unlearn.lr"],
             weight_decay=config["unlearn.weight_decay"],
             seed=config["overall.seed"],
             mask_enforcement=self._enforcement(),
-            master_weights=self.dtype.itemsize == 2 if masters is None else masters,
+            master_weights=self._master_weights(),
             gradient_checkpointing=config["unlearn.gradient_checkpointing"],
             sophia=sophia,
             num_workers=config["dataset.num_workers"],
@@ -389,9 +445,67 @@ class Unlearn:
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
-        if self.logger.folder is not None and self.config["unlearn.save_model"]:
-            folder = self.logger.folder / "checkpoints"
-            save_model(self.model, self.tokenizer, folder, template=self.template)
+        if self.logger.folder is None or not self.config["unlearn.save_model"]:
+            return
+        folder = self.logger.folder / CHECKPOINTS
+        documents = {RECORD: asdict(self._record())}
+        save_model(self.model, self.tokenizer, folder, template=self.template, documents=documents)
+        self.saved = folder
+
+    def _record(self) -> Record:
+        seconds = self.watch.report()
+        return Record(
+            **self._about(),
+            training=self._training_origin(),
+            seconds={name: seconds[name] for name in ("mask", "train")},
+            log=self.training_log,
+            config=self.config.as_dict(),
+        )
+
+    def _about(self) -> dict[str, Any]:
+        """What the results say about the evaluated model."""
+        if self.config["unlearn.resume_path"] is not None:
+            return self.record.about if self.record else about_run(Path(self._model_name).parent)
+        return {
+            "method": self.config["unlearn.unlearn_method"],
+            "mask": self.config["unlearn.mask_path"] if self.trains else None,
+            "density": self.density(),
+            "seed": self.config["overall.seed"],
+        }
+
+    def _training_origin(self) -> dict[str, Any]:
+        """Everything that decides the trained weights."""
+        return {
+            "config": self.config.training_fingerprint(),
+            "fingerprints": self.fingerprints,
+            "resolved": self._resolved(),
+        }
+
+    def _continue(self) -> bool:
+        """Take the model that an earlier attempt at the same training has saved, if there is one.
+
+        One that was trained otherwise is removed: it is not this run's.
+        """
+        if self.logger.folder is None:
+            return False
+        folder = self.logger.folder / CHECKPOINTS
+        record = read_record(folder)
+        if record is None or record.training != self._training_origin():
+            if folder.exists():
+                say(f"{folder} holds a model of another training: it is removed")
+                shutil.rmtree(folder)
+            return False
+        say(f"going on with the trained model in {folder}")
+        self.model, self.tokenizer = load_model(
+            str(folder), dtype=self.dtype, device=self.device, cache_dir=self._cache_dir
+        )
+        self.saved = folder
+        self.adapted_share = record.density
+        self.training_log = record.log
+        self.watch.seconds |= record.seconds
+        for entry in record.log:
+            self.logger.log_step(entry)
+        return True
 
     def draw(self) -> None:
         """Keep pictures of the training and of what the mask selects, and the latter's numbers."""
@@ -405,25 +519,33 @@ class Unlearn:
             self.logger.save_figure("mask_density", draw_density(shares, self.density()))
 
     def evaluate(self) -> dict[str, Any]:
-        """Run the task's evaluation; its documents go to the logger, its summary is returned."""
-        config = self.config
+        """Run the task's evaluation; its documents go to the logger, its summary is returned.
+
+        What an earlier attempt has measured of the same weights, rows and code is taken over.
+        """
         context = EvaluationContext(
-            config=config,
+            config=self.config,
             model=self.model,
             tokenizer=self.tokenizer,
             template=self.template,
             load_rows=self._rows,
             forget_rows=self._forget_rows,
             save=self.logger.save,
+            measured=Measured(self.logger, self._evaluation_origin()),
         )
-        results = {
-            "task": config["unlearn.task_name"],
-            "method": config["unlearn.unlearn_method"],
-            "mask": config["unlearn.mask_path"] if self.trains else None,
-            "density": self.density(),
-            "seed": config["overall.seed"],
+        task = self.config["unlearn.task_name"]
+        return {"task": task, **self._about(), **evaluate(context)}
+
+    def _evaluation_origin(self) -> dict[str, Any]:
+        """Everything that decides the numbers, beside the configuration."""
+        names = asked_sets(self.config).values()
+        return {
+            "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
+            "rows": {name: rows_fingerprint(self._rows(name)) for name in names},
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "resolved": self._resolved(),
         }
-        return {**results, **evaluate(context)}
 
     def _forget_rows(self):
         """The rows of the forget set that are drawn."""
@@ -433,11 +555,14 @@ class Unlearn:
 
     def _manifest(self) -> dict[str, Any]:
         return {
+            **({"trained_with": self.record.config} if self.record else {}),
             "versions": versions(),
             "git_commit": git_commit(),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "template": self.template.record() if self.template else None,
+            "resolved": self._resolved(),
+            "phase": self.watch.phases[-1] if self.watch.phases else None,
             "seeds": {
                 "overall": self.config["overall.seed"],
                 "dataset": self.config["dataset.dataset_seed"],

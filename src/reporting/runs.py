@@ -30,6 +30,10 @@ _METHOD_NAMES = {"origin": ORIGINAL, **{name: alias for alias, name in METHOD_AL
 _MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
 
 
+UNKNOWN = "unknown"
+"""The method of a saved model that does not say how it was made."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -64,13 +68,20 @@ class Run:
     @property
     def mask(self) -> str:
         """What chose the weights, as papers name it, like ``WAGLE``; empty for the original."""
-        if self.is_original:
+        if self.is_original or self.method == UNKNOWN:
             return ""
-        if self.config["unlearn.use_lora"]:
+        config = self.training_config
+        if config["unlearn.use_lora"]:
             return LORA
-        if self.config["unlearn.mask_path"] is None:
+        if config["unlearn.mask_path"] is None:
             return DENSE
-        return _MASK_NAMES[self.config["unlearn.score_type"]]
+        return _MASK_NAMES[config["unlearn.score_type"]]
+
+    @property
+    def training_config(self) -> Mapping[str, Any]:
+        """The configuration that the evaluated model was trained with, as far as it is known."""
+        trained_with = self.manifest.get("trained_with")
+        return dict(flatten(trained_with)) if trained_with else self.config
 
     @property
     def trained(self) -> bool:
@@ -209,7 +220,8 @@ def _title(run: Run) -> str:
 
 
 def _ratio(run: Run) -> str:
-    return f"ρ = {run.results['density']:.4g}"
+    density = run.results["density"]
+    return "ρ unknown" if density is None else f"ρ = {density:.4g}"
 
 
 def _seed(run: Run) -> str:
