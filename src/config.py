@@ -346,8 +346,8 @@ UNLEARN_KEYS = (
         ("lr", _RATE, 1e-4, "learning rate"),
         ("weight_decay", _RATE, 0.0, "decoupled weight decay"),
         ("gradient_accumulation_steps", _COUNT, 1, "batches per optimizer step"),
-        ("task_name", Choice("toxic", "copyright", "tofu", "wmdp"), "toxic",
-         "which evaluation runs"),
+        ("task_name", Choice("toxic", "copyright", "tofu", "wmdp", "none"), None,
+         "which evaluation runs; not set: the one of the forget set, where its files are there"),
         ("mask_path", Text("file, like tofu_0.8.pt"), None,
          "weights that may change; made at the ratio in its name when missing; not set: all"),
         ("score_type", Choice(*SCORE_TYPES, aliases=PUBLISHED_SCORE_TYPES), None,
@@ -390,8 +390,9 @@ UNLEARN_KEYS = (
         ("forget_dataset_name", _DATASET, "SafePku", "forget set"),
         ("retain_dataset_name", _DATASET, "TruthfulQA", "retain set"),
         ("dataset_seed", _SEED, 0, "which forget examples are drawn"),
-        ("forget_ratio", _POSITIVE, 200.0,
-         "up to 1: the fraction of the forget set to draw; above 1: how many examples"),
+        ("forget_ratio", _POSITIVE, None,
+         "up to 1: the fraction of the forget set to draw; above 1: how many examples; not set: "
+         "200 of SafePku and with self_retain, else all"),
         ("self_retain", Flag(), False, "retain the forget set's rows that were not drawn"),
         ("batch_size", _COUNT, 16, "examples per batch"),
         ("num_workers", Int(at_least=0, at_most=256), 0, "processes that load data", True),
@@ -649,6 +650,8 @@ def _resolve(keys: Sequence[Key], given: Mapping[str, Given]) -> dict[str, Any]:
         values[key.name] = None if wrong else declared[key.name]
         if wrong:
             problems.append(_bad_value(key, given.get(key.name)))
+    if "unlearn.task_name" in values:
+        _fit_to_data(values)
     for name, wrong in _clashes(values):
         where = given[name].where if name in given else "default"
         problems.append(_Problem(name, wrong, _shown(values[name]), where))
@@ -810,6 +813,33 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield names[0], wrong.format("unlearn.task_name toxic")
 
 
+_EVALUATIONS = {
+    # by the family of the forget set: the task, and a file below data_dir that only it needs
+    "Tofu": ("tofu", "TOFU/retain_perturbed.json"),
+    "Demo": ("tofu", "demo/retain_perturbed.json"),
+    "HP": ("copyright", "HP/hp_test_qa_{}.jsonl"),
+    "SafePku": ("toxic", "SafePku/test.jsonl"),
+    **{f"WMDP{part}": ("wmdp", None) for part in ("Cyber", "Bio", "ALL")},
+}
+
+
+def _fit_to_data(values: dict[str, Any]) -> None:
+    """What is not set and follows from the forget set: the evaluation, and how many rows."""
+    family, _, subset = (values["dataset.forget_dataset_name"] or "").partition("_")
+    if values["dataset.forget_ratio"] is None:
+        some = family == "SafePku" or values["dataset.self_retain"]
+        values["dataset.forget_ratio"] = 200.0 if some else 1.0
+    if values["unlearn.task_name"] is None:
+        task, file = _EVALUATIONS.get(family, ("none", None))
+        folder = values["dataset.data_dir"]
+        if folder and file:
+            path = Path(folder, file.format(values["evaluation.prompt_tokens"]))
+            task = task if path.is_file() else "none"
+        if task == "tofu" and not re.match(r"forget|full|retain\d", subset):
+            task = "none"
+        values["unlearn.task_name"] = task
+
+
 def _score_type_of_folder(mask_path: str | None) -> str:
     """Published masks lie in a folder that is named after their score type."""
     folder = Path(mask_path).parent.name if mask_path else ""
@@ -823,6 +853,8 @@ def _notices(config: Config) -> Iterator[str]:
         yield f"accepted for old configs, without effect: {' and '.join(unused)}"
     if "unlearn.unlearn_method" not in config:
         return
+    if config["unlearn.task_name"] == "none" and not config["evaluation.tasks"]:
+        yield "unlearn.task_name is none: no evaluation runs"
     method = config["unlearn.unlearn_method"]
     trains = method != "origin" and config["unlearn.resume_path"] is None
     if config["unlearn.mask_path"] is not None and not trains:

@@ -601,6 +601,42 @@ def test_names_of_data_sets():
         assert "dataset.forget_dataset_name" in error("--dataset.forget_dataset_name", name)
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "ratio"),
+    [
+        ("SafePku", "toxic", 200),
+        ("Tofu_forget10", "tofu", 1),
+        ("Tofu_retain90", "tofu", 1),
+        ("Tofu_full", "tofu", 1),
+        ("Tofu_retain_perturbed", "none", 1),
+        ("Demo_forget10", "tofu", 1),
+        ("Demo_knowledge", "none", 1),
+        ("HP", "copyright", 1),
+        ("WMDPCyber", "wmdp", 1),
+        ("C4", "none", 1),
+    ],
+)
+def test_evaluation_and_number_of_rows_follow_from_the_forget_set(name, task, ratio):
+    config = load("--dataset.forget_dataset_name", name)
+    assert config["unlearn.task_name"] == task
+    assert config["dataset.forget_ratio"] == ratio
+    assert (task == "none") == ("unlearn.task_name is none: no evaluation runs" in config.notices)
+
+
+def test_rows_of_ones_own_without_the_benchmarks_files_are_not_evaluated(tmp_path):
+    options = [
+        "--dataset.forget_dataset_name",
+        "Tofu_forget10",
+        "--dataset.data_dir",
+        str(tmp_path),
+    ]
+    assert load(*options)["unlearn.task_name"] == "none"
+    assert load(*options, "--unlearn.task_name", "tofu")["unlearn.task_name"] == "tofu"
+    (tmp_path / "TOFU").mkdir()
+    (tmp_path / "TOFU" / "retain_perturbed.json").touch()
+    assert load(*options)["unlearn.task_name"] == "tofu"
+
+
 # ------------------------------------------------------------------------------------- methods
 
 

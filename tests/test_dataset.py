@@ -21,7 +21,7 @@ from src.dataset.pairing import (
     draw_forget_rows,
 )
 from src.dataset.sources import load_rows
-from src.dataset.templates import TEMPLATES
+from src.dataset.templates import TEMPLATES, Template
 from src.errors import ConfigError, WagleError
 
 OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -180,3 +180,11 @@ def test_official_tofu_files(tmp_path):
 def test_hub_out_of_reach_names_both_ways_out(tmp_path):
     with pytest.raises(WagleError, match=r"hub cannot be reached.*--dataset\.data_dir"):
         load_rows("Tofu_forget10", data_dir=None, cache_dir=tmp_path)
+
+
+def test_an_empty_answer_is_not_a_question_that_is_too_long(tokenizer):
+    plain = Template("plain", "", "", "")
+    with pytest.raises(WagleError, match="the answer '' to 'Who\\?' has no tokens"):
+        encode_answer(tokenizer, plain, "Who?", "", max_length=64, eos=False)
+    with pytest.raises(WagleError, match="the question fills all 8 tokens"):
+        encode_answer(tokenizer, plain, "Who? " * 9, "Me.", max_length=8, eos=True)

@@ -65,7 +65,7 @@ def encode_answer(
     ``max_length`` leaves room.
 
     Raises:
-        WagleError: ``max_length`` leaves no token of the answer.
+        WagleError: ``max_length`` leaves no token of the answer, or it has none.
     """
     prompt = template.question(question)
     ids = tokenize(tokenizer, prompt + template.answer_start + answer, max_length)
@@ -73,6 +73,8 @@ def encode_answer(
     if eos and len(ids) < max_length:
         ids = [*ids, tokenizer.eos_token_id]
     if question_length >= len(ids):
+        if len(ids) < max_length:
+            raise WagleError(f"the answer {answer!r} to {question[:80]!r} has no tokens")
         raise WagleError(
             f"the question fills all {max_length} tokens and leaves none for its answer: "
             f"{question[:80]!r}…"

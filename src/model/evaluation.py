@@ -388,5 +388,6 @@ EVALUATIONS: dict[str, dict[str, Part]] = {
         "perplexity": _perplexity,
         "few_shots": _few_shots,
     },
+    "none": {},
 }
 """Their parts, in the order of the results, by ``unlearn.task_name``."""

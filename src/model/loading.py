@@ -24,6 +24,7 @@ from src.hub import hub_options, loading
 from src.loggers.files import replacing_folder, write_json
 from src.model.folder import check_model_folder, check_tokenizer_folder
 from src.terminal import say
+from src.training.loop import not_finite
 
 _HINT = (
     "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
@@ -196,15 +197,8 @@ def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
             f"the tokenizer of {name} has no EOS token, which ends every answer; name one as "
             '"eos_token" in its tokenizer_config.json'
         )
-    broken = [key for key, value in model.named_parameters() if not _is_finite(value)]
-    if broken:
-        raise WagleError(f"weights of the model {name} are NaN or infinite: {_some(broken)}")
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if tensor.numel() == 0:
-        return True
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor.detach()))
+    if (broken := not_finite(model)) is not None:
+        raise WagleError(f"weights of the model {name} are NaN or infinite: {broken}")
 
 
 def read_tokenizer(
