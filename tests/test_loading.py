@@ -162,7 +162,7 @@ def _scramble(folder):
 
 def _pickle(folder):
     (folder / WEIGHTS).unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm()))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(), protocol=2))
 
 
 def _shard(folder):
