@@ -384,7 +384,7 @@ def test_the_second_of_two_processes_with_one_folder_is_refused(tmp_path, option
     assert sorted(process.returncode for process in processes) == [0, 2], outputs
     assert sum("another process is writing" in output for output in outputs) == 1
     run = read_run(tmp_path / "runs" / "a")
-    assert len(run.log) == 20
+    assert run.log[-1]["step"] == 60
     AutoModelForCausalLM.from_pretrained(run.folder / "checkpoints")
 
 
