@@ -11,17 +11,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-from src.config import load_config
+from src.config import FINE_TUNE_KEYS, load_config
 from src.errors import ConfigError, WagleError
 from src.exec import unlearn_model
 from src.exec.reporting import default_name, make_logger
 from src.loggers import JsonLogger, json_logger
 from src.loggers.folder_lock import FolderLock, in_use
-from src.model import evaluation
+from src.model import evaluation, fine_tuning
 from src.model.unlearn import Unlearn
 from src.reporting.runs import read_run
 
@@ -354,6 +355,49 @@ def test_looking_whether_a_folder_is_in_use_makes_no_run_fail(tmp_path):
         for watcher in watchers:
             watcher.join()
     assert not in_use(folder)
+
+
+def test_fine_tuning_has_the_same_lock_and_tries_its_folder(tmp_path, model_folder, monkeypatch):
+    def configured(output):
+        keys = {
+            "overall.model_name": model_folder,
+            "finetune.dataset_name": "Demo_forget10",
+            "finetune.output_dir": output,
+            "finetune.max_steps": 2,
+        }
+        argv = [f"--{key}={value}" for key, value in keys.items()]
+        return load_config(argv, keys=FINE_TUNE_KEYS, prog="p", description="d")
+
+    output = tmp_path / "model"
+    (tmp_path / "file").write_text("")
+    with monkeypatch.context() as patched:
+        patched.setattr(fine_tuning, "load_rows", never)
+        with (
+            FolderLock(output, "finetune.output_dir"),
+            pytest.raises(ConfigError, match=r"another process is writing.*--finetune\.output_dir"),
+        ):
+            fine_tuning.fine_tune_from_config(configured(output))
+        for place in ("file", "file/below", "x" * 253):
+            with pytest.raises(ConfigError, match=r"--finetune\.output_dir"):
+                fine_tuning.fine_tune_from_config(configured(tmp_path / place))
+    with monkeypatch.context() as patched:
+        patched.setattr(fine_tuning, "fine_tune", never)
+        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+        with pytest.raises(WagleError, match="room for 10 bytes"):
+            fine_tuning.fine_tune_from_config(configured(output))
+    fine_tuning.fine_tune_from_config(configured(output))
+    assert not in_use(output)
+    assert read(output / "fine_tuning.json")["resolved"]["overall.device"] == "cpu"
+    (output / "fine_tuning.json").write_text("{")
+    with pytest.raises(WagleError, match=r"fine_tuning\.json cannot be read"):
+        fine_tuning.fine_tune_from_config(configured(output))
+
+
+def test_a_model_that_will_not_fit_is_refused_before_training(tmp_path, options, monkeypatch):
+    monkeypatch.setattr(Unlearn, "train", never)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(WagleError, match="room for 10 bytes"):
+        unlearn_model.main(options(DENSE))
 
 
 def start(arguments, cwd):

@@ -81,6 +81,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Make sure that ``size`` bytes fit on the disk, before they are computed.
+
+    Raises:
+        WagleError: they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise WagleError(
+            f"{folder} has room for {free:,} bytes, and the model takes {size:,}: make room, or "
+            "choose a folder on another disk"
+        )
+
+
 def is_part(path: Path) -> bool:
     """Whether the name is one that an unfinished file or folder of this program has."""
     return _PART.fullmatch(path.name) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,8 @@ from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import load_rows, row_encoder
 from src.dataset.templates import announcement, read_saved_template, resolve_template
 from src.errors import ConfigError
+from src.loggers.files import check_room, read_json
+from src.loggers.folder_lock import FolderLock
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
 from src.terminal import say
@@ -116,18 +117,31 @@ def fine_tune_from_config(config: Config) -> Path:
         The folder of the saved model; it appears only complete.
 
     Raises:
-        ConfigError: the output folder exists and was made from another configuration.
+        ConfigError: the output folder was made from another configuration, is being written to, or
+            cannot be.
     """
     output = Path(config["finetune.output_dir"])
-    record = output / RECORD
-    if output.exists():
-        if _made_from(record) == config.fingerprint():
+    with FolderLock(output, "finetune.output_dir"):
+        if _is_made(output, config.fingerprint()):
             say(f"already made with this configuration: {output}")
-            return output
-        raise ConfigError(
-            f"finetune.output_dir {output} exists and was not made from this configuration; remove "
-            "it or choose another folder"
-        )
+        else:
+            _make(config, output)
+    return output
+
+
+def _is_made(output: Path, fingerprint: str) -> bool:
+    if not output.exists() or not any(output.iterdir()):
+        return False
+    record = output / RECORD
+    if record.is_file() and read_json(record).get("fingerprint") == fingerprint:
+        return True
+    raise ConfigError(
+        f"finetune.output_dir {output} exists and was not made from this configuration; remove it "
+        "or choose another folder"
+    )
+
+
+def _make(config: Config, output: Path) -> None:
     set_seed(config["overall.seed"])
     names = [config["finetune.dataset_name"], *(config["finetune.extra_dataset_names"] or [])]
     data_dir = config["dataset.data_dir"]
@@ -157,12 +171,20 @@ def fine_tune_from_config(config: Config) -> Path:
         saved=saved,
     )
     say(announcement(template, saved))
+    settings = _settings(config, model.dtype)
+    resolved = {
+        "overall.device": str(model.device),
+        "overall.dtype": str(model.dtype).removeprefix("torch."),
+        "finetune.master_weights": settings.master_weights,
+    }
+    say(", ".join(f"{key} {value}" for key, value in resolved.items()))
+    check_room(output.parent, sum(p.nbytes for p in model.parameters()))
     parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
     log = fine_tune(
         model,
         EncodedRows(parts),
         plan,
-        _settings(config, model.dtype),
+        settings,
         pad_token_id=tokenizer.pad_token_id,
     )
     save_model(
@@ -171,14 +193,14 @@ def fine_tune_from_config(config: Config) -> Path:
         output,
         template=template,
         documents={
-            RECORD: {"fingerprint": config.fingerprint(), "config": config.as_dict(), "log": log}
+            RECORD: {
+                "fingerprint": config.fingerprint(),
+                "config": config.as_dict(),
+                "resolved": resolved,
+                "log": log,
+            }
         },
     )
-    return output
-
-
-def _made_from(record: Path) -> str | None:
-    return json.loads(record.read_text())["fingerprint"] if record.is_file() else None
 
 
 def _starting_model(

@@ -26,6 +26,7 @@ from src.dataset.templates import (
 )
 from src.errors import ConfigError
 from src.loggers import Logger
+from src.loggers.files import check_room
 from src.loggers.run_folder import CHECKPOINTS
 from src.model.environment import (
     Stopwatch,
@@ -155,6 +156,8 @@ class Unlearn:
             with self.watch.phase("mask"):
                 self.prepare_mask()
             if not self._continue():
+                if self._keeps_model:
+                    check_room(self.logger.folder, sum(p.nbytes for p in self.model.parameters()))
                 with self.watch.phase("train"):
                     self.train()
                 with self.watch.phase("save"):
@@ -445,12 +448,16 @@ class Unlearn:
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
-        if self.logger.folder is None or not self.config["unlearn.save_model"]:
+        if not self._keeps_model:
             return
         folder = self.logger.folder / CHECKPOINTS
         documents = {RECORD: asdict(self._record())}
         save_model(self.model, self.tokenizer, folder, template=self.template, documents=documents)
         self.saved = folder
+
+    @property
+    def _keeps_model(self) -> bool:
+        return self.logger.folder is not None and self.config["unlearn.save_model"]
 
     def _record(self) -> Record:
         seconds = self.watch.report()
