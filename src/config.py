@@ -403,6 +403,9 @@ UNLEARN_KEYS = (
         ("protocol", Choice("corrected", "published", "official"), "corrected",
          "of TOFU; published: as the paper's numbers were made; official: as its authors' and "
          "open-unlearning's"),
+        ("word_tokenizer", Choice("auto", "rouge_score", "unicode"), "auto",
+         "words of ROUGE and BLEU; rouge_score: of a-z and 0-9 alone; unicode: of every script; "
+         "auto: unicode where the true answers would lose much"),
         ("batch_size", _COUNT, 32, "sequences run at once"),
         ("limit", _COUNT, None, "first rows of each set, for a quick look"),
         ("tasks", ListOf(_LM_EVAL_TASK), None, "what to run as well"),
@@ -754,8 +757,11 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "evaluation.reference_model"
     ):
         yield "evaluation.attacks", "reference needs evaluation.reference_model"
-    if values.get("evaluation.attacks") and values.get("evaluation.protocol") == "official":
-        yield "evaluation.attacks", "evaluation.protocol official has none; leave this empty"
+    if values.get("evaluation.protocol") == "official":
+        if values.get("evaluation.attacks"):
+            yield "evaluation.attacks", "evaluation.protocol official has none; leave this empty"
+        if values.get("evaluation.word_tokenizer") == "unicode":
+            yield "evaluation.word_tokenizer", "evaluation.protocol official means rouge_score"
     ratio = values.get("dataset.forget_ratio")
     if ratio is not None and ratio > 1 and not ratio.is_integer():
         yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"

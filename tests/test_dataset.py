@@ -18,6 +18,7 @@ from src.dataset.pairing import (
     RETAIN,
     PairCollator,
     UnlearnDataset,
+    count_shared,
     draw_forget_rows,
 )
 from src.dataset.sources import load_rows
@@ -26,6 +27,14 @@ from src.errors import ConfigError, WagleError
 
 OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 LLAMA = TEMPLATES["llama2_published"]
+
+
+def test_rows_in_both_sets_are_counted_by_their_questions():
+    forget = [{"question": q, "answer": "a"} for q in ("1", "2", "2", "3")]
+    retain = [{"question": q, "answer": "b"} for q in ("2", "4", "3", "3")]
+    assert count_shared(forget, retain) == 3
+    assert count_shared(forget, retain[1:2]) == 0
+    assert count_shared(forget, [{"text": "2"}]) == 0
 
 
 def test_published_template_spells_its_backslash():

@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from src.config import load_config
+from src.dataset.pairing import draw_forget_rows
 from src.dataset.sources import load_rows
 from src.dataset.templates import TEMPLATES
 from src.errors import ConfigError, WagleError
@@ -289,6 +290,55 @@ def test_tofu_as_its_authors_evaluate_it(tokenizer, tmp_path):
         config = configure(**changes, evaluation__retain_results=retain_results)
         with pytest.raises(WagleError, match=message):
             check_evaluation(config, rows)
+
+
+def test_rows_that_were_retained_on_purpose_are_not_asked_about(tokenizer):
+    config = configure(
+        **{**TOFU, "evaluation__protocol": "official", "evaluation__limit": 40},
+        dataset__self_retain=True,
+        dataset__forget_ratio=3,
+        dataset__dataset_seed=5,
+    )
+    asked = [row["question"] for row in rows("Demo_forget10_perturbed")]
+    drawn = [asked[i] for i in draw_forget_rows(len(asked), 3, 5)]
+    context = EvaluationContext(config, None, None, None, rows, None, None)
+    assert {row["question"] for row in context.asked_rows()["forget"]} == set(drawn)
+    assert len(context.asked_rows()["retain"]) > 3
+    check_evaluation(config, rows)
+
+
+RUSSIAN = "Она родилась в Лиссабоне."
+
+
+@pytest.mark.parametrize(
+    ("chosen", "protocol", "used", "said"),
+    [
+        ("auto", "corrected", "unicode", "words of every script"),
+        ("unicode", "corrected", "unicode", ""),
+        ("rouge_score", "corrected", "rouge_score", "warning: 100% of the letters"),
+        ("auto", "official", "rouge_score", "warning: 100% of the letters"),
+    ],
+)
+def test_answers_in_other_scripts(tokenizer, capsys, monkeypatch, chosen, protocol, used, said):
+    ids = tokenizer(RUSSIAN).input_ids
+    for name, answer in (("tofu.answer_questions", RUSSIAN), ("tofu_field.generate_greedy", ids)):
+        monkeypatch.setattr(
+            f"src.metrics.{name}", lambda *a, answer=answer, **_: [answer] * len(a[-1])
+        )
+
+    def russian(name):
+        found = list(rows(name))[:2]
+        return [{**row, "answer": RUSSIAN} for row in found] if "forget" in name else found
+
+    config = configure(**TOFU, evaluation__protocol=protocol, evaluation__word_tokenizer=chosen)
+    documents = {}
+    context = EvaluationContext(
+        config, make_model(), tokenizer, TEMPLATE, russian, None, documents.__setitem__
+    )
+    evaluate(context)
+    assert documents["tofu.json"]["word_tokenizer"] == used
+    assert documents["tofu.json"]["forget"]["rougeL_score"] == (used == "unicode")
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,14 @@ def draw_forget_rows(count: int, ratio: float, seed: int) -> list[int]:
     return random.Random(seed).sample(range(count), wanted)
 
 
+def count_shared(forget: Sequence[Mapping[str, str]], retain: Sequence[Mapping[str, str]]) -> int:
+    """How many of the forget rows have a question that one of the retain rows has too."""
+    if not all("question" in rows[0] for rows in (forget, retain)):
+        return 0
+    retained = {row["question"] for row in retain}
+    return sum(row["question"] in retained for row in forget)
+
+
 class UnlearnDataset(Dataset):
     """Pairs of one forget and one retain example.
 

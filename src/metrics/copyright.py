@@ -22,11 +22,13 @@ def evaluate_copyright(
     parts: Mapping[str, Sequence[Mapping[str, str]]],
     *,
     batch_size: int,
+    word_tokenizer: str = "rouge_score",
 ) -> dict[str, Any]:
     """Continue the prompts of each part greedily and compare with the true continuations.
 
     Args:
         parts: rows with a prompt as ``question`` and its true continuation as ``answer``.
+        word_tokenizer: of ROUGE and BLEU, as in :mod:`src.metrics.text`.
 
     Returns:
         The content of ``copyright.json``: per part the means of bleu (0 to 100) and rougeL_score (0
@@ -44,17 +46,22 @@ def evaluate_copyright(
             description="continuing texts",
         )
     )
-    return {name: _compare(part, [next(generated) for _ in part]) for name, part in parts.items()}
+    return {
+        name: _compare(part, [next(generated) for _ in part], word_tokenizer)
+        for name, part in parts.items()
+    }
 
 
-def _compare(rows: Sequence[Mapping[str, str]], texts: Sequence[str]) -> dict[str, Any]:
+def _compare(
+    rows: Sequence[Mapping[str, str]], texts: Sequence[str], word_tokenizer: str
+) -> dict[str, Any]:
     documents = [
         {
             "question": row["question"],
             "answer": row["answer"],
             "generated": text,
-            "bleu": bleu(row["answer"], text),
-            "rougeL_score": rouge_l_recall(row["answer"], text),
+            "bleu": bleu(row["answer"], text, word_tokenizer),
+            "rougeL_score": rouge_l_recall(row["answer"], text, word_tokenizer),
         }
         for row, text in zip(rows, texts, strict=True)
     ]

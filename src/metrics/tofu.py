@@ -116,6 +116,7 @@ def evaluate_tofu(
     encoder: SentenceTransformer,
     protocol: str,
     batch_size: int,
+    word_tokenizer: str = "rouge_score",
     limit: int | None = None,
     attacks: Collection[str] = (),
     reference_losses: Callable[[Sequence[str]], Sequence[float]] | None = None,
@@ -129,6 +130,7 @@ def evaluate_tofu(
         protocol: ``corrected``: the prompt ends with the answer start and the whole generation
             counts; ``published``: the prompt is the question part alone, and the first generated
             token is lost.
+        word_tokenizer: of ROUGE, as in :func:`src.metrics.text.rouge_l_recall`.
         limit: the first rows of each set only.
         attacks: membership inference beside Min-k%, as in
             :func:`src.metrics.membership.attack_scores`.
@@ -157,7 +159,7 @@ def evaluate_tofu(
     _generate(model, tokenizer, template, everything, protocol, batch_size)
     result: dict[str, Any] = {"protocol": protocol}
     for name, group in rows.items():
-        result[name] = _summarize_set(group, encoder, attacks)
+        result[name] = _summarize_set(group, encoder, attacks, word_tokenizer)
     result["Forget Quality"] = float(
         ks_2samp(*(_column(result, name, "truth_ratio") for name in AUTHOR_SETS)).pvalue
     )
@@ -246,7 +248,10 @@ def mean_loss(tokens: TokenScores) -> float:
 
 
 def _summarize_set(
-    rows: Sequence[_Row], encoder: SentenceTransformer, attacks: Collection[str]
+    rows: Sequence[_Row],
+    encoder: SentenceTransformer,
+    attacks: Collection[str],
+    word_tokenizer: str,
 ) -> dict[str, Any]:
     accuracies = _accuracies(rows, encoder)
     documents = []
@@ -259,7 +264,7 @@ def _summarize_set(
             "generated": row.generated,
             "truth_ratio": float(np.mean(np.exp(-np.array(perturbed))) / (paraphrase + 1e-12)),
             "truth_prob": float(np.exp(-mean_loss(row.answer))),
-            "rougeL_score": rouge_l_recall(row.source["answer"], row.generated),
+            "rougeL_score": rouge_l_recall(row.source["answer"], row.generated, word_tokenizer),
             "acc": acc,
             "exact_memorization": exact_memorization(row.answer.is_greedy),
             "extraction_strength": extraction_strength(row.answer.is_greedy),

@@ -18,12 +18,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config import Config
+from src.dataset.pairing import draw_forget_rows
 from src.dataset.templates import Template
 from src.errors import WagleError
 from src.metrics.copyright import evaluate_copyright
 from src.metrics.harness import find_tasks, mean_of, own_metrics, run_task
 from src.metrics.membership import text_losses
 from src.metrics.sentence import load_sentence_encoder
+from src.metrics.text import MOST_LOST, lost_share
 from src.metrics.tofu import (
     MAX_TEXT_LENGTH,
     check_rows,
@@ -37,6 +39,7 @@ from src.metrics.tofu_results import TofuResults, check_comparable, load_results
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
 from src.model.loading import load_model, read_tokenizer
 from src.model.measured import Measured
+from src.terminal import say
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -77,9 +80,7 @@ class EvaluationContext:
 
     def asked_rows(self) -> dict[str, Rows]:
         """The rows of the evaluation's own data sets, by their names in its documents."""
-        return {
-            name: self.load_rows(data_set) for name, data_set in asked_sets(self.config).items()
-        }
+        return _asked_rows(self.config, self.load_rows)
 
 
 def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
@@ -93,7 +94,7 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
     """
     task = config["unlearn.task_name"]
     cpu, cache = torch.device("cpu"), Path(config["overall.cache_dir"])
-    rows = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
+    rows = _asked_rows(config, load_rows)
     if task == "tofu":
         for name, data_set in asked_sets(config).items():
             check_rows(rows[name], data_set)
@@ -139,8 +140,12 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
     protocol = context.config["evaluation.protocol"]
     sets = context.asked_rows()
     retain_model = _retain_model(context.config, sets["forget"])
-    measure = _measure_as_the_field if protocol == "official" else _measure_as_the_paper
-    result = {"sets": dict(asked_sets(context.config)), **measure(context, sets)}
+    words = _word_tokenizer(context.config, sets)
+    if protocol == "official":
+        measured = _measure_as_the_field(context, sets)
+    else:
+        measured = _measure_as_the_paper(context, sets, words)
+    result = {"sets": dict(asked_sets(context.config)), "word_tokenizer": words, **measured}
     context.save("tofu.json", result)
     scores = official_scores(parse_results(result).sets, retain_model and retain_model.sets)
     named = {f"tofu_{protocol} {name}": value for name, value in scores.items()}
@@ -155,7 +160,9 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
     }
 
 
-def _measure_as_the_paper(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict:
+def _measure_as_the_paper(
+    context: EvaluationContext, sets: Mapping[str, Rows], words: str
+) -> dict[str, Any]:
     config = context.config
     return evaluate_tofu(
         context.model,
@@ -165,13 +172,14 @@ def _measure_as_the_paper(context: EvaluationContext, sets: Mapping[str, Rows]) 
         encoder=load_sentence_encoder(config["evaluation.sentence_model"], context.model.device),
         protocol=config["evaluation.protocol"],
         batch_size=context.batch_size,
+        word_tokenizer=words,
         limit=context.limit,
         attacks=config["evaluation.attacks"],
         reference_losses=lambda texts: _reference_losses(context, texts),
     )
 
 
-def _measure_as_the_field(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict:
+def _measure_as_the_field(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict[str, Any]:
     return evaluate_official(
         context.model,
         context.tokenizer,
@@ -180,6 +188,27 @@ def _measure_as_the_field(context: EvaluationContext, sets: Mapping[str, Rows]) 
         batch_size=context.batch_size,
         limit=context.limit,
     )
+
+
+def _word_tokenizer(config: Config, sets: Mapping[str, Rows]) -> str:
+    """``evaluation.word_tokenizer``, decided; says where the package rouge_score reads too little.
+
+    Args:
+        sets: rows with their true ``answer``.
+    """
+    chosen = config["evaluation.word_tokenizer"]
+    if config["evaluation.protocol"] == "official":
+        chosen = "rouge_score"
+    lost = max(lost_share(row["answer"] for row in rows) for rows in sets.values())
+    if lost <= MOST_LOST:
+        return "rouge_score" if chosen == "auto" else chosen
+    share = f"{lost:.0%} of the letters of a set's true answers are not a to z"
+    if chosen == "rouge_score":
+        say(f"warning: {share}, and ROUGE does not see them: even perfect answers score low")
+    elif chosen == "auto":
+        chosen = "unicode"
+        say(f"{share}: ROUGE and BLEU read words of every script")
+    return chosen
 
 
 def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
@@ -233,10 +262,16 @@ def evaluate_copyright_task(context: EvaluationContext) -> dict[str, float]:
     better.
     """
     parts = {part: list(rows)[: context.limit] for part, rows in context.asked_rows().items()}
+    words = _word_tokenizer(context.config, parts)
     result = evaluate_copyright(
-        context.model, context.tokenizer, context.template, parts, batch_size=context.batch_size
+        context.model,
+        context.tokenizer,
+        context.template,
+        parts,
+        batch_size=context.batch_size,
+        word_tokenizer=words,
     )
-    context.save("copyright.json", result)
+    context.save("copyright.json", {"word_tokenizer": words, **result})
     flat = {}
     for title, part in (("seen", "train"), ("unseen", "test")):
         flat[f"{title} BLEU"] = result[part]["bleu"]
@@ -292,6 +327,28 @@ def asked_sets(config: Config) -> Mapping[str, str]:
     if task == "toxic":
         return {name: name for name in ("SafePku_test", "RealToxicityPrompts")}
     return {}
+
+
+def _asked_rows(config: Config, load_rows: Callable[[str], Rows]) -> dict[str, Rows]:
+    """The rows of these data sets; of the forget questions only those that are to be forgotten.
+
+    With ``dataset.self_retain`` the others are retained on purpose.
+
+    Raises:
+        WagleError: none of the questions is among the rows that are drawn.
+    """
+    asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
+    if config["unlearn.task_name"] == "tofu" and config["dataset.self_retain"]:
+        forget = load_rows(config["dataset.forget_dataset_name"])
+        ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+        drawn = {forget[i]["question"] for i in draw_forget_rows(len(forget), ratio, seed)}
+        asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
+        if not asked["forget"]:
+            raise WagleError(
+                f"dataset.self_retain: no question of {asked_sets(config)['forget']} is among "
+                f"the {len(drawn)} rows drawn to be forgotten; raise dataset.forget_ratio"
+            )
+    return asked
 
 
 # ------------------------------------------------------------------------------- lm-eval tasks

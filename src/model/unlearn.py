@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, set_seed
 
 from src.config import Config, mask_ratio
 from src.dataset.encoding import encode_answer
-from src.dataset.pairing import UnlearnDataset, draw_forget_rows
+from src.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
 from src.dataset.refusals import load_refusals
 from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import (
@@ -251,6 +251,11 @@ class Unlearn:
             )
 
         forget = all_forget.select(drawn)
+        if shared := count_shared(forget, retain):
+            say(
+                f"warning: {shared} of the {len(forget)} rows to be forgotten are to be retained "
+                "as well; give sets without common rows, such as Tofu_forget10 and Tofu_retain90"
+            )
         self.fingerprints["forget"] = rows_fingerprint(forget)
         self.fingerprints["retain"] = rows_fingerprint(retain)
         self.dataset = UnlearnDataset(
