@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, BloomConfig, MistralConfig, Qwen2
 
 from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
-from src.metrics.likelihood import token_log_probs
-from tests.conftest import CONFIGS, VOCABULARY
+from src.metrics.likelihood import score_tokens, token_log_probs
+from tests.conftest import CONFIGS, VOCABULARY, make_model
 
 SMALL = {
     "vocab_size": VOCABULARY,
@@ -87,6 +87,29 @@ def tokens_read(model, sequences, batch_size):
     )
     hook.remove()
     return results, sizes
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_equal_sequences_have_equal_scores_wherever_they_stand(architecture):
+    model = make_model(architecture)
+    generator = torch.Generator().manual_seed(3)
+    lengths = (3, 17, 5, 29, 11)
+    drawn = [torch.randint(3, 300, (n,), generator=generator).tolist() for n in lengths]
+    asked = [drawn[i] for i in (0, 1, 2, 1, 3, 1, 4, 0, 1)]
+    results = score_tokens(
+        model,
+        [Encoded(ids, list(ids)) for ids in asked],
+        batch_size=2,
+        pad_token_id=2,
+        description="",
+        standardize=True,
+    )
+    assert len(results) == len(asked)
+    for ids, scores in zip(asked, results, strict=True):
+        first = results[asked.index(ids)]
+        assert scores.log_probs.tobytes() == first.log_probs.tobytes()
+        assert scores.standardized.tobytes() == first.standardized.tobytes()
+        assert len(scores.log_probs) == len(ids) - 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])

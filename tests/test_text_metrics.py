@@ -83,6 +83,8 @@ def test_attacks_by_hand():
     scores = attack_scores("aaaa", tokens, ["loss", "zlib", "min_k++", "reference"], 0.5)
     assert scores["LOSS"] == 2.0
     assert scores["reference"] == 1.5
+    same = attack_scores("aaaa", tokens, ["reference"], 2.0 + 1e-7)
+    assert same["reference"] == 0.0  # equal models differ by rounding alone
     assert scores["zlib"] == 2.0 / 12  # zlib needs 2 + 4 bytes of frame and 6 for the run
     assert scores["Min_60.0% Prob"] == 3.0
     assert scores["Min++_60.0% Prob"] == 2.0

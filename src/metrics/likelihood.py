@@ -297,6 +297,8 @@ def score_tokens(
     that little is padding. Rows are run sorted by length, right-padded. Vocabulary-wide logits
     exist for at most ``logits_chunk`` tokens at once, and only for labelled ones; architectures
     whose logits are more than the head of the hidden state run as many rows at once as that allows.
+    Equal sequences are read once: what is decided by comparing their scores must not depend on
+    where in a batch they stand.
 
     Args:
         batch_size: the most sequences in a forward pass.
@@ -309,6 +311,9 @@ def score_tokens(
     Raises:
         WagleError: the model's output is not finite.
     """
+    keys = [(tuple(sequence.input_ids), tuple(sequence.labels)) for sequence in sequences]
+    distinct = dict(zip(keys, sequences, strict=True))
+    sequences = list(distinct.values())
     results: list[TokenScores] = [_as_scores(torch.empty(0, 2 + standardize))] * len(sequences)
     with (
         evaluating(model),
@@ -339,7 +344,8 @@ def score_tokens(
             for (index, _), values in zip(counts, parts, strict=True):
                 results[index] = _as_scores(values)
             bar.update(len(counts))
-    return results
+    by_key = dict(zip(distinct, results, strict=True))
+    return [by_key[key] for key in keys]
 
 
 def _as_scores(columns: torch.Tensor) -> TokenScores:

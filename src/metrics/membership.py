@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from src.dataset.encoding import encode_text
 from src.metrics.likelihood import TokenScores, token_log_probs
 
+REFERENCE_DIGITS = 5  # decimals of a difference of two models' losses that mean something
 MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)
 
 
@@ -60,7 +61,8 @@ def attack_scores(
         for k in MIN_K_PERCENT:
             scores[f"Min++_{k:.1f}% Prob"] = -lowest_mean(tokens.standardized, k)
     if "reference" in attacks:
-        scores["reference"] = loss - reference_loss
+        # Where both models find a text equally likely, rounding must not decide.
+        scores["reference"] = round(loss - reference_loss, REFERENCE_DIGITS)
     return scores
 
 
