@@ -195,26 +195,26 @@ MUTATIONS = (
     ),
     *_of(
         "metrics/copyright",
-        "test_text_metrics test_evaluations",
+        "test_evaluation_recipe",
         ("copyright: tokens in all", "MAX_TOTAL_LENGTH = 600", "MAX_TOTAL_LENGTH = 300"),
     ),
     *_of(
         "metrics/toxicity",
-        "test_text_metrics test_evaluations",
+        "test_evaluation_recipe",
         ("toxicity: at the threshold", "score > THRESHOLD", "score >= THRESHOLD"),
         ("toxicity: threshold", "THRESHOLD = 0.5", "THRESHOLD = 0.6"),
         ("toxicity: tokens in all", "MAX_TOTAL_LENGTH = 200", "MAX_TOTAL_LENGTH = 100"),
     ),
     *_of(
         "metrics/harness",
-        "test_harness",
+        "test_evaluation_recipe",
         ("lm-eval: seed of the examples", "task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)", "pass"),
         ("lm-eval: examples by default", "value=0)", "value=1)"),
     ),
     *_of(
         "metrics/text",
         "test_text_metrics",
-        ("ROUGE: without stems", "use_stemmer=True", "use_stemmer=False"),
+        ("ROUGE: without stems", '"rougeL"], use_stemmer=True', '"rougeL"], use_stemmer=False'),
         ("ROUGE: F1 for recall", '["rougeL"].recall', '["rougeL"].fmeasure'),
     ),
     *_of(
@@ -233,7 +233,7 @@ MUTATIONS = (
     ),
     *_of(
         "metrics/tofu",
-        "test_tofu_metrics test_evaluations",
+        "test_tofu_metrics test_evaluation_recipe",
         ("TOFU: tokens in all", "MAX_TOTAL_LENGTH = 200", "MAX_TOTAL_LENGTH = 100"),
         ("TOFU: tokens of a text", "MAX_TEXT_LENGTH = 512", "MAX_TEXT_LENGTH = 256"),
         (
@@ -241,7 +241,42 @@ MUTATIONS = (
             "np.mean(np.exp(-np.array(perturbed)))",
             "np.exp(-np.mean(np.array(perturbed)))",
         ),
+        ("TOFU: 1e-12 in the truth ratio", "(paraphrase + 1e-12)", "(paraphrase + 1e-7)"),
         ("TOFU: UE of accuracy", '1 - forget["acc"]', 'forget["acc"]'),
+    ),
+    *_of(
+        "metrics/tofu_field",
+        "test_tofu_field test_evaluation_recipe",
+        ("official: new tokens", "NEW_TOKENS = 200", "NEW_TOKENS = 100"),
+        ("official: EOS memorised", "is_greedy[:-1]", "is_greedy"),
+        ("official: ES of what is unknown", "1 / len(known)) if", "0.0) if"),
+    ),
+    *_of(
+        "metrics/tofu_official",
+        "test_tofu_official test_evaluation_recipe",
+        ("official: epsilon", "EPSILON = 1e-10", "EPSILON = 1e-12"),
+        ("official: mean of probabilities", "np.mean(losses)", "-np.log(np.mean(np.exp(-losses)))"),
+        ("official: utility", "statistics.harmonic_mean(", "statistics.fmean("),
+        ("official: shares", "*-wrong])", "-wrong.mean()])"),
+    ),
+    *_of(
+        "dataset/encoding",
+        "test_tofu_field",
+        ("official: a second EOS", "if ids[-1] != tokenizer.eos_token_id:", "if True:"),
+        (
+            "official: special tokens of a chat",
+            "add_special_tokens=False",
+            "add_special_tokens=True",
+        ),
+    ),
+    *_of(
+        "metrics/sentence",
+        "test_tofu_metrics",
+        (
+            "closest: of equals the last",
+            "int(similarities.argmax())",
+            "int(similarities.argsort(stable=True)[-1])",
+        ),
     ),
     *_of(
         "model/lora",

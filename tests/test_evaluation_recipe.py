@@ -14,7 +14,8 @@ from src.metrics import generation, harness, tofu, tofu_field, toxicity
 from src.metrics.copyright import evaluate_copyright
 from src.metrics.likelihood import TokenScores
 from src.metrics.membership import attack_scores
-from src.metrics.tofu_official import SetLosses
+from src.metrics.tofu_official import TITLES
+from src.metrics.tofu_results import parse_results
 from src.metrics.toxicity import evaluate_toxicity
 from tests.test_tofu_metrics import SETS, LetterEncoder
 
@@ -101,7 +102,7 @@ def test_lm_eval_draws_its_examples_with_its_own_seed(model, tokenizer, monkeypa
         return {"results": {"demo_text": {"word_perplexity,none": 2.0}}}
 
     monkeypatch.setattr(lm_eval, "evaluate", evaluate)
-    harness.run_tasks(model, tokenizer, ["demo_text"], batch_size=2)
+    harness.run_task(model, tokenizer, "demo_text", batch_size=2)
     ((task, bootstraps),) = found
     assert task.fewshot_rnd.getstate() == random.Random(1234).getstate()
     assert task.get_config("num_fewshot") == 0
@@ -144,7 +145,9 @@ def test_what_is_added_to_denominators(model, tokenizer, monkeypatch):
     assert ratio == pytest.approx(probability / (probability + 1e-12), rel=1e-9)
 
     p, q = math.exp(-22.0), math.exp(-23.0)
-    rows = SetLosses(*np.array([[22.0], [22.0]]), [np.array([23.0, 23.0])], np.ones(1), 1e-10)
+    loss = {"answer": 22.0, "paraphrase": 22.0, "perturbed": [23.0, 23.0]}
+    document = {key: {"rows": [{"loss": loss, "rougeL_score": 1.0}]} for key in TITLES}
+    rows = parse_results({"protocol": "official", **document}).sets["real_author"]
     assert rows.shares() == pytest.approx(p / (p + 2 * q + 1e-10), rel=1e-9)
     r = q / (p + 1e-10)
     assert np.exp(rows.truth_log_ratios) == pytest.approx(r, rel=1e-9)

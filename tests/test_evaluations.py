@@ -77,7 +77,7 @@ def rows(name):
     return load_rows(name, data_dir=data_dir, cache_dir=Path(".cache"))
 
 
-def run(tokenizer, config, seed=4):
+def run(tokenizer, config, seed=4, load=rows):
     """Flat results, documents by name, and the order in which documents were saved."""
     documents, saved = {}, []
 
@@ -90,12 +90,12 @@ def run(tokenizer, config, seed=4):
         model=make_model(seed=seed),
         tokenizer=tokenizer,
         template=TEMPLATE,
-        load_rows=rows,
-        forget_rows=lambda: rows(config["dataset.forget_dataset_name"]),
+        load_rows=load,
+        forget_rows=lambda: load(config["dataset.forget_dataset_name"]),
         save=save,
         measured=Measured(Logger(), {}),
     )
-    check_evaluation(config, rows)
+    check_evaluation(config, load)
     flat = evaluate(context)
     assert [name for name in flat if meaning_of(name) is None] == []
     return flat, documents, saved
@@ -301,7 +301,7 @@ def test_rows_that_were_retained_on_purpose_are_not_asked_about(tokenizer):
     )
     asked = [row["question"] for row in rows("Demo_forget10_perturbed")]
     drawn = [asked[i] for i in draw_forget_rows(len(asked), 3, 5)]
-    context = EvaluationContext(config, None, None, None, rows, None, None)
+    context = EvaluationContext(config, *[None] * 3, rows, *[None] * 3)
     assert {row["question"] for row in context.asked_rows()["forget"]} == set(drawn)
     assert len(context.asked_rows()["retain"]) > 3
     check_evaluation(config, rows)
@@ -331,11 +331,7 @@ def test_answers_in_other_scripts(tokenizer, capsys, monkeypatch, chosen, protoc
         return [{**row, "answer": RUSSIAN} for row in found] if "forget" in name else found
 
     config = configure(**TOFU, evaluation__protocol=protocol, evaluation__word_tokenizer=chosen)
-    documents = {}
-    context = EvaluationContext(
-        config, make_model(), tokenizer, TEMPLATE, russian, None, documents.__setitem__
-    )
-    evaluate(context)
+    _, documents, _ = run(tokenizer, config, load=russian)
     assert documents["tofu.json"]["word_tokenizer"] == used
     assert documents["tofu.json"]["forget"]["rougeL_score"] == (used == "unicode")
     assert said in capsys.readouterr().out

@@ -30,6 +30,7 @@ from src.loggers.files import check_room
 from src.loggers.run_folder import CHECKPOINTS
 from src.model.environment import (
     Stopwatch,
+    bytes_fingerprint,
     git_commit,
     mask_fingerprint,
     peak_memory,
@@ -551,7 +552,9 @@ class Unlearn:
     def _evaluation_origin(self) -> dict[str, Any]:
         """Everything that decides the numbers, beside the configuration."""
         names = asked_sets(self.config).values()
+        retain_results = self.config["evaluation.retain_results"]
         return {
+            "retain_results": retain_results and bytes_fingerprint(Path(retain_results)),
             "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
             "rows": {name: rows_fingerprint(self._rows(name)) for name in names},
             "versions": versions(),
