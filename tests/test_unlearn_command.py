@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,26 @@ def test_the_same_seed_gives_the_same_mask_and_results(tmp_path, options):
         del result["mask"]
     assert results[0] == results[1]
     assert read(runs[0] / "tofu.json") == read(runs[1] / "tofu.json")
+
+
+@pytest.fixture
+def forkserver():
+    """Processes begin without what this one has in memory, as they do from Python 3.14 on."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_loader_processes_may_start_afresh(tmp_path, options, forkserver):
+    changes = {"unlearn.unlearn_method": "PO", "unlearn.mask_path": None}
+    changes |= {"unlearn.task_name": "none", "unlearn.save_model": "false"}
+    for workers in (0, 1):
+        name = {"logger.name": f"{workers} workers", "dataset.num_workers": workers}
+        assert unlearn_model.main(options({**changes, **name})) == 0
+    here, there = (read(tmp_path / "runs" / f"{n} workers" / "log.json") for n in (0, 1))
+    assert [step.get("loss") for step in here] == [step.get("loss") for step in there]
+    assert here[0]["loss"] > 0
 
 
 def test_a_finished_run_is_not_repeated_and_not_mixed_with_another(tmp_path, options, capsys):

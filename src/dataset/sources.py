@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers import PreTrainedTokenizerBase
 
 from src.dataset.chunks import PROMPT_LENGTHS
 from src.dataset.encoding import Encoded, encode_answer, encode_text
@@ -258,20 +259,39 @@ def load_rows(
 
 
 def row_encoder(
-    name: str, tokenizer, template: Template, *, eos: bool = True
+    name: str, tokenizer: PreTrainedTokenizerBase, template: Template, *, eos: bool = True
 ) -> Callable[[Mapping[str, str]], Encoded]:
-    """A function from a row of the data set to ids and labels.
+    """A function from a row of the data set to ids and labels, which can be sent to processes.
 
     Rows with a question are encoded in the template and labelled on the answer part; running text
     is labelled throughout.
     """
     max_length = find_source(name).max_length
+    return partial(_encode_row, tokenizer, template, max_length, eos)
 
-    def encode(row: Mapping[str, str]) -> Encoded:
-        if "text" in row:
-            return encode_text(tokenizer, row["text"], max_length=max_length)
-        return encode_answer(
-            tokenizer, template, row["question"], row["answer"], max_length=max_length, eos=eos
-        )
 
-    return encode
+def _encode_row(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    max_length: int,
+    eos: bool,
+    row: Mapping[str, str],
+) -> Encoded:
+    if "text" in row:
+        return encode_text(tokenizer, row["text"], max_length=max_length)
+    return encode_answer(
+        tokenizer, template, row["question"], row["answer"], max_length=max_length, eos=eos
+    )
+
+
+def refusal_encoder(
+    name: str, tokenizer: PreTrainedTokenizerBase, template: Template
+) -> Callable[[Mapping[str, str], str], Encoded]:
+    """A function from a row of the data set and a refusal to ids and labels; as above."""
+    return partial(_encode_refusal, row_encoder(name, tokenizer, template))
+
+
+def _encode_refusal(
+    encode: Callable[[Mapping[str, str]], Encoded], row: Mapping[str, str], refusal: str
+) -> Encoded:
+    return encode({"question": row["question"], "answer": refusal})

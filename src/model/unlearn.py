@@ -14,10 +14,9 @@ from filelock import FileLock
 from transformers import PreTrainedModel, set_seed
 
 from src.config import Config, mask_ratio
-from src.dataset.encoding import encode_answer
 from src.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
 from src.dataset.refusals import load_refusals
-from src.dataset.sources import find_source, load_rows, row_encoder
+from src.dataset.sources import load_rows, refusal_encoder, row_encoder
 from src.dataset.templates import (
     Template,
     announcement,
@@ -241,16 +240,6 @@ class Unlearn:
         else:
             retain = self._rows(retain_name, "retain")
 
-        def encode_refusal(row, refusal: str):
-            return encode_answer(
-                self.tokenizer,
-                self.template,
-                row["question"],
-                refusal,
-                max_length=find_source(forget_name).max_length,
-                eos=True,
-            )
-
         forget = all_forget.select(drawn)
         if shared := count_shared(forget, retain):
             say(
@@ -264,7 +253,7 @@ class Unlearn:
             retain,
             encode_forget=row_encoder(forget_name, self.tokenizer, self.template),
             encode_retain=row_encoder(retain_name, self.tokenizer, self.template),
-            encode_refusal=encode_refusal,
+            encode_refusal=refusal_encoder(forget_name, self.tokenizer, self.template),
             refusals=load_refusals(forget_name),
             views=self.objective.views if self.objective else (),
             seed=self.config["overall.seed"],
