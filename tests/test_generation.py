@@ -76,14 +76,15 @@ def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
 
 def without_trying(monkeypatch):
     """No forward passes that only ask what the architecture can read."""
-    monkeypatch.setattr(generation, "_reads_own_batches", lambda *_: True)
+    monkeypatch.setattr(generation, "_find_way", lambda *_: generation._Batch)
 
 
 @torch.inference_mode()
 def test_which_architectures_read_our_batches(case):
     model = case[0]
     small_window = getattr(model.config, "sliding_window", None) == 6
-    assert generation._reads_own_batches(model, LIMIT, 2) is not small_window
+    way = generation._find_way(model, [generation._Text([5, 6])], LIMIT, 2)
+    assert way is (generation._Padded if small_window else generation._Batch)
 
 
 def test_free_places_are_taken(monkeypatch):

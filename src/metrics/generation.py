@@ -13,7 +13,6 @@ from itertools import islice, takewhile
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from src import devices
@@ -24,16 +23,17 @@ from src.metrics.likelihood import (
     additive_mask,
     batches_by_length,
     count_alike,
-    evaluating,
     most_likely,
     most_tokens,
     takes_own_masks,
 )
+from src.metrics.reading import agree, evaluating, read_alone, succeeds, trial_tokens
 from src.terminal import Progress
 
 LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
 DRAFT = 8  # tokens expected at once
+SINGLE_STEPS = 4  # that a way to read texts is tried with
 # For so many tokens a step computes as long as it takes however few they are (on a CPU as measured
 # with 135M weights, on others the operations they do in the time that a byte of the weights takes).
 CPU_STEP_TOKENS = 26
@@ -105,7 +105,8 @@ def generate_greedy(
     The model's own generation settings (sampling, repetition penalties) play no part. Short prompts
     come first; a row that has ended leaves the batch and the cache, and when a quarter of the
     places are free, new prompts take them. Where the architecture cannot read rows of different
-    lengths from our cache, batches run one after another, each to its last row's end.
+    lengths from our cache, batches run one after another, each to its last row's end, with
+    transformers' own cache or, where that does not serve, without any.
 
     Args:
         prompts: token ids, at least one each.
@@ -133,7 +134,8 @@ def generate_greedy(
         return goes_on
 
     with evaluating(model), Progress(description, len(waiting)) as bar:
-        if waiting and _reads_own_batches(model, max_total_length, pad_token_id):
+        way = _find_way(model, waiting, max_total_length, pad_token_id) if waiting else None
+        if way is _Batch:
             batch = _Batch(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
             while batch.texts or waiting:
                 free = batch_size - len(batch.texts)
@@ -141,9 +143,9 @@ def generate_greedy(
                     batch.add(next_texts(free))
                 chosen = batch.step(batch.drafts())
                 batch.keep([accept(*pair) for pair in zip(batch.texts, chosen, strict=True)])
-        else:
-            while waiting:
-                _continue_together(model, next_texts(batch_size), accept, pad_token_id)
+        while waiting:
+            reader = (way or _Whole)(model, max_total_length, pad_token_id)
+            _continue_together(reader, next_texts(batch_size if way else 1), accept)
     return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
@@ -342,60 +344,117 @@ class _Cache(DynamicCache):
             buffer[targets, :, : self._end] = buffer[sources, :, : self._end]
 
 
-def _reads_own_batches(model: PreTrainedModel, limit: int, pad_token_id: int) -> bool:
-    """Whether the model reads texts from a :class:`_Batch` as it reads them alone.
+class _Padded:
+    """Texts padded on their left, with transformers' own cache.
 
-    Some architectures do not, or do it wrongly; they are found by trying.
+    Args:
+        limit: tokens of a text; what it says of longer ones means nothing.
     """
-    if not takes_own_masks(model, limit):
-        return False
-    texts, starts = [[3, 1, 2], [0, 1, 2, 3, 1, 0]], [1, 3]  # in the order that they are added in
-    alone = []
-    for text, start in zip(texts, starts, strict=True):
-        ids = torch.tensor([text], device=model.device)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        alone.append(model(**inputs).logits[0, start:])
-    expected = torch.cat([alone[0][:1], alone[1][:1], alone[0][1:], alone[1][1:]])
-    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
-    batch = _Batch(model, 2, 6, pad_token_id)
-    batch.add([_Text(text[: start + 1]) for text, start in zip(texts, starts, strict=True)])
-    parts = [batch.read([[1], [3]], starts), batch.read([[2], [1, 0]], [2, 4])]
-    return bool((torch.cat(parts) - expected).abs().max() <= tolerance)
+
+    def __init__(self, model: PreTrainedModel, limit: int, pad_token_id: int) -> None:
+        self._model, self._limit, self._pad = model, limit, pad_token_id
+        self._cache = DynamicCache(config=model.config)
+        self._columns = 0
+
+    def next_logits(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits ``(texts, vocabulary)`` of what follows each text.
+
+        After the first time the texts are those of the time before with one more token each.
+        """
+        device, longest = self._model.device, max(map(len, texts))
+        padded = [[*[self._pad] * (longest - len(text)), *text] for text in texts]
+        new = torch.tensor([row[self._columns :] for row in padded], device=device)
+        lengths = torch.tensor([[len(text)] for text in texts], device=device)
+        attention = (torch.arange(longest, device=device) >= longest - lengths).long()
+        positions = (attention.cumsum(dim=1) - 1).clamp(0, self._limit - 1)
+        self._columns = longest
+        return _last_logits(
+            self._model,
+            1,
+            input_ids=new,
+            attention_mask=attention,
+            position_ids=positions[:, -new.shape[1] :],
+            past_key_values=self._cache,
+        )[:, 0]
+
+
+class _Whole:
+    """Texts that are read anew for every token, padded on their right; else like ``_Padded``."""
+
+    def __init__(self, model: PreTrainedModel, limit: int, pad_token_id: int) -> None:
+        self._model, self._limit, self._pad = model, limit, pad_token_id
+
+    def next_logits(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits ``(texts, vocabulary)`` of what follows each text."""
+        texts = [text[: self._limit] for text in texts]
+        longest = max(map(len, texts))
+        padded = [[*text, *[self._pad] * (longest - len(text))] for text in texts]
+        ids = torch.tensor(padded, device=self._model.device)
+        logits = self._model(input_ids=ids, use_cache=False).logits
+        return torch.stack([row[len(text) - 1] for row, text in zip(logits, texts, strict=True)])
 
 
 def _continue_together(
-    model: PreTrainedModel,
+    reader: _Padded | _Whole,
     texts: Sequence[_Text],
     accept: Callable[[_Text, Sequence[int]], bool],
-    pad_token_id: int,
 ) -> None:
-    """Continue texts until all have ended, padded on the left, with transformers' own cache."""
-    device = model.device
-    longest = max(len(text.tokens) for text in texts)
-    padded = [[pad_token_id] * (longest - len(text.tokens)) + text.tokens for text in texts]
-    ids = torch.tensor(padded, device=device)
-    lengths = torch.tensor([[len(text.tokens)] for text in texts], device=device)
-    attention = (torch.arange(longest, device=device) >= longest - lengths).long()
-    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    """Continue texts until all have ended."""
+    tokens = [list(text.tokens) for text in texts]
     going = [True] * len(texts)
     while any(going):
-        logits = _last_logits(
-            model,
-            1,
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
+        chosen = most_likely(reader.next_logits(tokens)).tolist()
+        for row, token in enumerate(chosen):
+            going[row] = going[row] and accept(texts[row], [token])
+            tokens[row].append(token)
+
+
+def _find_way(
+    model: PreTrainedModel, waiting: Sequence[_Text], limit: int, pad_token_id: int
+) -> type[_Batch] | type[_Padded] | type[_Whole] | None:
+    """The fastest way to continue several texts that tells what the model says of each alone.
+
+    Each is tried on two texts: one from the longest prompt's length to the limit, and one that is
+    as many tokens longer than the shortest prompt.
+
+    Returns:
+        ``None``: none does.
+    """
+    tokens = trial_tokens(model, limit)
+    lengths = [min(len(text.tokens), len(tokens) - 1) for text in waiting]
+    begins = [max(min(lengths), 1), max(max(lengths), 1)]  # a batch takes the shortest first
+    count = len(tokens) - begins[1]
+    texts = [tokens[: -begins[0] - count - 1 : -1], tokens]
+    expected = [read_alone(model, text) for text in texts]
+
+    def reads_from_own_cache() -> bool:
+        batch = _Batch(model, 2, limit, pad_token_id)
+        batch.add([_Text(text[:begin]) for text, begin in zip(texts, begins, strict=True)])
+        at = [begin - 1 for begin in begins]
+        for width in [max(count - SINGLE_STEPS, 1)] + [1] * min(SINGLE_STEPS, count - 1):
+            pieces = [text[start : start + width] for text, start in zip(texts, at, strict=True)]
+            right = [e[start : start + width] for e, start in zip(expected, at, strict=True)]
+            if not agree(batch.read(pieces, at), torch.cat(right)):
+                return False
+            at = [start + width for start in at]
+        return True
+
+    def reads(reader: _Padded | _Whole) -> bool:
+        first = min(SINGLE_STEPS, count)
+        return all(
+            agree(
+                reader.next_logits([text[: len(text) - left] for text in texts]),
+                torch.stack([e[len(e) - left - 1] for e in expected]),
+            )
+            for left in range(first, -1, -1)
         )
-        chosen = most_likely(logits[:, 0]).tolist()
-        going = [
-            still and accept(text, [token])
-            for still, text, token in zip(going, texts, chosen, strict=True)
-        ]
-        ids = torch.tensor(chosen, device=device)[:, None]
-        attention = pad(attention, (0, 1), value=1)
-        positions = positions[:, -1:] + torch.tensor(going, device=device)[:, None]
+
+    if takes_own_masks(model, limit) and succeeds(reads_from_own_cache):
+        return _Batch
+    for way in (_Padded, _Whole):
+        if succeeds(lambda way=way: reads(way(model, limit, pad_token_id))):
+            return way
+    return None
 
 
 def _last_logits(model: PreTrainedModel, count: int, **inputs: Any) -> torch.Tensor:

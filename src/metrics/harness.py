@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.errors import ConfigError, WagleError
 from src.hub import connect_to_hub
-from src.metrics.likelihood import evaluating
+from src.metrics.reading import evaluating
 
 OWN_TASKS = Path(__file__).resolve().parents[2] / "lm-evaluation-harness"
 # Of metrics without a formula for their standard error. lm-eval's own 100,000 take minutes, and

@@ -6,7 +6,6 @@ import bisect
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeVar
@@ -19,6 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from src import devices
 from src.dataset.encoding import IGNORED, Encoded
 from src.errors import WagleError
+from src.metrics.reading import agree, evaluating, succeeds
 from src.terminal import Progress
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
@@ -35,18 +35,6 @@ def most_tokens(model: PreTrainedModel) -> float:
     On a CPU, the activations then leave the processor's cache.
     """
     return 512 if devices.on_cpu(model) else math.inf
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode, without gradients; the mode is restored afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def count_alike(left: Sequence[int], right: Sequence[int]) -> int:
@@ -174,9 +162,13 @@ def splits_into_backbone_and_head(model: PreTrainedModel) -> bool:
     if head is None or backbone is model:
         return False
     probe = torch.arange(4, device=model.device)[None]
+
+    def stands_apart() -> bool:
+        hidden = backbone(input_ids=probe, use_cache=False).last_hidden_state
+        return torch.equal(head(hidden), model(input_ids=probe, use_cache=False).logits)
+
     with evaluating(model):
-        hidden = backbone(input_ids=probe).last_hidden_state
-        return torch.equal(head(hidden), model(input_ids=probe).logits)
+        return succeeds(stands_apart)
 
 
 def additive_mask(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -206,34 +198,42 @@ def takes_own_masks(model: PreTrainedModel, longest: int) -> bool:
     )
 
 
-def _reads_branches(
+def _readable_rows(
     model: PreTrainedModel,
     sequences: Sequence[Encoded],
-    parts: Sequence[list[int]],
+    split: bool,
+    most: int,
     pad_token_id: int,
-) -> bool:
-    """Whether the model reads rows of several sequences as it reads the sequences one by one.
+) -> tuple[list[_Row], int]:
+    """Rows that the model reads as it reads the sequences alone, and how many at once.
 
-    Some architectures do not, or do it wrongly; they are found by trying the last sequence of a
-    short part that branches.
+    Trees and packed rows where those do, else single sequences, else these one at a time. The most
+    demanding row is tried: the longest, in a batch with the shortest.
     """
-    longest = max((len(sequence.input_ids) for sequence in sequences), default=0)
-    if not takes_own_masks(model.base_model, longest):
-        return False
-    rows = [_make_row(sequences, part) for part in parts if len(part) > 1]
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        alone = _make_row(sequences, [row.counts[-1][0]])
-        path = [c for c, end in enumerate(row.ends) if end == len(row.ids)][: len(alone.ids)]
-        if path[-1] >= len(path):  # others stand between its tokens
-            break
-    else:
-        return False
-    together, apart = (
-        model.base_model(**_inputs([row], pad_token_id, model)).last_hidden_state[0]
-        for row in (row, alone)
-    )
-    tolerance = torch.finfo(apart.dtype).eps ** 0.5 * apart.abs().max()
-    return bool((together[path] - apart).abs().max() <= tolerance)
+    single = [_make_row(sequences, [index]) for index in range(len(sequences))]
+    if len(single) < 2:
+        return single, 1
+
+    def states(rows: Sequence[_Row]) -> torch.Tensor:
+        output = model.base_model(**_inputs(rows, pad_token_id, model))
+        return output.last_hidden_state if split else output[0]
+
+    def reads(rows: Sequence[_Row]) -> bool:
+        chosen = [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
+        for row, found in zip(chosen, states(chosen), strict=True):
+            # Most tokens of others stand before and between those of a row's last sequence.
+            alone = single[row.counts[-1][0]]
+            path = [column for column, end in enumerate(row.ends) if end == len(row.ids)]
+            if not agree(found[path[: len(alone.ids)]], states([alone])[0]):
+                return False
+        return True
+
+    longest = max(len(row.ids) for row in single)
+    if split and takes_own_masks(model.base_model, longest):
+        packed = _pack(sequences, _parts(sequences, most), most)
+        if len(packed) < len(single) and succeeds(lambda: reads(packed)):
+            return packed, most
+    return single, most if most == 1 or succeeds(lambda: reads(single)) else 1
 
 
 @dataclass(frozen=True)
@@ -320,16 +320,12 @@ def score_tokens(
         Progress(description, len(sequences)) as bar,
     ):
         split = splits_into_backbone_and_head(model)
-        parts = _parts(sequences, batch_size)
-        if split and _reads_branches(model, sequences, parts, pad_token_id):
-            rows = _pack(sequences, parts, batch_size)
-        else:
-            rows = [_make_row(sequences, [index]) for index in range(len(sequences))]
+        rows, most = _readable_rows(model, sequences, split, batch_size, pad_token_id)
         batches = batches_by_length(
             rows,
             lambda row: len(row.ids),
             tokens=min(most_tokens(model), math.inf if split else logits_chunk),
-            most=batch_size,
+            most=most,
             size=lambda row: len(row.counts),
         )
         for batch in batches:

@@ -1,0 +1,122 @@
+"""How an architecture may be read: found by trying it, never assumed.
+
+Texts can be read as trees, in padded batches, from a cache of keys and values, or alone and whole.
+The last is what the others have to agree with. Some architectures cannot do the others, or do them
+wrongly without a word: local attention counts columns, a state is not where a cache looks for it.
+So each way is tried before it is used, on texts as long and as unequal as those that it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from src.errors import WagleError
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode, without gradients; the mode is restored afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def succeeds(trial: Callable[[], bool]) -> bool:
+    """Whether a way of reading gives what it should; not, if the architecture's code raises."""
+    try:
+        return trial()
+    except torch.OutOfMemoryError:  # says nothing about the architecture
+        raise
+    except Exception:
+        return False
+
+
+def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two ways of computing the same differ by rounding only."""
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
+    return bool((found - expected).abs().max() <= tolerance)
+
+
+def read_alone(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+    """Logits ``(tokens, vocabulary)`` of one text, read whole and without a cache."""
+    ids = torch.tensor([list(tokens)], device=model.device)
+    return model(input_ids=ids, use_cache=False).logits[0]
+
+
+def trial_tokens(model: PreTrainedModel, count: int) -> list[int]:
+    """Tokens from all over the vocabulary, always the same, as many as there may be."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return [(7919 * (i + 1)) % vocabulary for i in range(min(count, most_positions(model)))]
+
+
+def most_positions(model: PreTrainedModel) -> int:
+    """How long a text the model can read; as good as endless where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def check_readable(
+    model: PreTrainedModel, longest: int, pad_token_id: int, *, in_batches: bool
+) -> None:
+    """Find out whether what is computed from the model's texts means what it is called.
+
+    Args:
+        longest: tokens of the longest text.
+        in_batches: whether texts of different lengths are trained on, or attributed to, together.
+
+    Raises:
+        WagleError: a text cannot be read alone; a token's prediction depends on what follows it, or
+            on padding.
+    """
+    name = type(model).__name__
+    tokens = trial_tokens(model, longest)
+    half = tokens[: len(tokens) // 2 + 1]
+    with evaluating(model):
+        try:
+            whole, expected = read_alone(model, tokens), read_alone(model, half)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise WagleError(
+                f"{name} cannot read a text of {len(tokens)} tokens by itself: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not whole.isfinite().all():
+            raise WagleError(
+                f"{name} gives logits that are no finite numbers; look at its weights and at "
+                "overall.dtype"
+            )
+        if not agree(whole[: len(half)], expected):
+            raise WagleError(
+                f"what {name} predicts changes with the tokens that follow; it does not read from "
+                "left to right, as everything here takes for granted"
+            )
+        if in_batches and not succeeds(lambda: _pads(model, tokens, half, expected, pad_token_id)):
+            raise WagleError(
+                f"{name} reads a text in a padded batch otherwise than alone, so that losses would "
+                "depend on what else is in the batch; set dataset.batch_size and "
+                "unlearn.attribution_batch_size to 1"
+            )
+
+
+def _pads(
+    model: PreTrainedModel,
+    longer: Sequence[int],
+    shorter: Sequence[int],
+    expected: torch.Tensor,
+    pad_token_id: int,
+) -> bool:
+    """Whether a text padded on its right, beside a longer one, is read as it is alone."""
+    padding = [pad_token_id] * (len(longer) - len(shorter))
+    ids = torch.tensor([[*shorter, *padding], list(longer)], device=model.device)
+    mask = torch.ones_like(ids)
+    mask[0, len(shorter) :] = 0
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return agree(logits[0, : len(shorter)], expected)
