@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from src.config import Config
 from src.dataset.encoding import Encoded, pad_batch
-from src.dataset.sources import load_rows, row_encoder
+from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import announcement, read_saved_template, resolve_template
 from src.errors import ConfigError
 from src.loggers.files import check_room, read_json
 from src.loggers.folder_lock import FolderLock
+from src.metrics.reading import check_readable
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
 from src.terminal import say
@@ -160,6 +161,9 @@ def _make(config: Config, output: Path) -> None:
     plan = _plan(config, sum(map(len, tables.values())))
     say(f"training: {plan.describe()}")
     model, tokenizer = _starting_model(config, tables.values())
+    longest = max(find_source(name).max_length for name in names)
+    several = config["finetune.batch_size"] > 1
+    check_readable(model, longest, tokenizer.pad_token_id, in_batches=several)
     from_scratch = config["finetune.from_scratch"]
     saved = None if from_scratch else read_saved_template(Path(config["overall.model_name"]))
     template = resolve_template(

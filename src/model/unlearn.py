@@ -27,6 +27,7 @@ from src.errors import ConfigError
 from src.loggers import Logger
 from src.loggers.files import check_room
 from src.loggers.run_folder import CHECKPOINTS
+from src.metrics.reading import check_readable
 from src.model.environment import (
     Stopwatch,
     bytes_fingerprint,
@@ -177,6 +178,13 @@ class Unlearn:
         )
         if self.config["unlearn.resume_path"] is not None:
             self.record = read_record(Path(self._model_name))
+        names = (self.config[f"dataset.{kind}_dataset_name"] for kind in ("forget", "retain"))
+        check_readable(
+            self.model,
+            max(find_source(name).max_length for name in names),
+            self.tokenizer.pad_token_id,
+            in_batches=self.trains and self._reads_batches,
+        )
         self.fingerprints["model"] = model_fingerprint(self.model)
         saved = read_saved_template(Path(self._model_name))
         self.template = resolve_template(
@@ -190,6 +198,12 @@ class Unlearn:
         say(announcement(self.template, saved))
         chosen = {key: value for key, value in self._resolved().items() if "template" not in key}
         say(", ".join(f"{key} {value}" for key, value in chosen.items()))
+
+    @property
+    def _reads_batches(self) -> bool:
+        """Whether training or attribution reads several rows at once."""
+        sizes = ("dataset.batch_size", "unlearn.attribution_batch_size")
+        return max(self.config[key] for key in sizes) > 1
 
     @property
     def _cache_dir(self) -> Path:
