@@ -40,6 +40,13 @@ CORPUS = [
 ]
 
 
+@pytest.fixture(params=["cpu", "accelerator"])
+def either_device(request, monkeypatch):
+    """The test runs twice: with what a CPU does, and with what any other device does, on a CPU."""
+    if request.param == "accelerator":
+        monkeypatch.setattr("src.devices.on_cpu", lambda where: False)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE that puts BOS in front, as Llama's does."""

@@ -11,6 +11,8 @@ from src.metrics.generation import generate_greedy
 from tests.conftest import CONFIGS, VOCABULARY
 from tests.test_likelihood import SMALL, build
 
+pytestmark = pytest.mark.usefixtures("either_device")
+
 MODELS = {
     **CONFIGS,
     "qwen2": Qwen2Config(**SMALL),
@@ -61,7 +63,8 @@ def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
     assert len({len(tokens) for tokens in expected}) > 3
     if always_drafts:  # most of them wrong
         monkeypatch.setattr(generation, "REPEATING", 0)
-        monkeypatch.setattr(generation, "CPU_STEP_TOKENS", 10**6)
+        for name in ("CPU_STEP_TOKENS", "STEP_TOKENS"):
+            monkeypatch.setattr(generation, name, 10**6)
     generated = generate_greedy(
         model,
         prompts,

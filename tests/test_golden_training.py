@@ -23,6 +23,8 @@ from src.unlearn.training import UnlearnSettings, unlearn
 from tests.conftest import make_model
 from tests.test_training import encode, make_dataset, make_mask, make_objective
 
+pytestmark = pytest.mark.usefixtures("either_device")
+
 RECORDS = Path(__file__).parent / "fixtures" / "training.json"
 # 7 rows in batches of 2: each epoch has a window of three batches and one of a single row, and the
 # published formula makes 4 steps of 4 epochs.

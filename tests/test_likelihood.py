@@ -12,6 +12,8 @@ from src.errors import WagleError
 from src.metrics.likelihood import score_tokens, token_log_probs
 from tests.conftest import CONFIGS, VOCABULARY, make_model
 
+pytestmark = pytest.mark.usefixtures("either_device")
+
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,

@@ -76,6 +76,7 @@ def expected_scores(model, dataset) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_masks_equal_those_of_scores_by_hand(tmp_path, architecture):
     """In float64, where only scores that hardly differ can be ranked differently."""
@@ -155,6 +156,7 @@ def inputs_of(model, dataset):
     return {module: torch.cat(inputs) for module, inputs in seen.items()}
 
 
+@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("architecture", ["llama_tied", "gpt2", "gpt_neox", "opt", "mistral"])
 def test_wanda_freezes_the_smallest_of_each_output_row(tmp_path, architecture):
     model, dataset = make_model(architecture), make_dataset()

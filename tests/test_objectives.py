@@ -250,6 +250,7 @@ def test_rmu_refuses_a_layer_that_the_model_does_not_have(model):
         rmu_at(2).trainable(model)
 
 
+@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_exchange_swaps_the_selected_weights_only(dtype, monkeypatch):
     monkeypatch.setattr("src.unlearn.reference.WIDE_CHUNK", 64)

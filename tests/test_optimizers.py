@@ -15,6 +15,8 @@ from src.optim.masked_adamw import MaskedAdamW
 from src.optim.packed import CPU_CHUNK
 from src.optim.sophia import SophiaG, sample_labels
 
+pytestmark = pytest.mark.usefixtures("either_device")
+
 SHAPES = [(7, 5), (), (3,), (CPU_CHUNK // 64 + 1, 67), (16,)]
 STEPS = 20
 SOPHIA = partial(SophiaG, lr=1e-4, betas=(0.9, 0.95), rho=0.03)

@@ -110,6 +110,7 @@ def greedy(model, tokenizer, question, protocol):
     return tokenizer.decode(output[skipped:], skip_special_tokens=True).strip()
 
 
+@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("protocol", ["corrected", "published"])
 def test_every_row_follows_its_definition(model, tokenizer, corrected, protocol):
     result = corrected
