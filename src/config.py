@@ -747,6 +747,7 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Rules about several keys, or about the files they name; keys with bad values are ``None``."""
     yield from _mask_clashes(values)
     yield from _text_clashes(values)
+    yield from _training_clashes(values)
     for name in ("unlearn.resume_path", "dataset.data_dir"):
         if values.get(name) is not None and not Path(values[name]).is_dir():
             yield name, "there is no such folder"
@@ -796,6 +797,27 @@ def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "unlearn.mask_scope", f"{rule}; leave this at global"
         if values["unlearn.mask_exclude"]:
             yield "unlearn.mask_exclude", f"{rule}; leave this empty"
+
+
+def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What would train nothing, or nothing right."""
+    section = "unlearn" if "unlearn.unlearn_method" in values else "finetune"
+    if values.get("unlearn.unlearn_method") == "origin" or values.get("unlearn.resume_path"):
+        return
+    if values["overall.dtype"] == "float16":
+        yield (
+            "overall.dtype",
+            "small gradients vanish in float16, and losses are not scaled against that; train in "
+            "bfloat16 or float32 (float16 can be evaluated)",
+        )
+    if values[f"{section}.max_steps"] == 1:
+        yield (
+            f"{section}.max_steps",
+            "the first step has learning rate 0 (warm-up), so 1 step trains nothing; allowed: -1 "
+            "or int >= 2",
+        )
+    if values[f"{section}.lr"] == 0:
+        yield f"{section}.lr", "a learning rate of 0 trains nothing; allowed: float > 0"
 
 
 def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -943,3 +943,24 @@ def test_a_python_without_the_packages_says_how_to_get_them(script):
     )
     assert run.returncode == 1
     assert re.fullmatch(r"error: .* has no package fastargs, .*make venv.*\n", run.stderr)
+
+
+# ------------------------------------------------------------------------ what would train nothing
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("max_steps", "1", "the first step has learning rate 0"),
+        ("lr", "0", "a learning rate of 0 trains nothing"),
+        ("dtype", "float16", "small gradients vanish in float16"),
+    ],
+)
+def test_training_nothing_or_nothing_right_is_refused(tmp_path, key, value, reason):
+    tune = ("--finetune.dataset_name", "Demo_full", "--finetune.output_dir", str(tmp_path / "m"))
+    names = ("overall.dtype",) * 2 if key == "dtype" else (f"unlearn.{key}", f"finetune.{key}")
+    trains = ("--unlearn.unlearn_method", "GA")
+    assert f"{names[0]} {reason}" in error(*trains, f"--{names[0]}", value)
+    assert f"{names[1]} {reason}" in error(*tune, f"--{names[1]}", value, keys=FINE_TUNE_KEYS)
+    load(f"--{names[0]}", value)  # nothing is trained
+    load(*trains, "--unlearn.resume_path", str(tmp_path), f"--{names[0]}", value)
