@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, set_seed
 from src.config import Config, mask_ratio
 from src.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
 from src.dataset.refusals import load_refusals
-from src.dataset.sources import load_rows, refusal_encoder, row_encoder
+from src.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
 from src.dataset.templates import (
     Template,
     announcement,
