@@ -48,7 +48,8 @@ def reference_ids(tokenizer, template, question, answer):
     else:
         start = template.question_start + question + template.question_end + template.answer_start
         prompt, whole = tokenizer(start).input_ids, tokenizer(start + answer).input_ids
-    return prompt, whole if whole[-1] == tokenizer.eos_token_id else [*whole, 1]
+    eos = tokenizer.eos_token_id
+    return prompt, whole if whole[-1] == eos else [*whole, eos]
 
 
 @torch.no_grad()
