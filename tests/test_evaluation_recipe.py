@@ -146,7 +146,8 @@ def test_what_is_added_to_denominators(model, tokenizer, monkeypatch):
 
     p, q = math.exp(-22.0), math.exp(-23.0)
     loss = {"answer": 22.0, "paraphrase": 22.0, "perturbed": [23.0, 23.0]}
-    document = {key: {"rows": [{"loss": loss, "rougeL_score": 1.0}]} for key in TITLES}
+    row = {**dict.fromkeys(tofu_field.MEANS), "loss": loss, "rougeL_score": 1.0}
+    document = {key: {"rows": [row]} for key in TITLES}
     rows = parse_results({"protocol": "official", **document}).sets["real_author"]
     assert rows.shares() == pytest.approx(p / (p + 2 * q + 1e-10), rel=1e-9)
     r = q / (p + 1e-10)

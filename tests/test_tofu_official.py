@@ -22,7 +22,8 @@ LN2 = math.log(2)
 
 def row(answer, paraphrase, perturbed, rouge):
     loss = {"answer": answer, "paraphrase": paraphrase, "perturbed": perturbed}
-    return {"loss": loss, "rougeL_score": rouge}
+    memorized = {"exact_memorization": 0.5, "extraction_strength": 0.25}
+    return {"loss": loss, "rougeL_score": rouge, **memorized}
 
 
 OURS = {
@@ -172,7 +173,8 @@ def test_losses_that_no_probability_can_hold():
     assert scores["Truth Ratio Real World"] == pytest.approx(1 - 2**-0.5)
     assert scores["Model Utility"] == 0.0  # the retain answers' own probability is 0
     # open-unlearning's ε is much more than these
-    scores = official_scores(parse_results({**document, "protocol": "official"}).sets)
+    document = {**document, "protocol": "official"}
+    scores = official_scores(parse_results(document).sets)
     assert scores["Prob. Real Authors"] == scores["Truth Ratio Forget"] == 0.0
     assert scores["Truth Ratio Real World"] == 1.0
 

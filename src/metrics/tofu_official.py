@@ -109,9 +109,8 @@ def official_scores(
         scores[f"ROUGE {title}"] = float(rows.rouge.mean())
         scores[f"Prob. {title}"] = float(probabilities.mean())
         scores[f"Truth Ratio {title}"] = float(truth_ratios.mean())
-    scores["Model Utility"] = statistics.harmonic_mean(
-        value for name, value in scores.items() if not name.endswith(TITLES["forget"])
-    )
+    nine = [value for name, value in scores.items() if not name.endswith(TITLES["forget"])]
+    scores["Model Utility"] = float(statistics.harmonic_mean(nine))
     forget = losses["forget"]
     scores["prob_mean Forget"] = float(forget.truth_shares().mean())
     for title in ("Exact Memorization", "Extraction Strength"):

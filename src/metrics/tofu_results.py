@@ -82,8 +82,9 @@ def _ours(document: Mapping[str, Any]) -> TofuResults:
     def losses(rows: Sequence[Mapping[str, Any]]) -> SetLosses:
         columns = ([row["loss"][key] for row in rows] for key in _LOSSES)
         rouge = [row["rougeL_score"] for row in rows]
-        memorized = ([row.get(key) for row in rows] for key in _MEMORIZATION)
-        return _set_losses(*columns, rouge, epsilon, *memorized)
+        # Other protocols measure memorisation over other tokens.
+        keys = _MEMORIZATION if protocol == "official" else ()
+        return _set_losses(*columns, rouge, epsilon, *([row[key] for row in rows] for key in keys))
 
     rows = document["forget"]["rows"]
     return TofuResults(

@@ -118,8 +118,8 @@ def _summary(run: Run, original: Run | None, asked: _Asked) -> Summary:
         for key, title in (("UE Avg", "Forgetting"), ("UT Avg", "Utility"))
         if key in run.results
     ]
-    rows, old = _rows_of(run, asked), _rows_of(original, asked)
-    if not rows or not all("acc" in row for row in rows.values()):
+    rows, old = _judged_rows(run, asked), _judged_rows(original, asked)
+    if not rows:
         return Summary(run, averages, None, None)
     forgotten, kept = (
         Count(
@@ -129,6 +129,12 @@ def _summary(run: Run, original: Run | None, asked: _Asked) -> Summary:
         for is_forget in (True, False)
     )
     return Summary(run, averages, forgotten, kept)
+
+
+def _judged_rows(run: Run | None, asked: _Asked) -> dict[_Key, Mapping[str, Any]]:
+    """As :func:`_rows_of`, of an evaluation that judges whether answers are correct; else none."""
+    rows = _rows_of(run, asked)
+    return rows if all("acc" in row for row in rows.values()) else {}
 
 
 def _correct(rows: Mapping[_Key, Mapping[str, Any]], forget: bool) -> tuple[int, int]:
