@@ -171,6 +171,17 @@ def test_when_wandb_cannot_start_the_message_says_what_to_do(tmp_path, monkeypat
     assert JsonLogger(tmp_path / "a").start(CONFIG, "fingerprint") is None  # not locked
 
 
+def test_what_happens_to_wandb_afterwards_does_not_undo_a_finished_run(offline, capsys):
+    logger = WandbLogger(offline / "runs" / "a", project="forgetting", mode="offline")
+    live(logger)
+    run, logger._run = logger._run, None  # as a connection that breaks
+    logger.finish(RESULTS, {})
+    assert "has not got everything" in capsys.readouterr().err
+    logger.fail(KeyboardInterrupt(), {})
+    assert read(logger.folder / "manifest.json")["status"] == "finished"
+    run.finish()
+
+
 def test_json_and_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     live(Logger())

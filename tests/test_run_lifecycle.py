@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from src.config import FINE_TUNE_KEYS, load_config
@@ -188,6 +189,26 @@ def test_when_nothing_can_be_written_any_more_the_error_is_still_the_first(
     logger.fail(ValueError("the first"), {})
     assert "could not be written either" in capsys.readouterr().err
     assert not in_use(tmp_path / "a")
+
+
+def test_finished_results_are_not_given_for_another_model_of_the_same_name(
+    tmp_path, options, model_folder, capsys
+):
+    own = tmp_path / "model"
+    shutil.copytree(model_folder, own)
+    command = options({**DENSE, "overall.model_name": own})
+    unlearn_model.main(command)
+    assert unlearn_model.main(command) == 0
+    model = AutoModelForCausalLM.from_pretrained(own)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 0.5
+    model.save_pretrained(own)
+    with pytest.raises(ConfigError, match=r"other files than are there now.*\(model\)"):
+        unlearn_model.main(command)
+    shutil.rmtree(own)  # nothing to compare with: the results are still the results
+    capsys.readouterr()
+    assert unlearn_model.main(command) == 0
+    assert "not checked whether" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------- saved models

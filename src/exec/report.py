@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from src.errors import ConfigError
 from src.exec.entry import run_main
-from src.terminal import plain, say, show_table
+from src.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
 
     found = find_run_folders(folders)
     if options.list:
-        _print_list(list_runs(found))
+        for line in list_runs(found):
+            say(line)
         return 0
     from src.reporting.page import write_report
 
@@ -67,18 +68,6 @@ def main(argv: Sequence[str]) -> int:
     write_report(runs, options.output, original)
     say(f"report: {options.output}")
     return 0
-
-
-def _print_list(rows: Iterable[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("run", "began", "what it is", "UE Avg", "UT Avg"):
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*map(plain, row))
-    show_table(table)
 
 
 if __name__ == "__main__":

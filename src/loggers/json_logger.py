@@ -46,6 +46,7 @@ class JsonLogger(Logger):
         self.folder = folder
         self._lock = FolderLock(folder, "logger.name")
         self._log: list[dict[str, float]] = []
+        self._finished = False
 
     def start(
         self, config: dict[str, Any], fingerprint: str, *, wants_model: bool = False
@@ -155,11 +156,18 @@ class JsonLogger(Logger):
         """Write ``results.json`` and, last of all, the manifest that says so."""
         write_json(self.folder / RESULTS, results, durable=True)
         self._write_manifest(FINISHED, manifest)
+        self._finished = True
         (self.folder / PARTIAL_RESULTS).unlink(missing_ok=True)
         self._lock.release()
 
     def fail(self, error: BaseException, manifest: dict[str, Any]) -> None:
-        """Record why the run ended, if that can still be written, and free the folder."""
+        """Record why the run ended, if that can still be written, and free the folder.
+
+        What happens after the run has finished, to another logger for instance, changes nothing.
+        """
+        if self._finished:
+            self._lock.release()
+            return
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}"
         try:

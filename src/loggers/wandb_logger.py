@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from src.errors import WagleError
 from src.loggers.base import Logger
 from src.loggers.json_logger import JsonLogger
+from src.terminal import say
 
 
 class WandbLogger(Logger):
@@ -91,14 +93,20 @@ class WandbLogger(Logger):
     def finish(self, results: dict[str, Any], manifest: dict[str, Any]) -> None:
         """Close both; the folder first, so that results are kept when the connection breaks."""
         self._files.finish(results, manifest)
-        self._run.summary.update({**results, "manifest": manifest})
-        self._run.finish()
+        try:
+            self._run.summary.update({**results, "manifest": manifest})
+            self._run.finish()
+        except Exception as error:  # the run itself has finished, whatever becomes of its copy
+            say(f"Weights & Biases has not got everything: {error}", sys.stderr)
 
     def fail(self, error: BaseException, manifest: dict[str, Any]) -> None:
         """Close both as failed."""
         self._files.fail(error, manifest)
-        self._run.summary.update({"error": repr(error), "manifest": manifest})
-        self._run.finish(exit_code=1)
+        try:
+            self._run.summary.update({"error": repr(error), "manifest": manifest})
+            self._run.finish(exit_code=1)
+        except Exception as second:
+            say(f"Weights & Biases has not got everything: {second}", sys.stderr)
 
 
 def _rows(content: Any) -> Iterator[dict[str, Any]]:

@@ -23,10 +23,10 @@ from src.dataset.templates import (
     read_saved_template,
     resolve_template,
 )
-from src.errors import ConfigError
+from src.errors import ConfigError, WagleError
 from src.loggers import Logger
 from src.loggers.files import check_room
-from src.loggers.run_folder import CHECKPOINTS
+from src.loggers.run_folder import CHECKPOINTS, MANIFEST
 from src.metrics.reading import check_readable
 from src.model.environment import (
     Stopwatch,
@@ -102,6 +102,7 @@ class Unlearn:
         self.adapted_share = 1.0
         self.saved: Path | None = None
         self.record: Record | None = None
+        self._row_fingerprints: dict[str, str] | None = None
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config["overall.device"])
         self.dtype = resolve_dtype(config["overall.dtype"], self.device)
@@ -122,6 +123,7 @@ class Unlearn:
         )
         if earlier is not None:
             say(f"already finished with this configuration: {self.logger.folder}")
+            self._check_inputs()
             return earlier
         try:
             results = self._run()
@@ -131,6 +133,33 @@ class Unlearn:
             say(self._left_behind(), sys.stderr)
             raise
         return results
+
+    def _check_inputs(self) -> None:
+        """Make sure that a finished run is about the model and the rows that are there today.
+
+        Raises:
+            ConfigError: it is about others, whose names are the same.
+        """
+        manifest = self.logger.load(MANIFEST) or {}
+        known = {**manifest.get("fingerprints", {}), **manifest.get("evaluated_rows", {})}
+        try:
+            self.load()
+            if self.trains:
+                self.build_dataset()
+            today = {**self.fingerprints, **self._evaluated_rows()}
+        except WagleError as error:
+            say(f"not checked whether its model and data are still the same: {error}")
+            return
+        if manifest.get("resolved") != self._resolved():
+            say("not checked whether its model is still the same: it ran in another way, elsewhere")
+            return
+        changed = [name for name in known if name in today and known[name] != today[name]]
+        if changed:
+            raise ConfigError(
+                f"the run in {self.logger.folder} was made from other files than are there now, of "
+                f"the same names ({', '.join(changed)}): remove the folder or pass another "
+                "--logger.name"
+            )
 
     def _left_behind(self) -> str:
         """What becomes of a run that has not come to its end, in a sentence."""
@@ -554,16 +583,22 @@ class Unlearn:
 
     def _evaluation_origin(self) -> dict[str, Any]:
         """Everything that decides the numbers, beside the configuration."""
-        names = asked_sets(self.config).values()
         retain_results = self.config["evaluation.retain_results"]
         return {
             "retain_results": retain_results and bytes_fingerprint(Path(retain_results)),
             "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
-            "rows": {name: rows_fingerprint(self._rows(name)) for name in names},
+            "rows": self._evaluated_rows(),
             "versions": versions(),
             "git_commit": git_commit(),
             "resolved": self._resolved(),
         }
+
+    def _evaluated_rows(self) -> dict[str, str]:
+        """Fingerprints of the data sets that the evaluation asks about, by name."""
+        if self._row_fingerprints is None:
+            names = asked_sets(self.config).values()
+            self._row_fingerprints = {name: rows_fingerprint(self._rows(name)) for name in names}
+        return self._row_fingerprints
 
     def _forget_rows(self):
         """The rows of the forget set that are drawn."""
@@ -586,6 +621,7 @@ class Unlearn:
                 "dataset": self.config["dataset.dataset_seed"],
             },
             "fingerprints": self.fingerprints,
+            "evaluated_rows": self._row_fingerprints or {},
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),
             "peak_memory_bytes_after": self.watch.memory,

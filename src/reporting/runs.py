@@ -191,23 +191,24 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
 
 
-def list_runs(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
-    """Of each run: its folder, when it began, its state, and its main numbers where it has any."""
+def list_runs(folders: Sequence[Path]) -> Iterator[str]:
+    """A line for each run: when it began, what it is, its main numbers if any, its folder."""
     for folder in folders:
-        started, numbers = "", []
+        started, numbers = "", ""
         try:
             manifest = read_manifest(folder)
             started = str(manifest.get("started", ""))[:16].replace("T", " ")
             if manifest.get("status") == FINISHED:
                 run = read_run(folder)
                 state = f"{_title(run)}, {_ratio(run)}, {_seed(run)}"
-                shown = [run.results.get(name) for name in ("UE Avg", "UT Avg")]
-                numbers = [f"{x:.3f}" if isinstance(x, float) else "" for x in shown]
+                averages = {name: run.results.get(name) for name in ("UE Avg", "UT Avg")}
+                shown = [f"{k} {v:.3f}" for k, v in averages.items() if isinstance(v, float)]
+                numbers = "  ".join(shown)
             else:
                 state = _state(folder, manifest)
         except WagleError as error:
             state = str(error)
-        yield (str(folder), started, state, *(numbers or ("", "")))
+        yield f"{started:16}  {state:40}  {numbers:26}  {folder}"
 
 
 def _numbers(results: Mapping[str, Any]) -> dict[str, Any]:
