@@ -44,7 +44,7 @@ class JsonLogger(Logger):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = FolderLock(folder, "logger.name")
+        self._lock = FolderLock(folder, "logger.name or --logger.json.root")
         self._log: list[dict[str, float]] = []
         self._finished = False
 
