@@ -83,7 +83,8 @@ def train(
         gradient norm (before clipping), learning rate and epoch; at the end time and mean loss.
 
     Raises:
-        WagleError: a loss or a gradient is no finite number. Its step does not touch the weights.
+        WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
+            loss or gradient does not touch the weights.
     """
     set_seed(seed)
     model.train()
@@ -171,9 +172,8 @@ def _check_weights(model: torch.nn.Module, steps: int) -> None:
 def not_finite(model: torch.nn.Module) -> str | None:
     """Name of the first parameter that holds NaN or an infinity, if any does."""
     for name, parameter in model.named_parameters():
-        # A sum is finite only where all summands are, and needs no memory beside them.
-        total = parameter.detach().sum(dtype=torch.float64)
-        if not total.isfinite() and not parameter.detach().isfinite().all():
+        # Extremes pass NaN on, and take no memory beside the weights.
+        if not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():
             return name
     return None
 
