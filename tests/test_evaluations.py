@@ -19,7 +19,8 @@ from src.loggers import Logger
 from src.metrics.copyright import evaluate_copyright
 from src.metrics.text import bleu, rouge_l_recall
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier, toxicity_scores
-from src.model.evaluation import EvaluationContext, check_evaluation, evaluate
+from src.model.evaluation import check_evaluation, evaluate
+from src.model.evaluation_context import EvaluationContext
 from src.model.loading import save_model
 from src.model.measured import Measured
 from src.reporting.meanings import meaning_of

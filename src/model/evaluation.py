@@ -9,78 +9,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config import Config
-from src.dataset.pairing import draw_forget_rows
-from src.dataset.templates import Template
 from src.errors import WagleError
 from src.metrics.copyright import evaluate_copyright
 from src.metrics.harness import find_tasks, mean_of, own_metrics, run_task
-from src.metrics.membership import text_losses
-from src.metrics.sentence import load_sentence_encoder
-from src.metrics.text import MOST_LOST, lost_share
-from src.metrics.tofu import (
-    MAX_TEXT_LENGTH,
-    check_rows,
-    evaluate_tofu,
-    summarize_tofu,
-    tofu_subsets,
-)
-from src.metrics.tofu_field import evaluate_official
-from src.metrics.tofu_official import official_scores
-from src.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
 from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
-from src.model.loading import load_model, read_tokenizer
-from src.model.measured import Measured
-from src.terminal import say
-
-Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class EvaluationContext:
-    """What an evaluation works with.
-
-    Attributes:
-        config: every key, resolved.
-        template: the one that training used.
-        load_rows: rows of a data set by name.
-        forget_rows: the rows of the forget set that were drawn.
-        save: keeps a document of the run: (file name, content).
-        measured: what has been measured so far, also by an earlier attempt.
-    """
-
-    config: Config
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    template: Template
-    load_rows: Callable[[str], Rows]
-    forget_rows: Callable[[], Rows]
-    save: Callable[[str, Any], None]
-    measured: Measured
-
-    @property
-    def batch_size(self) -> int:
-        return self.config["evaluation.batch_size"]
-
-    @property
-    def limit(self) -> int | None:
-        return self.config["evaluation.limit"]
-
-    @property
-    def cache_dir(self) -> Path:
-        return Path(self.config["overall.cache_dir"])
-
-    def asked_rows(self) -> dict[str, Rows]:
-        """The rows of the evaluation's own data sets, by their names in its documents."""
-        return _asked_rows(self.config, self.load_rows)
+from src.model.evaluation_context import EvaluationContext, Rows, asked_rows, choose_words
+from src.model.tofu_evaluation import check_tofu, evaluate_tofu_task
 
 
 def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
@@ -94,17 +35,9 @@ def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:
     """
     task = config["unlearn.task_name"]
     cpu, cache = torch.device("cpu"), Path(config["overall.cache_dir"])
-    rows = _asked_rows(config, load_rows)
+    rows = asked_rows(config, load_rows)
     if task == "tofu":
-        for name, data_set in asked_sets(config).items():
-            check_rows(rows[name], data_set)
-        _retain_model(config, rows["forget"])
-        if config["evaluation.protocol"] != "official":
-            load_sentence_encoder(config["evaluation.sentence_model"], cpu)
-        if config["evaluation.reference_model"] is not None:
-            hint = "a local folder with --evaluation.reference_model FOLDER"
-            name = config["evaluation.reference_model"]
-            read_tokenizer(name, cache, what="reference model", hint=hint)
+        check_tofu(config, rows)
     if task == "toxic":
         load_toxicity_classifier(config["evaluation.toxicity_model"], device=cpu, cache_dir=cache)
     names = [name for role in LM_EVAL_ROLES.get(task, ()) for name in _task_names(config, role)]
@@ -128,111 +61,6 @@ def evaluate(context: EvaluationContext) -> dict[str, float]:
 
 
 # ----------------------------------------------------------------------------------- the tasks
-
-
-def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
-    """TOFU: ``tofu.json``, and from it what the protocol defines.
-
-    ``official``: ``tofu_official …``. The others: the paper's UE and UT numbers, memorisation,
-    membership inference, and the official scores' formulas on this protocol's losses, under its
-    name: they are not comparable with official ones.
-    """
-    protocol = context.config["evaluation.protocol"]
-    sets = context.asked_rows()
-    retain_model = _retain_model(context.config, sets["forget"])
-    words = _word_tokenizer(context.config, sets)
-    if protocol == "official":
-        measured = _measure_as_the_field(context, sets)
-    else:
-        measured = _measure_as_the_paper(context, sets, words)
-    result = {"sets": dict(asked_sets(context.config)), "word_tokenizer": words, **measured}
-    context.save("tofu.json", result)
-    scores = official_scores(parse_results(result).sets, retain_model and retain_model.sets)
-    named = {f"tofu_{protocol} {name}": value for name, value in scores.items()}
-    if protocol == "official":
-        return named
-    return {
-        **summarize_tofu(result),
-        "Exact Memorization": result["forget"]["exact_memorization"],
-        "Extraction Strength": result["forget"]["extraction_strength"],
-        **{f"MIA {k}": v for k, v in result["MIA"].items() if not k.startswith("Min_")},
-        **named,
-    }
-
-
-def _measure_as_the_paper(
-    context: EvaluationContext, sets: Mapping[str, Rows], words: str
-) -> dict[str, Any]:
-    config = context.config
-    return evaluate_tofu(
-        context.model,
-        context.tokenizer,
-        context.template,
-        sets,
-        encoder=load_sentence_encoder(config["evaluation.sentence_model"], context.model.device),
-        protocol=config["evaluation.protocol"],
-        batch_size=context.batch_size,
-        word_tokenizer=words,
-        limit=context.limit,
-        attacks=config["evaluation.attacks"],
-        reference_losses=lambda texts: _reference_losses(context, texts),
-    )
-
-
-def _measure_as_the_field(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict[str, Any]:
-    return evaluate_official(
-        context.model,
-        context.tokenizer,
-        context.template,
-        sets,
-        batch_size=context.batch_size,
-        limit=context.limit,
-    )
-
-
-def _word_tokenizer(config: Config, sets: Mapping[str, Rows]) -> str:
-    """``evaluation.word_tokenizer``, decided; says where the package rouge_score reads too little.
-
-    Args:
-        sets: rows with their true ``answer``.
-    """
-    chosen = config["evaluation.word_tokenizer"]
-    if config["evaluation.protocol"] == "official":
-        chosen = "rouge_score"
-    lost = max(lost_share(row["answer"] for row in rows) for rows in sets.values())
-    if lost <= MOST_LOST:
-        return "rouge_score" if chosen == "auto" else chosen
-    share = f"{lost:.0%} of the letters of a set's true answers are not a to z"
-    if chosen == "rouge_score":
-        say(f"warning: {share}, and ROUGE does not see them: even perfect answers score low")
-    elif chosen == "auto":
-        chosen = "unicode"
-        say(f"{share}: ROUGE and BLEU read words of every script")
-    return chosen
-
-
-def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
-    """The results of the retain-only model, if they are given and of the same questions."""
-    path = config["evaluation.retain_results"]
-    if path is None:
-        return None
-    retain_model = load_results(Path(path))
-    asked = tuple(row["question"] for row in list(forget_rows)[: config["evaluation.limit"]])
-    own = TofuResults({}, config["evaluation.protocol"], asked_sets(config)["forget"], asked)
-    check_comparable(retain_model, own, Path(path))
-    return retain_model
-
-
-def _reference_losses(context: EvaluationContext, texts: Sequence[str]) -> list[float]:
-    model, tokenizer = load_model(
-        context.config["evaluation.reference_model"],
-        dtype=context.model.dtype,
-        device=context.model.device,
-        cache_dir=context.cache_dir,
-    )
-    return text_losses(
-        model, tokenizer, texts, max_length=MAX_TEXT_LENGTH, batch_size=context.batch_size
-    )
 
 
 def evaluate_wmdp_task(context: EvaluationContext) -> dict[str, float]:
@@ -262,7 +90,7 @@ def evaluate_copyright_task(context: EvaluationContext) -> dict[str, float]:
     better.
     """
     parts = {part: list(rows)[: context.limit] for part, rows in context.asked_rows().items()}
-    words = _word_tokenizer(context.config, parts)
+    words = choose_words(context.config, parts)
     result = evaluate_copyright(
         context.model,
         context.tokenizer,
@@ -314,41 +142,6 @@ def evaluate_toxic_task(context: EvaluationContext) -> dict[str, float]:
         flat[f"toxicity {name} rate"] = result["rate"]
         flat[f"toxicity {name} score"] = result["score"]
     return flat
-
-
-def asked_sets(config: Config) -> Mapping[str, str]:
-    """The data sets that the task's evaluation reads, by their names in its documents."""
-    task = config["unlearn.task_name"]
-    if task == "tofu":
-        return tofu_subsets(config["dataset.forget_dataset_name"])
-    if task == "copyright":
-        prompt_tokens = config["evaluation.prompt_tokens"]
-        return {part: f"HP_{part}_{prompt_tokens}" for part in ("train", "test")}
-    if task == "toxic":
-        return {name: name for name in ("SafePku_test", "RealToxicityPrompts")}
-    return {}
-
-
-def _asked_rows(config: Config, load_rows: Callable[[str], Rows]) -> dict[str, Rows]:
-    """The rows of these data sets; of the forget questions only those that are to be forgotten.
-
-    With ``dataset.self_retain`` the others are retained on purpose.
-
-    Raises:
-        WagleError: none of the questions is among the rows that are drawn.
-    """
-    asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
-    if config["unlearn.task_name"] == "tofu" and config["dataset.self_retain"]:
-        forget = load_rows(config["dataset.forget_dataset_name"])
-        ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
-        drawn = {forget[i]["question"] for i in draw_forget_rows(len(forget), ratio, seed)}
-        asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
-        if not asked["forget"]:
-            raise WagleError(
-                f"dataset.self_retain: no question of {asked_sets(config)['forget']} is among "
-                f"the {len(drawn)} rows drawn to be forgotten; raise dataset.forget_ratio"
-            )
-    return asked
 
 
 # ------------------------------------------------------------------------------- lm-eval tasks

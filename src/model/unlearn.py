@@ -37,7 +37,8 @@ from src.model.environment import (
     rows_fingerprint,
     versions,
 )
-from src.model.evaluation import EvaluationContext, asked_sets, check_evaluation, evaluate
+from src.model.evaluation import check_evaluation, evaluate
+from src.model.evaluation_context import EvaluationContext, asked_sets
 from src.model.loading import (
     check_model,
     load_model,
