@@ -193,7 +193,7 @@ def test_truth_ratios_alone_are_enough_of_a_retain_model(tmp_path, capsys):
     ours.write_text(json.dumps(OURS))
     assert main([str(ours), "--retain_results", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["Forget Quality"] == 1.0
-    with pytest.raises(WagleError, match="forget set alone"):
+    with pytest.raises(WagleError, match="lacks 'ra_Q_A_Prob'"):
         main([str(path)])
 
 

@@ -35,12 +35,14 @@ class TofuResults:
         protocol: ``evaluation.protocol``, where it is known.
         forget_set: the name of the set of forget questions, where it is known.
         asked: the forget questions, or the prompts that they are in, where they are known.
+        missing: what the file lacks for the other sets.
     """
 
     sets: dict[str, SetLosses]
     protocol: str | None = None
     forget_set: str | None = None
     asked: tuple[str, ...] | None = None
+    missing: str = ""
 
 
 def load_results(path: Path) -> TofuResults:
@@ -134,9 +136,11 @@ def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
             ),
         )
 
+    missing = ""
     try:
         sets = {name: losses(name) for name in TITLES}
-    except KeyError:
+    except KeyError as error:
+        missing = str(error)
         # Enough for the forget quality of another model: losses that have the ratios.
         ratios = np.array(column("forget_truth_ratio", "score"), dtype=np.float64)
         nothing = np.zeros_like(ratios)
@@ -146,7 +150,7 @@ def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
         asked = tuple(map(str, column("forget_Q_A_ROUGE", "input")))
     except KeyError:
         asked = None
-    return TofuResults(sets, "official", asked=asked)
+    return TofuResults(sets, "official", asked=asked, missing=missing)
 
 
 def _set_losses(
@@ -157,15 +161,20 @@ def _set_losses(
     epsilon: float = 0.0,
     *memorized: Sequence[float | None],
 ) -> SetLosses:
-    """Checked arrays; a row with a single wrong answer may have its loss without a list."""
-    columns = [np.array(column, dtype=np.float64) for column in (answer, paraphrase, rouge)]
+    """Checked arrays; one number may stand for a list of one, and the other way round."""
+    columns = [
+        np.array([np.mean(np.array(value, dtype=np.float64)) for value in column])
+        for column in (answer, paraphrase, rouge)
+    ]
     wrong = [np.atleast_1d(np.array(losses, dtype=np.float64)) for losses in perturbed]
     if not len(answer) or any(len(column) != len(answer) for column in (*columns, wrong)):
         raise ValueError("a set without rows, or rows without some of the numbers")
     if not all(losses.ndim == 1 and len(losses) for losses in wrong):
         raise ValueError("a row without losses of wrong answers")
-    if any(np.isnan(column).any() for column in (*columns, *wrong)):
-        raise ValueError("a number is NaN")
+    if not all(np.isfinite(column).all() for column in columns) or any(
+        np.isnan(losses).any() for losses in wrong
+    ):
+        raise ValueError("a number is infinite or NaN")
     known = ([value for value in column if value is not None] for column in memorized)
     return SetLosses(columns[0], columns[1], wrong, columns[2], epsilon, *known)
 
