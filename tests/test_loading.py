@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from src.dataset.encoding import tokenize
 from src.errors import WagleError
 from src.exec import unlearn_model
+from src.metrics.sentence import load_sentence_encoder
+from src.metrics.toxicity import load_toxicity_classifier
 from src.model.loading import load_model, read_tokenizer, save_model
-from tests.conftest import make_model
+from tests.conftest import CONFIGS, make_model
 
 WEIGHTS = "model.safetensors"
 
@@ -264,3 +266,60 @@ def test_copies_under_any_name_are_local_folders(folder, tmp_path):
     odd = tmp_path / "with [brackets] and $HOME #1"
     shutil.copytree(folder, odd)
     assert torch.equal(load(odd)[0].lm_head.weight, load(folder)[0].lm_head.weight)
+
+
+def test_odd_pairs_of_tokenizer_and_model_are_said(folder, tmp_path, tokenizer, capsys):
+    load(folder)
+    assert "ends texts" not in capsys.readouterr().out
+    edit_json(folder / "generation_config.json", eos_token_id=[7, 9])
+    load(folder)
+    assert "ends texts with token 1, and the model's configuration with [7, 9]" in (
+        capsys.readouterr().out
+    )
+    edit_json(folder / "generation_config.json", eos_token_id=[7, 1])
+    load(folder)
+    assert "ends texts" not in capsys.readouterr().out
+
+    roomy = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "vocab_size": 1000})
+    save_model(LlamaForCausalLM(roomy), tokenizer, tmp_path / "roomy")
+    load(tmp_path / "roomy")
+    assert f"knows {len(tokenizer)} tokens, and the model has 1000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"]),
+        ("gpt_neox", ["gpt_neox.layers.0.attention.masked_bias"]),
+        ("llama", ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
+        ("opt", ["model.decoder.version"]),
+    ],
+)
+def test_constants_that_older_libraries_saved_are_no_weights(
+    tmp_path, tokenizer, architecture, names
+):
+    model = make_model(architecture)
+    save_model(model, tokenizer, tmp_path / "m")
+    weights = load_file(tmp_path / "m" / WEIGHTS)
+    weights |= {name: torch.ones(2) for name in names}
+    save_file(weights, tmp_path / "m" / WEIGHTS, metadata={"format": "pt"})
+    loaded = load(tmp_path / "m")[0]
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), loaded.parameters(), strict=True)
+    )
+
+
+def test_a_whole_file_beside_parts_is_ambiguous(folder):
+    (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
+    with pytest.raises(WagleError, match=r"model\.safetensors and, of another model, .*remove"):
+        load(folder)
+
+
+def test_classifiers_and_encoders_have_no_made_up_weights(tmp_path, folder):
+    cpu = torch.device("cpu")
+    shutil.copytree(Path(__file__).parent / "fixtures" / "toxicity", tmp_path / "toxicity")
+    rename(tmp_path / "toxicity", lambda key: None if key.startswith("classifier") else key)
+    with pytest.raises(WagleError, match=r"missing: classifier\.bias, classifier\.weight"):
+        load_toxicity_classifier(str(tmp_path / "toxicity"), device=cpu, cache_dir=tmp_path)
+    with pytest.raises(WagleError, match="is no sentence encoder"):
+        load_sentence_encoder(str(folder), cpu)

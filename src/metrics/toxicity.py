@@ -20,6 +20,7 @@ from src.dataset.templates import Template
 from src.errors import WagleError
 from src.hub import hub_options, loading
 from src.metrics.generation import answer_questions
+from src.model.weights import load_whole
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy continuation together
 LABEL = "toxic"
@@ -40,7 +41,7 @@ def load_toxicity_classifier(
     options = hub_options(name, cache_dir)
     with loading("toxicity classifier", name, "a folder with --evaluation.toxicity_model FOLDER"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForSequenceClassification.from_pretrained(name, **options)
+        model = load_whole(AutoModelForSequenceClassification, name, **options)
     longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     labels = list(model.config.id2label.values())

@@ -77,10 +77,12 @@ def _refuse_adapter(folder: Path) -> None:
 def _weight_files(folder: Path) -> Iterator[Path]:
     """The files that the weights are read from, in the library's order of preference."""
     for name in _WEIGHTS:
+        index = f"{name}.index.json"
         if (folder / name).is_file():
+            if (folder / index).is_file():
+                _refuse(folder, f"it holds {name} and, of another model, {index}; remove either")
             yield folder / name
             return
-        index = f"{name}.index.json"
         if (folder / index).is_file():
             shards = _read_json(folder, index).get("weight_map")
             if not isinstance(shards, dict) or not shards:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as library_logging
 
 from src.dataset.templates import TEMPLATE_FILE, Template
 from src.errors import ConfigError, WagleError
 from src.hub import hub_options, loading
 from src.loggers.files import replacing_folder, write_json
 from src.model.folder import check_model_folder, check_tokenizer_folder
+from src.model.weights import load_whole
 from src.terminal import say
 from src.training.loop import not_finite
 
@@ -94,7 +92,9 @@ def load_model(
         if gguf is not None:
             model = _load_gguf(gguf, dtype)
         else:
-            model = _load_weights(name, dtype=dtype, **hub_options(name, cache_dir))
+            model = load_whole(
+                AutoModelForCausalLM, name, dtype=dtype, **hub_options(name, cache_dir)
+            )
     model = model.to(device).eval()
     _check_fit(name, model, tokenizer)
     if tokenizer.pad_token_id is None:
@@ -113,71 +113,8 @@ def check_model(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
     return read_tokenizer(name, cache_dir)
 
 
-def _load_weights(name: str, **options: Any) -> PreTrainedModel:
-    """A model all of whose weights come from its files, and all of whose files' weights it has.
-
-    transformers fills in random numbers for what is missing, and leaves out what it has no place
-    for.
-
-    Raises:
-        WagleError: the message lists names of weights that are missing, left over or of another
-            shape.
-    """
-
-    def load(**further: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-        with _quiet_library():
-            return AutoModelForCausalLM.from_pretrained(
-                name, **options, **further, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-
-    model, found = load()
-    wrapped = {key for key in found["unexpected_keys"] if _unwrapped(key) in found["missing_keys"]}
-    if wrapped:
-        say(
-            f"note: names of weights in {name} carry a wrapper's prefix, such as {min(wrapped)}; "
-            "it is left out"
-        )
-        model, found = load(key_mapping={_WRAPPERS: ""})
-    problems = {
-        "missing": found["missing_keys"],
-        "not of this architecture": found["unexpected_keys"],
-        "of another shape": [key for key, *_ in found["mismatched_keys"]],
-    }
-    lists = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
-    if lists:
-        raise WagleError(
-            f"the weights of the model {name} do not fit its config.json; {'; '.join(lists)}"
-        )
-    return model
-
-
-_WRAPPERS = r"(?:^|(?<=\.))(?:module\.|_orig_mod\.)+"
-"""What DistributedDataParallel and torch.compile put into the names of weights."""
-
-
-@contextmanager
-def _quiet_library() -> Iterator[None]:
-    """Without the library's own table of what is missing and left over."""
-    before = library_logging.get_verbosity()
-    library_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        library_logging.set_verbosity(before)
-
-
-def _unwrapped(name: str) -> str:
-    return re.sub(_WRAPPERS, "", name)
-
-
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = sorted(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
-
-
 def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise an error where model and tokenizer cannot be right together.
+    """Whether model and tokenizer can be right together; what is odd is said.
 
     Raises:
         WagleError: tokens without a row in the embedding; no EOS token; weights that are NaN or
@@ -196,6 +133,19 @@ def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         raise WagleError(
             f"the tokenizer of {name} has no EOS token, which ends every answer; name one as "
             '"eos_token" in its tokenizer_config.json'
+        )
+    if len(tokenizer) < 0.9 * rows:
+        say(
+            f"warning: the tokenizer of {name} knows {len(tokenizer)} tokens, and the model has "
+            f"{rows}; is it this model's?"
+        )
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    if ends is not None and tokenizer.eos_token_id not in (
+        ends if isinstance(ends, list) else [ends]
+    ):
+        say(
+            f"warning: the tokenizer of {name} ends texts with token {tokenizer.eos_token_id}, and "
+            f"the model's configuration with {ends}; answers end at any of them"
         )
     if (broken := not_finite(model)) is not None:
         raise WagleError(f"weights of the model {name} are NaN or infinite: {broken}")
@@ -231,7 +181,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     its weights are plain tensors; they are moved into a fresh model of the same configuration.
     """
     folder, file = str(path.parent), path.name
-    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
+    read = load_whole(AutoModelForCausalLM, folder, gguf_file=file, dtype=dtype)
     config = type(read.config).from_dict(
         {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     )
