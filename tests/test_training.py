@@ -213,6 +213,16 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches(model):
     assert [entry["loss"] for entry in log[:2]] == pytest.approx(expected, rel=1e-5)
 
 
+def test_forget_and_retain_loss_are_logged_apart(model):
+    log = train(model, "GA+FT", lr=0.0)
+    objective = make_objective("GA+FT")
+    read = batches(objective)
+    for name, sign in (("forget", -1.0), ("retain", objective.gamma)):
+        values = [sign * float(cross_entropy(model, batch[name]).detach()) for batch in read]
+        expected = [sum(values[:2]) / 2, sum(values[2:]) / 2]
+        assert [entry[f"{name}_loss"] for entry in log[:2]] == pytest.approx(expected, rel=1e-5)
+
+
 def test_reference_losses_equal_one_row_at_a_time(model):
     dataset = make_dataset(make_objective("DPO+FT"), model)
     for view, shift in (("forget", 0), ("refusal", 2)):

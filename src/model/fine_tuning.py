@@ -22,7 +22,7 @@ from src.metrics.reading import check_readable
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
 from src.terminal import say
-from src.training.loop import Batch, Rows, Window, train
+from src.training.loop import Batch, Loss, Rows, Window, train
 from src.training.optimizer import make_optimizer
 from src.training.schedule import Plan
 from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
@@ -86,9 +86,10 @@ def fine_tune(
         The training log (:func:`src.training.loop.train`).
     """
 
-    def share(model: PreTrainedModel, batch: Batch, window: Window) -> torch.Tensor:
+    def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
         losses, _ = token_losses(forward_logits(model, batch), batch["labels"])
-        return losses.sum() / sum(int(answer_lengths(part["labels"]).sum()) for part in window)
+        tokens = sum(int(answer_lengths(part["labels"]).sum()) for part in window)
+        return Loss(losses.sum() / tokens)
 
     def order(epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(settings.seed + epoch)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,9 +22,18 @@ MAX_GRADIENT_NORM = 1.0
 
 Batch = Mapping[str, Any]  # tensors, or mappings of them
 Window = Sequence[Batch]
-Share = Callable[[PreTrainedModel, Batch, Window], torch.Tensor]
-"""The part of a window's loss that one of its batches has: a scalar with gradients. The loss of a
-step is the sum over the batches of its window."""
+
+
+class Loss(NamedTuple):
+    """A scalar with gradients and, where it is a sum, what each of its terms amounts to."""
+
+    value: torch.Tensor
+    terms: Mapping[str, torch.Tensor] = {}
+
+
+Share = Callable[[PreTrainedModel, Batch, Window], Loss]
+"""The part of a window's loss that one of its batches has. The loss of a step is the sum over the
+batches of its window."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,9 @@ def train(
         on_log: gets each entry of the log as it is made.
 
     Returns:
-        The log: every ``plan.log_every`` steps the mean loss since the last entry with the latest
-        gradient norm (before clipping), learning rate and epoch; at the end time and mean loss.
+        The log: every ``plan.log_every`` steps the mean loss since the last entry, that of each of
+        its terms (such as ``forget_loss``), the latest gradient norm (before clipping), learning
+        rate and epoch; at the end time and mean loss.
 
     Raises:
         WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
@@ -92,13 +103,16 @@ def train(
     full_rates = [group["lr"] for group in optimizer.param_groups]
     log: list[dict[str, float]] = []
     recent, total, started = 0.0, 0.0, time.perf_counter()
+    terms: Counter[str] = Counter()  # sums since the last entry
     with Progress("training", plan.steps, "step") as progress:
         for step, window in enumerate(islice(_windows(rows, plan, model.device), plan.steps)):
             before_window(step, window)
             for batch in window:
-                loss = share(model, batch, window)
+                loss, parts = share(model, batch, window)
                 loss.backward()
                 recent += loss.detach()
+                for name, part in parts.items():
+                    terms[name] += part.detach()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
             _check_finite(step, loss=float(recent), gradient_norm=float(norm))
             before_update()
@@ -110,9 +124,10 @@ def train(
             progress.update(loss=float(recent) / since, rate=optimizer.param_groups[0]["lr"])
             if (step + 1) % plan.log_every == 0:
                 total += float(recent)
-                log.append(_entry(plan, step, float(recent), float(norm), optimizer))
+                log.append(_entry(plan, step, float(recent), terms, float(norm), optimizer))
                 on_log(log[-1])
                 recent = 0.0
+                terms.clear()
     _check_weights(model, plan.steps)
     seconds = time.perf_counter() - started
     log.append(_summary(plan, total + float(recent), seconds))
@@ -121,10 +136,16 @@ def train(
 
 
 def _entry(
-    plan: Plan, step: int, losses: float, norm: float, optimizer: torch.optim.Optimizer
+    plan: Plan,
+    step: int,
+    losses: float,
+    terms: Mapping[str, torch.Tensor],
+    norm: float,
+    optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
     return {
         "loss": losses / plan.log_every,
+        **{f"{name}_loss": float(part) / plan.log_every for name, part in terms.items()},
         "grad_norm": norm,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "epoch": plan.epoch_after(step),

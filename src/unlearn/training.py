@@ -13,10 +13,10 @@ from src.errors import ConfigError, WagleError
 from src.optim.bitmask import Mask
 from src.optim.packed import multiply_by_mask
 from src.optim.sophia import SophiaG, sample_labels
-from src.training.loop import Batch, Rows, Window, train
+from src.training.loop import Batch, Loss, Rows, Window, train
 from src.training.optimizer import SophiaSettings, make_optimizer
 from src.training.schedule import Plan
-from src.unlearn.objectives import Objective, ReferenceModel
+from src.unlearn.objectives import Objective, ReferenceModel, total
 from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
@@ -88,8 +88,10 @@ def unlearn(
         sophia=settings.sophia,
     )
 
-    def share(model: PreTrainedModel, batch: Batch, window: Window) -> torch.Tensor:
-        return objective(model, batch, reference) / len(window)  # the published mean of batches
+    def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
+        terms = objective.terms(model, batch, reference)
+        loss = total(terms) / len(window)  # the published mean of batches
+        return Loss(loss, {name: term / len(window) for name, term in terms.items()})
 
     def refresh_curvature(step: int, window: Window) -> None:
         if settings.sophia is not None and step % SOPHIA_REFRESH_STEPS == 0:

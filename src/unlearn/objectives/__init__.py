@@ -3,7 +3,7 @@
 To add one: a dataclass that derives from :class:`Objective`, and a line here.
 """
 
-from src.unlearn.objectives.base import Objective, ReferenceModel
+from src.unlearn.objectives.base import Objective, ReferenceModel, total
 from src.unlearn.objectives.dpo import DirectPreference
 from src.unlearn.objectives.published import (
     Divergence,
@@ -38,4 +38,4 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "RMU": Misdirection,
 }
 
-__all__ = ["OBJECTIVES", "Objective", "ReferenceModel"]
+__all__ = ["OBJECTIVES", "Objective", "ReferenceModel", "total"]

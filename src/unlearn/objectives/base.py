@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
@@ -14,6 +16,11 @@ from src.unlearn.objectives.losses import View
 
 ReferenceModel = Callable[[], AbstractContextManager[PreTrainedModel]]
 """Opens a context in which the model before unlearning can be run."""
+
+
+def total(terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of an objective's terms, in their order."""
+    return functools.reduce(operator.add, terms.values())
 
 
 class Objective(ABC):
@@ -34,10 +41,19 @@ class Objective(ABC):
     needs_reference_model: ClassVar[bool] = False
 
     @abstractmethod
+    def terms(
+        self, model: PreTrainedModel, batch: dict[str, View], reference: ReferenceModel | None
+    ) -> dict[str, torch.Tensor]:
+        """The summands of a batch's loss by ``FORGET`` or ``RETAIN``, whichever they are about.
+
+        Scalars with gradients to ``model``'s parameters, weighted as they stand in the loss.
+        """
+
     def __call__(
         self, model: PreTrainedModel, batch: dict[str, View], reference: ReferenceModel | None
     ) -> torch.Tensor:
-        """The scalar loss of a batch, with gradients to ``model``'s parameters."""
+        """The scalar loss of a batch: the sum of its terms, in their order."""
+        return total(self.terms(model, batch, reference))
 
     def trainable(self, model: PreTrainedModel) -> set[str] | None:
         """Names of the parameters that are updated where no mask is given; ``None``: all of them.

@@ -25,10 +25,11 @@ class DirectPreference(Objective):
     views = (FORGET, REFUSAL, RETAIN)
     reference_losses = (FORGET, REFUSAL)
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         forget, refusal = (
             -excess_cross_entropy(model, batch[view]) * answer_lengths(batch[view]["labels"])
             for view in (FORGET, REFUSAL)
         )
         preference = -2 / self.beta * F.logsigmoid(self.beta * (refusal - forget)).mean()
-        return preference + self.gamma * cross_entropy(model, batch[RETAIN])
+        retain = self.gamma * cross_entropy(model, batch[RETAIN])
+        return {FORGET: preference, RETAIN: retain}

@@ -43,8 +43,8 @@ class FineTuning(Objective):
 
     views = (RETAIN,)
 
-    def __call__(self, model, batch, reference):
-        return cross_entropy(model, batch[RETAIN])
+    def terms(self, model, batch, reference):
+        return {RETAIN: cross_entropy(model, batch[RETAIN])}
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class L1Sparse(Objective):
     alpha: float
     views = (RETAIN,)
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         norm = sum(widen(parameter.abs()).sum() for parameter in model.parameters())
-        return cross_entropy(model, batch[RETAIN]) + self.alpha * norm
+        return {RETAIN: cross_entropy(model, batch[RETAIN]) + self.alpha * norm}
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class GradientAscent(Objective):
 
     views = (FORGET,)
 
-    def __call__(self, model, batch, reference):
-        return -cross_entropy(model, batch[FORGET])
+    def terms(self, model, batch, reference):
+        return {FORGET: -cross_entropy(model, batch[FORGET])}
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class GradientDifference(Objective):
     gamma: float
     views = (FORGET, RETAIN)
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         forget = cross_entropy(model, batch[FORGET])
-        return -forget + self.gamma * cross_entropy(model, batch[RETAIN])
+        return {FORGET: -forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ class GradientAscentKL(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         (retain,) = divergences(model, [batch[RETAIN]], reference)
-        return -self.gamma * cross_entropy(model, batch[FORGET]) + (1 - self.gamma) * retain
+        forget = cross_entropy(model, batch[FORGET])
+        return {FORGET: -self.gamma * forget, RETAIN: (1 - self.gamma) * retain}
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ class NegativePreference(Objective):
     views = (FORGET, RETAIN)
     reference_losses = (FORGET,)
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         excess = excess_cross_entropy(model, batch[FORGET])
         forget = -2 / self.beta * F.logsigmoid(self.beta * excess).mean()
-        return forget + self.gamma * cross_entropy(model, batch[RETAIN])
+        return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Refusal(Objective):
 
     views = (REFUSAL,)
 
-    def __call__(self, model, batch, reference):
-        return cross_entropy(model, batch[REFUSAL])
+    def terms(self, model, batch, reference):
+        return {FORGET: cross_entropy(model, batch[REFUSAL])}
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ class PreferenceOptimization(Objective):
     gamma: float
     views = (REFUSAL, RETAIN)
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         refusal = cross_entropy(model, batch[REFUSAL])
-        return refusal + self.gamma * cross_entropy(model, batch[RETAIN])
+        return {FORGET: refusal, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ class RefusalKL(Objective):
     views = (REFUSAL, RETAIN)
     needs_reference_model = True
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         (retain,) = divergences(model, [batch[RETAIN]], reference)
-        return cross_entropy(model, batch[REFUSAL]) + self.gamma * retain
+        refusal = cross_entropy(model, batch[REFUSAL])
+        return {FORGET: refusal, RETAIN: self.gamma * retain}
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ class RandomLabel(Objective):
 
     views = (MISMATCHED,)
 
-    def __call__(self, model, batch, reference):
-        return cross_entropy(model, batch[MISMATCHED])
+    def terms(self, model, batch, reference):
+        return {FORGET: cross_entropy(model, batch[MISMATCHED])}
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,6 @@ class Divergence(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         forget, retain = divergences(model, [batch[FORGET], batch[RETAIN]], reference)
-        return retain - self.gamma * forget
+        return {RETAIN: retain, FORGET: -self.gamma * forget}

@@ -37,7 +37,7 @@ class Misdirection(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         with torch.no_grad(), reference() as original:
             target = hidden_states(original, batch[RETAIN], self.layer)
         forget = hidden_states(model, batch[FORGET], self.layer)
@@ -46,7 +46,7 @@ class Misdirection(Objective):
         scored = batch[FORGET]["labels"] != IGNORED
         steered = _squared_error(forget, self.steering_coefficient * direction, scored)
         kept = _squared_error(retain, target, batch[RETAIN]["attention_mask"])
-        return steered + self.alpha * kept
+        return {FORGET: steered, RETAIN: self.alpha * kept}
 
     def trainable(self, model):
         count = len(decoder_layers(model)[1])

@@ -24,8 +24,8 @@ class SimpleNegativePreference(Objective):
     delta: float
     views = (FORGET, RETAIN)
 
-    def __call__(self, model, batch, reference):
+    def terms(self, model, batch, reference):
         view = batch[FORGET]
         losses = example_cross_entropy(forward_logits(model, view), view["labels"])
         forget = -2 / self.beta * F.logsigmoid(self.beta * losses - self.delta).mean()
-        return forget + self.gamma * cross_entropy(model, batch[RETAIN])
+        return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
