@@ -11,7 +11,8 @@ import pytest
 from src.errors import WagleError
 from src.exec import report
 from src.loggers import JsonLogger
-from src.loggers.run_folder import is_finished, read_manifest
+from src.loggers.run_folder import is_finished, read_manifest, read_result_file
+from src.metrics.tofu_results import load_results
 from src.reporting.runs import find_run_folders, read_run, read_runs
 
 CONFIG = {
@@ -115,3 +116,14 @@ def test_runs_are_listed_with_what_became_of_them(tmp_path, capsys, monkeypatch)
     assert "UE Avg 0.250" in lines[0]
     assert "failed: OSError: disk full" in lines[1]
     assert not Path("report.html").exists()
+
+
+def test_a_result_file_is_checked_wherever_it_is_read(tmp_path):
+    path = write_run(tmp_path / "a") / "tofu.json"
+    assert read_result_file(path) == {"forget": {"acc": 0.5}}
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(WagleError, match="has been changed"):
+        load_results(path)
+    copy = tmp_path / "copy.json"
+    copy.write_text(path.read_text())  # on its own it can be anybody's
+    assert read_result_file(copy) == {"forget": {"acc": 0.6}}

@@ -68,6 +68,19 @@ def read_document(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any:
     return document
 
 
+def read_result_file(path: Path) -> Any:
+    """A JSON file of results; in a run folder that lists it, only as the run left it.
+
+    Raises:
+        WagleError: it is missing, damaged or changed; the message names it.
+    """
+    try:
+        manifest = read_manifest(path.parent)
+    except WagleError:  # it lies elsewhere, or comes from another program
+        manifest = {}
+    return read_document(path.parent, path.name, manifest)
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a finished run."""
     try:

@@ -5,7 +5,6 @@ Read are the TOFU authors' ``eval_log_aggregated.json`` and open-unlearning's ``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import WagleError
+from src.loggers.run_folder import read_result_file
 from src.metrics.tofu_official import EPSILON, TITLES, SetLosses
 
 _AUTHORS_LOGS = {
@@ -51,10 +51,7 @@ def load_results(path: Path) -> TofuResults:
     Raises:
         WagleError: the file is missing or has none of these forms.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WagleError(f"{path} cannot be read as JSON: {error}") from error
+    document = read_result_file(path)
     try:
         return parse_results(document)
     except _WRONG_FORM as error:
