@@ -167,6 +167,21 @@ def test_a_saved_chat_template_keeps_its_system_prompt_and_date(resolve, chatty,
     assert resolve(own, saved=saved).question("Who?") == template.question("Who?")
     assert resolve(own, saved=saved, date_string="3 Jan 2020").system_prompt == "Be brief."
     assert resolve(own, system_prompt="Be long.").record() != template.record()
+    assert "saved with" not in announcement(template, saved)
+    own.chat_template += " "  # such as a tokenizer that was updated since
+    changed = resolve(own, saved=saved)
+    assert "; but the model was saved with chat, system_prompt" in announcement(changed, saved)
+
+
+def test_a_date_in_the_system_turn_alone_is_found(resolve, chatty):
+    own = chatty(
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'system' %} Today is "
+        "{{ strftime_now('%d.%m.%Y') }}.{% endif %}{% endfor %}"
+    )
+    assert resolve(own).record().get("date_string") is None
+    template = resolve(own, system_prompt="Be brief.")
+    assert template.question("Who?") == "Be brief. Today is 10.04.2025.Who?"
+    assert template.record()["date_string"] == DEFAULT_DATE
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,7 @@ class Template:
         return {"template": self.name}
 
     def __str__(self) -> str:
-        details = [f"{key} {value!r}" for key, value in self.record().items() if key != "template"]
-        return ", ".join([self.name, *details])
+        return _described(self.record())
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,14 @@ def resolve_template(
 def announcement(template: Template, saved: Mapping[str, str] | None) -> str:
     """One line that says which template is used, and whether the model was saved with another."""
     line = f"template: {template}"
-    if saved and saved["template"] != template.name:
-        line += f"; but the model was saved with {saved['template']}"
+    if saved and saved != template.record():
+        line += f"; but the model was saved with {_described(saved)}"
     return line
+
+
+def _described(record: Mapping[str, str]) -> str:
+    details = [f"{key} {value!r}" for key, value in record.items() if key != "template"]
+    return ", ".join([record["template"], *details])
 
 
 def _preset(tokenizer: PreTrainedTokenizerBase, architecture: str) -> str:
@@ -231,18 +235,18 @@ def _chat(
 
     if "the question" not in rendered():
         raise ConfigError("the model's chat template leaves the question out; choose another")
+    system_prompt = (usual_system if system is None else system) or ""
+    if system_prompt and rendered(system_prompt=system_prompt) == rendered(
+        system_prompt=f"{system_prompt} More."
+    ):
+        raise ConfigError("dataset.system_prompt: the model's chat template leaves it out")
+    chat = replace(chat, system_prompt=system_prompt)
     # The two differ in year, month, day, weekday and their spelling.
     dated = rendered(date_string="10 Apr 2025") != rendered(date_string="26 Jul 2023")
     if date and not dated:
         raise ConfigError("dataset.date_string: the model's chat template writes no date")
-    system_prompt = usual_system if system is None else system
-    if system_prompt and rendered(system_prompt=system_prompt) == rendered(system_prompt="x"):
-        raise ConfigError("dataset.system_prompt: the model's chat template leaves it out")
-    chat = replace(
-        chat,
-        system_prompt=system_prompt or "",
-        date_string=(date or usual_date or DEFAULT_DATE) if dated else "",
-    )
+    if dated:
+        chat = replace(chat, date_string=date or usual_date or DEFAULT_DATE)
     return replace(chat, answer_start=_between(chat))
 
 
