@@ -105,7 +105,7 @@ def _unsafe_responses(batch: Mapping[str, list[Any]]) -> dict[str, list[str]]:
         (prompt, batch[response][row])
         for row, prompt in enumerate(batch["prompt"])
         for response, is_safe in _PKU_ANSWERS.items()
-        if not batch[is_safe][row]
+        if not batch[is_safe][row] and batch[response][row].strip()
     ]
     return {"question": [q for q, _ in pairs], "answer": [a for _, a in pairs]}
 
@@ -264,7 +264,7 @@ def row_encoder(
     """A function from a row of the data set to ids and labels, which can be sent to processes.
 
     Rows with a question are encoded in the template and labelled on the answer part; running text
-    is labelled throughout.
+    is labelled throughout. It raises a ``WagleError`` for a row of which no token is predicted.
     """
     max_length = find_source(name).max_length
     return partial(_encode_row, tokenizer, template, max_length, eos)
@@ -278,7 +278,12 @@ def _encode_row(
     row: Mapping[str, str],
 ) -> Encoded:
     if "text" in row:
-        return encode_text(tokenizer, row["text"], max_length=max_length)
+        encoded = encode_text(tokenizer, row["text"], max_length=max_length)
+        if len(encoded.input_ids) < 2:
+            raise WagleError(
+                f"the text {row['text'][:80]!r} is a single token, so nothing of it is predicted"
+            )
+        return encoded
     return encode_answer(
         tokenizer, template, row["question"], row["answer"], max_length=max_length, eos=eos
     )

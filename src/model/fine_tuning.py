@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from src.config import Config
+from src.dataset.checking import check_rows
 from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import announcement, read_saved_template, resolve_template
@@ -184,10 +185,12 @@ def _make(config: Config, output: Path) -> None:
     }
     say(", ".join(f"{key} {value}" for key, value in resolved.items()))
     check_room(output.parent, sum(p.nbytes for p in model.parameters()))
-    parts = [(rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()]
+    parts = {name: (rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()}
+    for name, (rows, encode) in parts.items():
+        check_rows(name, rows, encode)
     log = fine_tune(
         model,
-        EncodedRows(parts),
+        EncodedRows(list(parts.values())),
         plan,
         settings,
         pad_token_id=tokenizer.pad_token_id,

@@ -14,6 +14,7 @@ from filelock import FileLock
 from transformers import PreTrainedModel, set_seed
 
 from src.config import Config, mask_ratio
+from src.dataset.checking import check_rows
 from src.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
 from src.dataset.refusals import load_refusals
 from src.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
@@ -290,13 +291,20 @@ class Unlearn:
                 f"warning: {shared} of the {len(forget)} rows to be forgotten are to be retained "
                 "as well; give sets without common rows, such as Tofu_forget10 and Tofu_retain90"
             )
+        encode_forget = row_encoder(forget_name, self.tokenizer, self.template)
+        encode_retain = row_encoder(retain_name, self.tokenizer, self.template)
+        if self.config["dataset.self_retain"]:
+            check_rows(forget_name, all_forget, encode_forget)
+        else:
+            check_rows(forget_name, all_forget, encode_forget, drawn)
+            check_rows(retain_name, retain, encode_retain)
         self.fingerprints["forget"] = rows_fingerprint(forget)
         self.fingerprints["retain"] = rows_fingerprint(retain)
         self.dataset = UnlearnDataset(
             forget,
             retain,
-            encode_forget=row_encoder(forget_name, self.tokenizer, self.template),
-            encode_retain=row_encoder(retain_name, self.tokenizer, self.template),
+            encode_forget=encode_forget,
+            encode_retain=encode_retain,
             encode_refusal=refusal_encoder(forget_name, self.tokenizer, self.template),
             refusals=load_refusals(forget_name),
             views=self.objective.views if self.objective else (),
