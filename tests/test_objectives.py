@@ -13,6 +13,7 @@ from src.dataset.encoding import IGNORED, Encoded, pad_batch
 from src.errors import ConfigError
 from src.optim.bitmask import BitMask
 from src.unlearn.objectives import OBJECTIVES
+from src.unlearn.objectives.losses import soft_cross_entropy
 from src.unlearn.objectives.rmu import hidden_states
 from src.unlearn.reference import SwappedWeights, exchange_selected
 from tests.conftest import CONFIGS, VOCABULARY, make_model
@@ -302,3 +303,11 @@ def test_swapping_does_not_disturb_the_backward_pass(name, batch):
         gradients.append([p.grad for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_h_takes_a_probability_of_zero_for_1e_12():
+    """−½ · log(1 + 1e-12) − ½ · log(0 + 1e-12), the published quantity."""
+    logits = torch.zeros(1, 1, 2)
+    reference = torch.tensor([[[1000.0, 0.0]]])
+    value = soft_cross_entropy(logits, reference, torch.ones(1, 1))
+    assert float(value) == pytest.approx(0.5 * 12 * math.log(10), rel=1e-6)

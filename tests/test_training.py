@@ -288,3 +288,24 @@ def test_a_mask_that_selects_nothing_is_refused(model, enforcement):
     mask = {name: BitMask.full(p.shape, False) for name, p in model.named_parameters()}
     with pytest.raises(WagleError, match="selects no weight"):
         train(model, "GA", mask=mask, mask_enforcement=enforcement)
+
+
+def test_lora_is_the_published_one(model):
+    """Rank 8, scale 32 / 8 and dropout 0.05, on the query and value projections."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    adapted = add_lora(model)
+    expected, generator = {}, torch.Generator().manual_seed(0)
+    for name, layer in adapted.named_modules():
+        if not hasattr(layer, "lora_A"):
+            continue
+        down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        up.data = torch.randn(up.shape, generator=generator)
+        assert down.shape[0] == up.shape[1] == 8
+        assert layer.lora_dropout["default"].p == 0.05
+        own = f"{name.removeprefix('base_model.model.')}.weight"
+        expected[own] = before[own] + 4 * up.detach() @ down.detach()
+    assert {name.split(".")[-2] for name in expected} == {"q_proj", "v_proj"}
+    assert len(expected) == 4
+    merged = dict(merge_lora(adapted).named_parameters())
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name].detach(), weight)

@@ -120,8 +120,8 @@ class Plan:
     def describe(self) -> str:
         """What will be read, in one line."""
         return (
-            f"{self.rows} rows, {self._size()} a step, {self.steps} steps "
-            f"({self.warmup} of them warm-up): reads {self.rows_read} rows, "
+            f"{self.rows} rows in {self.steps} steps of {self._size()}, {self.warmup} of them "
+            f"warm-up: reads {self.rows_read} rows, "
             f"{self.rows_read / self.rows:.3g} epochs"
         )
 
