@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import ConfigError, WagleError
-from src.training.loop import Rows, train
+from src.training.loop import Loss, Rows, train
 from src.training.optimizer import make_optimizer
 from src.training.schedule import Plan
 
@@ -101,7 +101,8 @@ def run(model, plan, share, optimizer=None, read=None, **options):
 
     rows = Rows(range(plan.rows), lambda epoch: range(plan.rows), collate)
     optimizer = optimizer or make_optimizer(model, lr=0.1, weight_decay=0.2, master_weights=False)
-    return train(model, rows, share, optimizer, plan, seed=0, **options)
+    losses = lambda *args: Loss(share(*args))  # noqa: E731
+    return train(model, rows, losses, optimizer, plan, seed=0, **options)
 
 
 def test_steps_equal_adamw_written_out():
