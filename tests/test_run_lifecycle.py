@@ -409,6 +409,12 @@ def test_fine_tuning_has_the_same_lock_and_tries_its_folder(tmp_path, model_fold
     fine_tuning.fine_tune_from_config(configured(output))
     assert not in_use(output)
     assert read(output / "fine_tuning.json")["resolved"]["overall.device"] == "cpu"
+    fine_tuning.fine_tune_from_config(configured(output))
+    record = read(output / "fine_tuning.json")
+    record["fingerprints"]["model"] = "another"
+    (output / "fine_tuning.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"other files than are there now.*\(model\)"):
+        fine_tuning.fine_tune_from_config(configured(output))
     (output / "fine_tuning.json").write_text("{")
     with pytest.raises(WagleError, match=r"fine_tuning\.json cannot be read"):
         fine_tuning.fine_tune_from_config(configured(output))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -16,16 +17,18 @@ from src.dataset.checking import check_rows
 from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import find_source, load_rows, row_encoder
 from src.dataset.templates import announcement, read_saved_template, resolve_template
-from src.errors import ConfigError
+from src.errors import ConfigError, WagleError
 from src.loggers.files import check_room, read_json
 from src.loggers.folder_lock import FolderLock
 from src.metrics.reading import check_readable
+from src.model.environment import rows_fingerprint
 from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
 from src.model.tiny import build_tiny_llama
 from src.terminal import say
 from src.training.loop import Batch, Loss, Rows, Window, train
 from src.training.optimizer import make_optimizer
 from src.training.schedule import Plan
+from src.unlearn.mask.fingerprints import model_fingerprint
 from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
 
 RECORD = "fine_tuning.json"
@@ -125,27 +128,56 @@ def fine_tune_from_config(config: Config) -> Path:
     """
     output = Path(config["finetune.output_dir"])
     with FolderLock(output, "finetune.output_dir"):
-        if _is_made(output, config.fingerprint()):
-            say(f"already made with this configuration: {output}")
+        if output.exists() and any(output.iterdir()):
+            _check_made(config, output)
         else:
             _make(config, output)
     return output
 
 
-def _is_made(output: Path, fingerprint: str) -> bool:
-    if not output.exists() or not any(output.iterdir()):
-        return False
-    record = output / RECORD
-    if record.is_file() and read_json(record).get("fingerprint") == fingerprint:
-        return True
-    raise ConfigError(
-        f"finetune.output_dir {output} exists and was not made from this configuration; remove it "
-        "or choose another folder"
+def _check_made(config: Config, output: Path) -> None:
+    """Make sure that a model was made from this configuration, and from what it names today."""
+    record = read_json(output / RECORD) if (output / RECORD).is_file() else {}
+    if not isinstance(record, dict) or record.get("fingerprint") != config.fingerprint():
+        raise ConfigError(
+            f"finetune.output_dir {output} exists and was not made from this configuration; remove "
+            "it or choose another folder"
+        )
+    say(f"already made with this configuration: {output}")
+    try:
+        tables = _read_rows(config)
+        model, _ = _starting_model(config, tables.values())
+    except WagleError as error:
+        say(f"not checked whether it was made from the same model and rows: {error}")
+        return
+    known = record.get("fingerprints", {})
+    today = (
+        _fingerprints(model, tables) if record.get("resolved") == _resolved(config, model) else {}
     )
+    changed = [name for name in today if name in known and known[name] != today[name]]
+    if changed:
+        raise ConfigError(
+            f"finetune.output_dir {output} was made from other files than are there now, of the "
+            f"same names ({', '.join(changed)}); remove it or choose another folder"
+        )
 
 
-def _make(config: Config, output: Path) -> None:
-    set_seed(config["overall.seed"])
+def _fingerprints(model: PreTrainedModel, tables: Mapping[str, datasets.Dataset]) -> dict[str, str]:
+    rows = {name: rows_fingerprint(table) for name, table in tables.items()}
+    return {"model": model_fingerprint(model), **rows}
+
+
+def _resolved(config: Config, model: PreTrainedModel) -> dict[str, Any]:
+    """What was chosen where the configuration leaves the choice, by key."""
+    return {
+        "overall.device": str(model.device),
+        "overall.dtype": str(model.dtype).removeprefix("torch."),
+        "finetune.master_weights": _settings(config, model.dtype).master_weights,
+    }
+
+
+def _read_rows(config: Config) -> dict[str, datasets.Dataset]:
+    """The rows to learn, by data set."""
     names = [config["finetune.dataset_name"], *(config["finetune.extra_dataset_names"] or [])]
     data_dir = config["dataset.data_dir"]
     tables = {
@@ -160,6 +192,13 @@ def _make(config: Config, output: Path) -> None:
     limit = config["finetune.subset_limit"]
     if limit is not None:
         tables = {name: rows.take(min(limit, len(rows))) for name, rows in tables.items()}
+    return tables
+
+
+def _make(config: Config, output: Path) -> None:
+    set_seed(config["overall.seed"])
+    tables = _read_rows(config)
+    names = list(tables)
     plan = _plan(config, sum(map(len, tables.values())))
     say(f"training: {plan.describe()}")
     model, tokenizer = _starting_model(config, tables.values())
@@ -177,12 +216,8 @@ def _make(config: Config, output: Path) -> None:
         saved=saved,
     )
     say(announcement(template, saved))
-    settings = _settings(config, model.dtype)
-    resolved = {
-        "overall.device": str(model.device),
-        "overall.dtype": str(model.dtype).removeprefix("torch."),
-        "finetune.master_weights": settings.master_weights,
-    }
+    resolved = _resolved(config, model)
+    fingerprints = _fingerprints(model, tables)
     say(", ".join(f"{key} {value}" for key, value in resolved.items()))
     check_room(output.parent, sum(p.nbytes for p in model.parameters()))
     parts = {name: (rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()}
@@ -192,7 +227,7 @@ def _make(config: Config, output: Path) -> None:
         model,
         EncodedRows(list(parts.values())),
         plan,
-        settings,
+        _settings(config, model.dtype),
         pad_token_id=tokenizer.pad_token_id,
     )
     save_model(
@@ -205,6 +240,7 @@ def _make(config: Config, output: Path) -> None:
                 "fingerprint": config.fingerprint(),
                 "config": config.as_dict(),
                 "resolved": resolved,
+                "fingerprints": fingerprints,
                 "log": log,
             }
         },
