@@ -150,10 +150,10 @@ def _check_made(config: Config, output: Path) -> None:
     except WagleError as error:
         say(f"not checked whether it was made from the same model and rows: {error}")
         return
-    known = record.get("fingerprints", {})
-    today = (
-        _fingerprints(model, tables) if record.get("resolved") == _resolved(config, model) else {}
-    )
+    if record.get("resolved") != _resolved(config, model):
+        say("not checked whether it was made from the same model: it was made in another way")
+        return
+    today, known = _fingerprints(model, tables), record.get("fingerprints", {})
     changed = [name for name in today if name in known and known[name] != today[name]]
     if changed:
         raise ConfigError(
