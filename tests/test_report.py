@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from src.reporting.comparison import comparison_table, save_figures
 from src.reporting.meanings import meaning_of
 from src.reporting.page import _mark_wrong, render_report
 from src.reporting.runs import read_run, read_runs
+from src.reporting.tables import summarize
 
 HOSTILE = (
     '</script></td><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & “q”'
@@ -280,6 +282,31 @@ def write_other_run(folder: Path, task: str, method: str, documents: dict[str, d
     for name, content in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
+
+
+def test_an_original_whose_answers_were_not_judged(tmp_path, folders):
+    """The official protocol of TOFU does not say which answers are correct."""
+    before = write_run(tmp_path / "0", "origin")
+    tofu = json.loads((before / "tofu.json").read_text())
+    for part in tofu.values():
+        for row in part["rows"] if isinstance(part, dict) and "rows" in part else ():
+            del row["acc"]
+    (before / "tofu.json").write_text(json.dumps(tofu))
+    page = render_report(read_runs([before, folders["GradDiff"]]))
+    assert "GradDiff" in page
+
+
+def test_infinite_numbers_are_shown(tmp_path):
+    runs = []
+    for name, perplexity in (("origin", 12.5), ("GA+FT", "inf")):
+        folder = write_run(tmp_path / name, name)
+        results = json.loads((folder / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps({**results, "PPL": perplexity}))
+        runs.append(folder)
+    runs = read_runs(runs)
+    assert runs[1].results["PPL"] == math.inf
+    assert "inf" in [cell.strip() for cell in Page(render_report(runs)).cells]
+    assert summarize([math.inf, 1.0]) == (math.inf, None)
 
 
 def test_continued_texts_are_compared(tmp_path):

