@@ -23,6 +23,7 @@ from src.errors import ConfigError
 from src.exec import reproduce_tables
 from src.loggers import JsonLogger
 from src.reporting import executor, reproduction
+from src.reporting.meanings import meaning_of
 from src.reporting.plan import MUS, RATIOS, STUDIES, TASKS, Request, Row, plan_runs
 from src.reporting.tables import (
     Column,
@@ -345,7 +346,7 @@ def test_diverged_numbers_stay_readable():
     assert "| 2.5e+12 ± 1.4e+11 |" in to_markdown(table, "")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, "tofu_official"])
 @pytest.mark.parametrize("table", [*TASKS, *STUDIES])
 def test_every_table_has_columns_for_every_task(table, task):
     form = form_of(table, task)
@@ -354,6 +355,14 @@ def test_every_table_has_columns_for_every_task(table, task):
     better = {c.name.rpartition(" ")[2]: c.better for c in form.columns}
     smaller = {"BLEU", "rate", "score", "PPL"} & set(better)
     assert all(better[name] == -1 for name in smaller)
+
+
+def test_official_scores_have_columns_of_their_own():
+    keys = [column.key for column in form_of("tofu", "tofu_official").columns]
+    assert all(key.startswith("tofu_official ") and meaning_of(key) for key in keys)
+    for column in form_of("tofu", "tofu_official").columns:
+        assert column.better == meaning_of(column.key).better
+    assert form_of("ratio", "tofu_official").columns[-1].key == "tofu_official Model Utility"
 
 
 def test_runs_of_different_models_are_not_compared_in_silence():

@@ -41,12 +41,14 @@ class Reproduction:
         command: what makes this table, to be shown in it.
 
     Attributes:
+        task: whose numbers are shown, as for :func:`src.reporting.tables.form_of`.
         failures: reasons by fingerprint, of the runs that this process has tried.
     """
 
     def __init__(self, table: str, runs: Sequence[PlannedRun], output: Path, command: str) -> None:
         self.table = table
-        self.form = form_of(table, runs[0].config["unlearn.task_name"])
+        self.task = _task_of(runs[0].config)
+        self.form = form_of(table, self.task)
         self.runs = runs
         self.output = output
         self.command = command
@@ -155,6 +157,8 @@ class Reproduction:
             for run in self.runs
             if run.fingerprint in self._known
         ]
+        if self.task == "tofu_official":  # figures are of the paper's averages
+            return []
         methods = {row.method for row, _ in finished if row.ratio is not None}
         if self.table == "ratio":
             points = [
@@ -176,6 +180,12 @@ class Reproduction:
                 if run.fingerprint in self._known:
                     for path in run.folder.glob("sums.*"):
                         path.unlink()
+
+
+def _task_of(config: Mapping[str, Any]) -> str:
+    task = config["unlearn.task_name"]
+    official = task == "tofu" and config["evaluation.protocol"] == "official"
+    return "tofu_official" if official else task
 
 
 def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -80,6 +80,8 @@ _UTILITY = (
     Column("UT", "PPL", "PPL", -1, 2),
     *_group("UT", "zero-shot acc", "TruthfulQA"),
 )
+_FORGET_QUALITY = Column("forget", "Quality", "tofu_official Forget Quality", digits=4)
+_MODEL_UTILITY = Column("", "Model Utility", "tofu_official Model Utility")
 _TASK_FORMS = {
     "tofu": Form(
         "TOFU: unlearning efficacy (UE) and utility (UT)",
@@ -89,6 +91,18 @@ _TASK_FORMS = {
             *_group("real authors", "acc", "RougeL", key="UT real authors"),
             *_group("world facts", "acc", "RougeL", key="UT world facts"),
             *_group("UT", "Avg"),
+        ),
+    ),
+    "tofu_official": Form(
+        "TOFU by its authors' definitions: forgetting and utility",
+        (
+            _FORGET_QUALITY,
+            Column("forget", "Truth Ratio", "tofu_official Truth Ratio Forget"),
+            Column("forget", "Prob.", "tofu_official Prob. Forget", -1),
+            Column("forget", "ROUGE", "tofu_official ROUGE Forget", -1),
+            Column("forget", "EM", "tofu_official Exact Memorization", -1),
+            Column("forget", "ES", "tofu_official Extraction Strength", -1),
+            _MODEL_UTILITY,
         ),
     ),
     "wmdp": Form(
@@ -124,6 +138,7 @@ _COST = Form(
 # The numbers of studies about a task; where a task is not named, all of its own.
 _SUMMARIES = {
     "tofu": (*_group("UE", "Avg"), *_group("UT", "Avg")),
+    "tofu_official": (_FORGET_QUALITY, _MODEL_UTILITY),
     "wmdp": (*_group("UE", "Avg"), *_group("UT", "MMLU")),
 }
 
@@ -132,9 +147,12 @@ def form_of(table: str, task: str) -> Form:
     """What a table shows of a task's results.
 
     To add a column: in the task's form. To add a table: here, and its name in ``plan.py``.
+
+    Args:
+        task: ``unlearn.task_name``, or ``tofu_official`` where TOFU is evaluated so.
     """
     if table in _TASK_FORMS:
-        return _TASK_FORMS[table]
+        return _TASK_FORMS[task if task == f"{table}_official" else table]
     if table == "cost":
         return _COST
     columns = _SUMMARIES.get(task, _TASK_FORMS[task].columns)
