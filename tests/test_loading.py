@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from src.dataset.encoding import tokenize
+from src.dataset.templates import TEMPLATE_FILE
 from src.errors import WagleError
 from src.exec import unlearn_model
 from src.metrics.sentence import load_sentence_encoder
 from src.metrics.toxicity import load_toxicity_classifier
+from src.model import loading
 from src.model.loading import load_model, read_tokenizer, save_model
 from tests.conftest import CONFIGS, make_model
 
@@ -323,3 +325,20 @@ def test_classifiers_and_encoders_have_no_made_up_weights(tmp_path, folder):
         load_toxicity_classifier(str(tmp_path / "toxicity"), device=cpu, cache_dir=tmp_path)
     with pytest.raises(WagleError, match="is no sentence encoder"):
         load_sentence_encoder(str(folder), cpu)
+
+
+def test_templates_saved_on_the_hub_are_found(tmp_path, monkeypatch):
+    asked = []
+
+    def cached(name, file, **options):
+        asked.append((name, file, options["cache_dir"]))
+        return str(tmp_path / file) if name == "our/model" else None
+
+    (tmp_path / TEMPLATE_FILE).write_text('{"template": "llama2"}')
+    monkeypatch.setattr(loading, "cached_file", cached)
+    cache = tmp_path / "cache"
+    assert loading.find_saved_template("our/model", cache) == {"template": "llama2"}
+    assert loading.find_saved_template("other/model", cache) is None
+    assert asked == [(name, TEMPLATE_FILE, str(cache)) for name in ("our/model", "other/model")]
+    monkeypatch.undo()
+    assert loading.find_saved_template("other/model", cache) is None  # the hub is out of reach

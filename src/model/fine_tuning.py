@@ -16,13 +16,19 @@ from src.config import Config
 from src.dataset.checking import check_rows
 from src.dataset.encoding import Encoded, pad_batch
 from src.dataset.sources import find_source, load_rows, row_encoder
-from src.dataset.templates import announcement, read_saved_template, resolve_template
+from src.dataset.templates import announcement, resolve_template
 from src.errors import ConfigError, WagleError
 from src.loggers.files import check_room, read_json
 from src.loggers.folder_lock import FolderLock
 from src.metrics.reading import check_readable
 from src.model.environment import rows_fingerprint
-from src.model.loading import load_model, resolve_device, resolve_dtype, save_model
+from src.model.loading import (
+    find_saved_template,
+    load_model,
+    resolve_device,
+    resolve_dtype,
+    save_model,
+)
 from src.model.tiny import build_tiny_llama
 from src.terminal import say
 from src.training.loop import Batch, Loss, Rows, Window, train
@@ -206,7 +212,8 @@ def _make(config: Config, output: Path) -> None:
     several = config["finetune.batch_size"] > 1
     check_readable(model, longest, tokenizer.pad_token_id, in_batches=several)
     from_scratch = config["finetune.from_scratch"]
-    saved = None if from_scratch else read_saved_template(Path(config["overall.model_name"]))
+    place = (config["overall.model_name"], Path(config["overall.cache_dir"]))
+    saved = None if from_scratch else find_saved_template(*place)
     template = resolve_template(
         config,
         tokenizer,

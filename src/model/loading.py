@@ -14,8 +14,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
-from src.dataset.templates import TEMPLATE_FILE, Template
+from src.dataset.templates import TEMPLATE_FILE, Template, read_saved_template
 from src.errors import ConfigError, WagleError
 from src.hub import hub_options, loading
 from src.loggers.files import replacing_folder, write_json
@@ -149,6 +150,22 @@ def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         )
     if (broken := not_finite(model)) is not None:
         raise WagleError(f"weights of the model {name} are NaN or infinite: {broken}")
+
+
+def find_saved_template(name: str, cache_dir: Path) -> dict[str, str] | None:
+    """What was saved with a model about its prompt template, in its folder or on the hub.
+
+    Raises:
+        WagleError: the file is damaged.
+    """
+    if Path(name).is_dir():
+        return read_saved_template(Path(name))
+    if find_gguf(name) is not None:
+        return None
+    exceptions = ("gated_repo", "missing_entries", "connection_errors")
+    silent = {f"_raise_exceptions_for_{kind}": False for kind in exceptions}
+    path = cached_file(name, TEMPLATE_FILE, **hub_options(name, cache_dir), **silent)
+    return None if path is None else read_saved_template(Path(path).parent)
 
 
 def read_tokenizer(

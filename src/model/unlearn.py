@@ -21,7 +21,6 @@ from src.dataset.sources import find_source, load_rows, refusal_encoder, row_enc
 from src.dataset.templates import (
     Template,
     announcement,
-    read_saved_template,
     resolve_template,
 )
 from src.errors import ConfigError, WagleError
@@ -42,6 +41,7 @@ from src.model.evaluation import check_evaluation, evaluate
 from src.model.evaluation_context import EvaluationContext, asked_sets
 from src.model.loading import (
     check_model,
+    find_saved_template,
     load_model,
     resolve_device,
     resolve_dtype,
@@ -217,7 +217,7 @@ class Unlearn:
             in_batches=self.trains and self._reads_batches,
         )
         self.fingerprints["model"] = model_fingerprint(self.model)
-        saved = read_saved_template(Path(self._model_name))
+        saved = find_saved_template(self._model_name, Path(self.config["overall.cache_dir"]))
         self.template = resolve_template(
             self.config,
             self.tokenizer,
