@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from src.optim.bitmask import BitMask
 from src.optim.masked_adamw import MaskedAdamW
-from src.optim.packed import CPU_CHUNK
+from src.optim.packed import CPU_CHUNK, multiply_by_mask
 from src.optim.sophia import SophiaG, sample_labels
 
 pytestmark = pytest.mark.usefixtures("either_device")
@@ -267,3 +267,13 @@ def test_bit_masks_pack_and_unpack(bits, data):
     assert mask.flat(start, stop).tolist() == bits[start:stop]
     full = BitMask.full((len(bits),), True)
     assert full == BitMask.from_bool(torch.ones(len(bits), dtype=torch.bool))
+
+
+def test_gradients_are_multiplied_by_the_mask_in_chunks(monkeypatch):
+    monkeypatch.setattr("src.optim.packed.WIDE_CHUNK", 16)
+    generator = torch.Generator().manual_seed(0)
+    selected = torch.rand(7, 9, generator=generator) < 0.4
+    gradient = torch.randn(7, 9, generator=generator)
+    expected = torch.where(selected, gradient, torch.zeros(()))
+    multiply_by_mask(gradient, BitMask.from_bool(selected))
+    assert torch.equal(gradient, expected)

@@ -53,7 +53,6 @@ class FineTuneSettings:
     weight_decay: float
     seed: int
     master_weights: bool
-    num_workers: int = 0
 
 
 class EncodedRows:
@@ -107,7 +106,7 @@ def fine_tune(
 
     log = train(
         model,
-        Rows(dataset, order, partial(pad_batch, pad_token_id=pad_token_id), settings.num_workers),
+        Rows(dataset, order, partial(pad_batch, pad_token_id=pad_token_id)),
         share,
         make_optimizer(
             model,
