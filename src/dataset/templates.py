@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
-from src.config import read_date
+from src.config_kinds import read_date
 from src.errors import ConfigError, WagleError
 
 TEMPLATE_FILE = "prompt_template.json"

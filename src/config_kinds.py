@@ -1,0 +1,177 @@
+"""The kinds of values that configuration keys take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from fastargs.validation import Checker
+
+
+class Text(Checker):
+    """A string that is not blank; ``what`` says what it names."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or not self.is_name(value):
+            raise ValueError
+        return value
+
+    def help(self) -> str:
+        return self.what
+
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether files could be called so: Unicode without NUL, parts that are not too long."""
+        try:
+            parts = text.encode().split(b"/")
+        except UnicodeEncodeError:  # half a character
+            return False
+        return "\0" not in text and len(text) < 4096 and all(len(part) <= 255 for part in parts)
+
+
+class Flag(Checker):
+    """A boolean: JSON's own, or true, false, 1, 0."""
+
+    def check(self, value: Any) -> bool:
+        return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+
+    def help(self) -> str:
+        return "true or false"
+
+
+class Float(Checker):
+    """A finite number within bounds; a boolean is none."""
+
+    kind = "float"
+
+    def __init__(
+        self,
+        *,
+        above: float = -math.inf,
+        at_least: float = -math.inf,
+        below: float = math.inf,
+        at_most: float = math.inf,
+    ) -> None:
+        self.above, self.at_least, self.below, self.at_most = above, at_least, below, at_most
+
+    def check(self, value: Any) -> float:
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise ValueError  # Python itself would read True as 1 and 1_0 as 10
+        number = float(value)
+        if not (self.above < number < self.below and self.at_least <= number <= self.at_most):
+            raise ValueError
+        return number
+
+    def help(self) -> str:
+        bounds = {">": self.above, ">=": self.at_least, "<": self.below, "<=": self.at_most}
+        limits = [f"{sign} {bound:.10g}" for sign, bound in bounds.items() if math.isfinite(bound)]
+        return f"{self.kind} {', '.join(limits)}".strip()
+
+
+class Int(Float):
+    """A whole number within bounds; 5.0 is one, 5.5 is not."""
+
+    kind = "int"
+
+    def check(self, value: Any) -> int:
+        number = super().check(value)
+        if not number.is_integer():
+            raise ValueError
+        return int(number)
+
+
+class Maybe(Text):
+    """A string that may be empty."""
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+
+
+class Date(Checker):
+    """A day, as :func:`read_date` reads it."""
+
+    def check(self, value: Any) -> str:
+        read_date(str(value))
+        return str(value)
+
+    def help(self) -> str:
+        return "date like 10 Apr 2025 or 2025-04-10"
+
+
+def read_date(text: str) -> datetime:
+    """The day that is written like 10 Apr 2025, 10 April 2025 or 2025-04-10.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    for form in ("%d %b %Y", "%d %B %Y", "%Y-%m-%d"):
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(text, form)
+    raise ValueError(f"{text!r} is no date like 10 Apr 2025 or 2025-04-10")
+
+
+class Steps(Int):
+    """A number of optimizer steps, or -1: the number of epochs decides."""
+
+    most = 100_000_000
+
+    def check(self, value: Any) -> int:
+        steps = super().check(value)
+        if steps != -1 and not 1 <= steps <= self.most:
+            raise ValueError
+        return steps
+
+    def help(self) -> str:
+        return f"-1 or int >= 1, <= {self.most}"
+
+
+class Choice(Checker):
+    """One of some names; an alias is replaced by the name that it stands for."""
+
+    def __init__(
+        self, *names: str, aliases: Mapping[str, str] | None = None, summary: str | None = None
+    ) -> None:
+        self.names = {**{name: name for name in names}, **(aliases or {})}
+        self.summary = summary or ", ".join(self.names)
+
+    def check(self, value: Any) -> str:
+        return self.names[value]
+
+    def help(self) -> str:
+        return self.summary
+
+
+class ListOf(Checker):
+    """A list, or a string: a JSON list, or items separated by commas."""
+
+    def __init__(self, item: Checker) -> None:
+        self.item = item
+
+    def items(self, value: Any) -> list:
+        """The unchecked items."""
+        if isinstance(value, str):
+            if value.lstrip().startswith("["):
+                try:
+                    value = json.loads(value)
+                except RecursionError as error:
+                    raise ValueError from error
+            else:
+                value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list):
+            raise ValueError
+        return value
+
+    def check(self, value: Any) -> list:
+        return [self.item.check(item) for item in self.items(value)]
+
+    def help(self) -> str:
+        return f"list of {self.item.help()}"
