@@ -133,7 +133,7 @@ def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
     model.register_forward_pre_hook(
         lambda _, args, kwargs: steps.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    prompts = [[5], [7, 9, 5], [5 + period - 1]]
+    prompts = [[5], [7, 9, 5], [8, 5 + period - 1]]
     generated = generate_greedy(
         model,
         prompts,
@@ -186,3 +186,27 @@ def test_prompts_at_the_limit_get_nothing_and_settings_do_not_interfere():
     )
     assert generated == [[], [], expected]
     assert model.training
+
+
+def test_equal_prompts_are_continued_once(model, monkeypatch):
+    totals = []
+
+    class Counting(generation.Progress):
+        def __init__(self, description, total, *args, **options):
+            totals.append(total)
+            super().__init__(description, total, *args, **options)
+
+    monkeypatch.setattr(generation, "Progress", Counting)
+    first, second = [5, 6, 7], [8, 9]
+    answers = generate_greedy(
+        model,
+        [first, second, first, tuple(first)],
+        eos_token_ids=[],
+        pad_token_id=2,
+        max_total_length=9,
+        batch_size=2,
+        description="",
+    )
+    assert totals == [2]
+    assert answers[0] == answers[2] == answers[3]
+    assert [len(answer) for answer in answers] == [6, 7, 6, 6]

@@ -106,7 +106,8 @@ def generate_greedy(
     come first; a row that has ended leaves the batch and the cache, and when a quarter of the
     places are free, new prompts take them. Where the architecture cannot read rows of different
     lengths from our cache, batches run one after another, each to its last row's end, with
-    transformers' own cache or, where that does not serve, without any.
+    transformers' own cache or, where that does not serve, without any. Equal prompts are continued
+    once: where two tokens are as good as equally likely, their place in a batch must not decide.
 
     Args:
         prompts: token ids, at least one each.
@@ -116,8 +117,8 @@ def generate_greedy(
     Returns:
         The new tokens of each prompt, without the EOS, in the order given.
     """
-    texts = [_Text(prompt) for prompt in prompts]
-    waiting = [text for text in texts if len(text.tokens) < max_total_length]
+    texts = {tuple(prompt): _Text(prompt) for prompt in prompts}
+    waiting = [text for text in texts.values() if len(text.tokens) < max_total_length]
     waiting.sort(key=lambda text: len(text.tokens), reverse=True)
     stop = set(eos_token_ids)
 
@@ -146,7 +147,7 @@ def generate_greedy(
         while waiting:
             reader = (way or _Whole)(model, max_total_length, pad_token_id)
             _continue_together(reader, next_texts(batch_size if way else 1), accept)
-    return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+    return [texts[tuple(prompt)].tokens[len(prompt) :] for prompt in prompts]
 
 
 class _Text:
