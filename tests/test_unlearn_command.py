@@ -273,3 +273,31 @@ def test_without_a_hub_the_paper_configuration_says_what_to_do(tmp_path):
     assert "--dataset.data_dir" in output
     assert "Traceback" not in output
     assert "Retrying" not in output  # the hub's libraries would, for minutes
+
+
+def test_too_few_rows_for_a_step_are_refused_before_the_mask_is_made(tmp_path, options):
+    changes = {"unlearn.max_steps": None, "dataset.forget_ratio": 9, "dataset.batch_size": 16}
+    with pytest.raises(ConfigError, match="1 epochs of 9 rows make no whole step of 16 rows"):
+        unlearn_model.main(options(changes))
+    assert not (tmp_path / "mask").exists()
+
+
+@pytest.mark.parametrize("logger", ["none", "json"])
+def test_what_diverges_ends_at_its_step_and_leaves_no_model(tmp_path, options, logger):
+    changes = {"overall.logger": logger, "unlearn.lr": 1e30, "unlearn.max_steps": 100}
+    changes |= {"unlearn.mask_path": None, "unlearn.unlearn_method": "GA"}
+    with pytest.raises(WagleError, match=r"training diverged at step 3: the .* is nan"):
+        unlearn_model.main(options(changes))  # the first entry of the log is at step 5
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_rows_that_will_not_be_read_are_said_before_training(options, capsys):
+    changes = {"unlearn.max_steps": None, "unlearn.num_epochs": 5, "dataset.forget_ratio": 10}
+    changes |= {"unlearn.gradient_accumulation_steps": 2, "unlearn.mask_path": None}
+    run = Unlearn(load_config(options(changes), prog="p", description="d"), Logger())
+    run.evaluate = dict
+    run.run()
+    output = capsys.readouterr().out
+    assert "10 rows in 6 steps of 8 rows (batch size 4 × accumulation 2)" in output
+    assert "reads only 30 of the 50 rows" in output
+    assert run.training_log[-1]["step"] == 6
