@@ -23,7 +23,7 @@ from src.exec import unlearn_model
 from src.exec.reporting import default_name, make_logger
 from src.loggers import JsonLogger, json_logger
 from src.loggers.folder_lock import FolderLock, in_use
-from src.model import evaluation, fine_tuning
+from src.model import evaluation, fine_tuning, tofu_evaluation
 from src.model.unlearn import Unlearn
 from src.reporting.runs import read_run
 
@@ -84,7 +84,7 @@ def test_a_failing_evaluation_loses_no_other_and_a_repeat_measures_the_rest(
     assert "goes on with the model in" in capsys.readouterr().err
 
     mend(task)
-    monkeypatch.setattr(evaluation, "evaluate_tofu", never)
+    monkeypatch.setattr(tofu_evaluation, "evaluate_tofu", never)
     monkeypatch.setattr(Unlearn, "train", never)
     run_task, asked = evaluation.run_task, []
 
@@ -171,7 +171,7 @@ def test_results_that_cannot_be_written_make_a_failed_run(tmp_path, options, mon
     assert not in_use(folder)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluation, "evaluate_tofu", never)
+    monkeypatch.setattr(tofu_evaluation, "evaluate_tofu", never)
     assert unlearn_model.main(options(DENSE)) == 0
     assert read_run(folder).results["task"] == "tofu"
 
