@@ -164,6 +164,15 @@ def _scramble(folder):
     (folder / WEIGHTS).write_bytes(content[:8] + b"?" + content[9:])
 
 
+def _overreach(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    end = str(header["lm_head.weight"]["data_offsets"][1])
+    text = content[8 : 8 + length].replace(f"{end}]".encode(), b"1e999]", 1)
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
 def _pickle(folder):
     (folder / WEIGHTS).unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(), protocol=2))
@@ -194,6 +203,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
         (_cut, r"model\.safetensors is cut short or damaged: [\d,]+ of [\d,]+ bytes"),
         (_claim, r"model\.safetensors is cut short, or its header is damaged"),
         (_scramble, r"the header of model\.safetensors is damaged"),
+        (_overreach, r"the header of model\.safetensors is damaged"),
+        (lambda f: (f / "generation_config.json").write_text("{"), r"generation_config\.json is d"),
         (lambda f: (f / WEIGHTS).write_bytes(b""), r"model\.safetensors is empty"),
         (lambda f: (f / WEIGHTS).write_text(POINTER), r"model\.safetensors is a Git LFS pointer"),
         (lambda f: (f / "tokenizer.json").write_text(POINTER), r"tokenizer\.json is a Git LFS"),

@@ -39,6 +39,8 @@ def check_model_folder(folder: Path) -> None:
         _refuse(folder, f"its config.json says model_type {json.dumps(kind)}, which is {known}")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         _refuse(folder, f"a {kind} is no causal language model")
+    if (folder / "generation_config.json").is_file():
+        _read_json(folder, "generation_config.json")  # the library would do without a damaged one
     for path in _weight_files(folder):
         _check_weights(folder, path)
 
@@ -98,8 +100,11 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 def _check_whole(folder: Path, path: Path) -> bytes:
     """The first bytes of a file that is neither empty nor a stand-in."""
-    with path.open("rb") as file:
-        start = file.read(len(_POINTER))
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError as error:
+        _refuse(folder, f"{path.name} cannot be read ({error})")
     if start == _POINTER:
         _refuse(folder, f"{path.name} is a Git LFS pointer, not the file: run git lfs pull")
     if not start:
@@ -121,7 +126,7 @@ def _check_weights(folder: Path, path: Path) -> None:
             header = json.loads(file.read(length))
         offsets = [entry["data_offsets"] for name, entry in header.items() if name[:2] != "__"]
         wanted = 8 + length + max((int(end) for _, end in offsets), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         _refuse(folder, f"the header of {path.name} is damaged")
     if size != wanted:
         _refuse(folder, f"{path.name} is cut short or damaged: {size:,} of {wanted:,} bytes")
