@@ -386,6 +386,10 @@ class Config(Mapping[str, Any]):
             for key in self._keys
             if not key.inert and not key.name.startswith(idle) and counts(key.name)
         }
+        results = relevant.get("evaluation.retain_results")
+        if results is not None and Path(results).is_file():  # what it holds counts
+            content = Path(results).read_bytes()
+            relevant["evaluation.retain_results"] = hashlib.sha256(content).hexdigest()
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

@@ -868,6 +868,15 @@ def test_fingerprint_sees_what_influences_results_only():
     assert fingerprint("dataset.forget_ratio", "200.0") == base  # a default, written out
 
 
+def test_fingerprint_sees_what_the_retain_results_hold(tmp_path):
+    path = tmp_path / "tofu.json"
+    found = []
+    for content in ("{}", "[]", "{}"):
+        path.write_text(content)
+        found.append(load("--evaluation.retain_results", str(path)).fingerprint())
+    assert found[0] == found[2] != found[1]
+
+
 # --------------------------------------------------------------------------------------- help
 
 
