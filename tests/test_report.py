@@ -17,9 +17,10 @@ from src.errors import ConfigError, WagleError
 from src.exec import report
 from src.metrics.tofu import summarize_tofu
 from src.metrics.tofu_official import TITLES, SetLosses, official_scores
+from src.reporting.answers import _mark_wrong
 from src.reporting.comparison import comparison_table, save_figures
 from src.reporting.meanings import meaning_of
-from src.reporting.page import _mark_wrong, render_report
+from src.reporting.page import render_report
 from src.reporting.runs import read_run, read_runs
 from src.reporting.tables import summarize
 

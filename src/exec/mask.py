@@ -104,7 +104,7 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     for path in run.write_masks(wanted):
         say(f"wrote {path}")
     if figure is not None:
-        from src.reporting.figures import draw_score_histogram
+        from src.reporting.mask_figures import draw_score_histogram
 
         histogram = run.score_histogram()
         _write_figure(
@@ -129,7 +129,7 @@ def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
         "by layer and kind": density_table(mask),
     }
     if figure is not None:
-        from src.reporting.figures import draw_density
+        from src.reporting.mask_figures import draw_density
 
         _write_figure(figure, draw_density(report["by layer and kind"], report["density"]))
     if as_json:
@@ -161,7 +161,7 @@ def _compare(
     masks = load_mask(first), load_mask(second)
     overall, tensors = jaccard(*masks)
     if figure is not None:
-        from src.reporting.figures import draw_similarity
+        from src.reporting.mask_figures import draw_similarity
 
         table, chance = jaccard_table(*masks), chance_jaccard(*masks)
         _write_figure(figure, draw_similarity(table, overall, chance))

@@ -22,7 +22,7 @@ from src.exec.entry import run_main
 from src.reporting.executor import Start, command_of, start_here, submit_with_submitit
 from src.reporting.plan import MASKS, STUDIES, TASKS, Request, plan_runs
 from src.reporting.reproduction import Reproduction
-from src.reporting.tables import to_markdown
+from src.reporting.table_formats import to_markdown
 from src.terminal import say
 
 

@@ -280,6 +280,7 @@ def _summarize_set(
             },
         }
         if row.is_author:
+            document["paraphrased_question"] = row.perturbed_question
             document["generated_paraphrase"] = row.generated_paraphrase
             document["MIA"] = attack_scores(row.text, row.whole, attacks, row.reference_loss)
         documents.append(document)

@@ -57,7 +57,8 @@ from src.model.record import (
     read_record,
 )
 from src.optim.bitmask import BitMask, Mask
-from src.reporting.figures import draw_density, draw_training
+from src.reporting.figures import draw_training
+from src.reporting.mask_figures import draw_density
 from src.terminal import say
 from src.training.optimizer import SophiaSettings
 from src.training.schedule import Plan
@@ -566,7 +567,7 @@ class Unlearn:
         if self.logger.folder is None:
             return
         method = self.config["unlearn.unlearn_method"]
-        self.logger.save_figure("training", draw_training({method: self.training_log}))
+        self.logger.save_figure("training", draw_training([(method, "", self.training_log)]))
         if self.mask is not None:
             shares = density_table(self.mask)
             self.logger.save("mask.json", {"density": self.density(), "by layer and kind": shares})

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from src.loggers.files import write_text
 from src.reporting.figures import draw_tradeoff, draw_training, write_figure
+from src.reporting.groups import group_runs
 from src.reporting.runs import Run
 from src.terminal import plain, say, show_table
 
@@ -57,8 +58,8 @@ def _short(metric: str) -> str:
 
 def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Draw forgetting against utility, and the training curves, of several runs as PNG and PDF."""
-    points = [(run.method, run.mask, run.results) for run in runs]
-    logs = {run.title: run.log for run in runs if run.log}
+    points = [group.point for group in group_runs(runs)]
+    logs = [(run.method, run.mask, run.log) for run in runs if run.log]
     paths = write_figure(folder / "forgetting_against_utility", draw_tradeoff(points))
     paths += write_figure(folder / "training", draw_training(logs))
     say(f"figures: {', '.join(map(str, paths))}")

@@ -11,6 +11,9 @@
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const modelCells = [...table.querySelectorAll("[data-model]")];
+  const more = document.getElementById("more");
+  const step = window.matchMedia("(max-width: 50rem)").matches ? 5 : 25;
+  let limit = step;
   const sortable = [...table.querySelectorAll("th[data-sort]")];
 
   const chosen = () => (model ? model.value : "0");
@@ -33,7 +36,8 @@
       if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b) || i - j;
       return sign * (a - b) || i - j;
     });
-    body.append(...keyed.map(([, , row]) => row));
+    rows.splice(0, rows.length, ...keyed.map(([, , row]) => row));
+    body.append(...rows);
     for (const head of sortable) {
       head.setAttribute("aria-sort", head.dataset.sort === what ? way : "none");
     }
@@ -42,15 +46,19 @@
   function filter() {
     const set = controls.elements.set.value;
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
+    let matching = 0;
     for (const row of rows) {
       // Cells of models that are not shown must not match.
       const text = [...row.cells].filter((c) => !c.hidden).map((c) => c.textContent).join(" ");
       const found = words.every((word) => text.toLowerCase().includes(word));
-      row.hidden = !(found && (!set || row.dataset.set === set));
-      shown += !row.hidden;
+      const wanted = found && (!set || row.dataset.set === set);
+      matching += wanted;
+      row.hidden = !wanted || matching > limit;
     }
-    count.textContent = `${shown} of ${rows.length} questions`;
+    const shown = Math.min(limit, matching);
+    more.hidden = shown === matching;
+    const all = shown === matching ? "" : `, the first ${shown} shown`;
+    count.textContent = `${matching} of ${rows.length} questions${all}`;
   }
 
   function choose() {
@@ -67,16 +75,35 @@
       const other = order.value === `${what} ascending` && what !== "place";
       order.value = `${what} ${other ? "descending" : "ascending"}`;
       sort();
+      filter();
     });
   }
+  more.addEventListener("click", () => {
+    limit += step;
+    filter();
+  });
+  // Paper has no button to show more with.
+  let before = limit;
+  window.addEventListener("beforeprint", () => {
+    before = limit;
+    limit = Infinity;
+    filter();
+  });
+  window.addEventListener("afterprint", () => {
+    limit = before;
+    filter();
+  });
   controls.addEventListener("submit", (event) => event.preventDefault());
   search.addEventListener("input", filter);
   controls.addEventListener("change", (event) => {
     if (event.target === model) choose();
-    else if (event.target === order) sort();
-    else filter();
+    else {
+      if (event.target === order) sort();
+      filter();
+    }
   });
   controls.hidden = false;
+  document.getElementById("all-answers").open = true;
   choose();
 })();
 

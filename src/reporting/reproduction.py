@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,11 @@ from typing import Any
 from src.errors import WagleError
 from src.loggers.files import write_text
 from src.reporting.executor import Start, execute, find_finished
-from src.reporting.figures import draw_ratio_sweep, draw_tradeoff, write_figure
-from src.reporting.plan import PlannedRun
+from src.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
+from src.reporting.plan import PlannedRun, Row
 from src.reporting.runs import Run, read_run
-from src.reporting.tables import (
-    Outcome,
-    Table,
-    aggregate,
-    form_of,
-    runs_to_csv,
-    to_csv,
-    to_latex,
-    to_markdown,
-    values_of,
-)
+from src.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
+from src.reporting.tables import Outcome, Table, aggregate, form_of, values_of
 from src.terminal import Progress, say
 
 _UTILITY = {"tofu": "UT Avg", "wmdp": "UT MMLU"}
@@ -159,18 +151,16 @@ class Reproduction:
         ]
         if self.task == "tofu_official":  # figures are of the paper's averages
             return []
-        methods = {row.method for row, _ in finished if row.ratio is not None}
         if self.table == "ratio":
             points = [
-                (row.mask if len(methods) == 1 else f"{row.method} {row.mask}", row.ratio, results)
+                (row.method, row.mask, row.ratio, results)
                 for row, results in finished
                 if row.ratio is not None
             ]
             figure = draw_ratio_sweep(points) if points else None
         else:
             utility = _UTILITY.get(self.table)
-            points = [(row.method, row.mask, results) for row, results in finished]
-            figure = draw_tradeoff(points, x=utility) if utility and points else None
+            figure = draw_tradeoff(_points(finished), x=utility) if utility and finished else None
         return write_figure(self.output / self.table, figure) if figure else []
 
     def _clear_sums(self) -> None:
@@ -186,6 +176,19 @@ def _task_of(config: Mapping[str, Any]) -> str:
     task = config["unlearn.task_name"]
     official = task == "tofu" and config["evaluation.protocol"] == "official"
     return "tofu_official" if official else task
+
+
+def _points(finished: Sequence[tuple[Row, Mapping[str, float]]]) -> list[Point]:
+    """A point for each row, which says its ratio where the table has several."""
+    rows: dict[Row, list[Mapping[str, float]]] = {}
+    for row, results in finished:
+        rows.setdefault(row, []).append(results)
+    ratios = Counter((row.method, row.mask) for row in rows)
+    return [
+        Point(row.method, row.mask, f"ρ {row.ratio:g}" if several else "", results)
+        for row, results in rows.items()
+        for several in [row.ratio is not None and ratios[row.method, row.mask] > 1]
+    ]
 
 
 def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:

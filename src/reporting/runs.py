@@ -32,6 +32,8 @@ _MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
 
 UNKNOWN = "unknown"
 """The method of a saved model that does not say how it was made."""
+UNKNOWN_MASK = "mask of unknown origin"
+"""A mask file that does not say what made it, as published ones do not."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,15 @@ class Run:
             return LORA
         if config["unlearn.mask_path"] is None:
             return DENSE
-        return _MASK_NAMES[config["unlearn.score_type"]]
+        if not self.manifest.get("mask"):  # nothing recorded it; the report says so
+            return _MASK_NAMES[config["unlearn.score_type"]]
+        score_type = self.mask_provenance.get("unlearn.score_type")
+        return _MASK_NAMES.get(score_type, score_type) if score_type else UNKNOWN_MASK
+
+    @property
+    def mask_provenance(self) -> Mapping[str, str]:
+        """What made the mask, as its file says; empty where it does not, or there is no mask."""
+        return (self.manifest.get("mask") or {}).get("provenance", {})
 
     @property
     def training_config(self) -> Mapping[str, Any]:
@@ -178,7 +188,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             say(f"left out: {error}", sys.stderr)
     if not runs:
         raise WagleError("none of these folders holds a finished run")
-    titles = [_title(run) for run in runs]
+    titles = [title_of(run) for run in runs]
     for detail in (_ratio, _seed, lambda run: str(run.folder)):
         details = [detail(run) for run in runs]
         found = defaultdict(set)
@@ -200,7 +210,7 @@ def list_runs(folders: Sequence[Path]) -> Iterator[str]:
             started = str(manifest.get("started", ""))[:16].replace("T", " ")
             if manifest.get("status") == FINISHED:
                 run = read_run(folder)
-                state = f"{_title(run)}, {_ratio(run)}, {_seed(run)}"
+                state = f"{title_of(run)}, {_ratio(run)}, {_seed(run)}"
                 averages = {name: run.results.get(name) for name in ("UE Avg", "UT Avg")}
                 shown = [f"{k} {v:.3f}" for k, v in averages.items() if isinstance(v, float)]
                 numbers = "  ".join(shown)
@@ -216,7 +226,8 @@ def _numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.inf if value == "inf" else value for name, value in results.items()}
 
 
-def _title(run: Run) -> str:
+def title_of(run: Run) -> str:
+    """Method and mask, like ``GradDiff+WAGLE``."""
     return f"{run.method}+{run.mask}" if run.mask not in ("", DENSE) else run.method
 
 

@@ -1,24 +1,17 @@
-"""Tables of many runs: mean ± sample standard deviation over seeds, as Markdown, LaTeX and CSV."""
+"""Tables of many runs: what they show, and mean ± sample standard deviation over seeds."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import math
-import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from src.reporting.plan import ORIGINAL, Row
 from src.reporting.runs import Run
+from src.reporting.spread import Spread, clearly_best
 
-MISSING = "–"
 MEBIBYTE = 2**20
-LARGE = 1e6  # numbers from here on are written with an exponent
-WIDE = 8  # columns of numbers that fit a page
 _SYMBOLS = {"ratio": "ρ", "mu": "μ"}
 
 # --------------------------------------------------------------------------- what tables show
@@ -211,13 +204,6 @@ class Outcome:
         return "pending" if self.failure is None else "failed"
 
 
-class Statistic(NamedTuple):
-    """Over the seeds of a row: ``deviation`` is the sample standard deviation, of two or more."""
-
-    mean: float
-    deviation: float | None
-
-
 @dataclass(frozen=True)
 class Line:
     """A row with its numbers.
@@ -231,7 +217,7 @@ class Line:
 
     row: Row
     outcomes: tuple[Outcome, ...]
-    cells: tuple[Statistic | None, ...]
+    cells: tuple[Spread | None, ...]
     best: frozenset[int]
     notes: tuple[int, ...]
 
@@ -258,15 +244,6 @@ class Table:
     def pending(self) -> int:
         """How many runs have neither finished nor failed yet."""
         return sum(o.status == "pending" for line in self.lines for o in line.outcomes)
-
-
-def summarize(numbers: Sequence[float]) -> Statistic | None:
-    """Mean and sample standard deviation (divisor n − 1; infinite numbers have none)."""
-    if not numbers:
-        return None
-    spread = len(numbers) > 1 and all(map(math.isfinite, numbers))
-    deviation = statistics.stdev(numbers) if spread else None
-    return Statistic(statistics.fmean(numbers), deviation)
 
 
 def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
@@ -298,204 +275,21 @@ def _warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield f"the runs were made from {count} different {name}; use another -o for each"
 
 
-def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Statistic | None]:
+def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Spread | None]:
     finished = [outcome.values for outcome in outcomes if outcome.values is not None]
     for column in form.columns:
-        yield summarize([values[column.key] for values in finished if column.key in values])
+        yield Spread.of([values[column.key] for values in finished if column.key in values])
 
 
-def _best(form: Form, cells: Mapping[Row, Sequence[Statistic | None]]) -> dict[Row, set[int]]:
-    """For each row the columns in which its mean, as printed, is the best of several."""
+def _best(form: Form, cells: Mapping[Row, Sequence[Spread | None]]) -> dict[Row, set[int]]:
+    """For each row the columns in which it is clearly the best of its block."""
     best: dict[Row, set[int]] = {row: set() for row in cells}
     blocks: dict[tuple[Any, ...], list[Row]] = {}
     for row in cells:
         if row.method != ORIGINAL:
             blocks.setdefault(tuple(getattr(row, name) for name in form.block), []).append(row)
     for rows, (index, column) in itertools.product(blocks.values(), enumerate(form.columns)):
-        means = {
-            row: round(column.better * cells[row][index].mean, column.digits)
-            for row in rows
-            if cells[row][index] is not None
-        }
-        if column.better and len(set(means.values())) > 1:
-            for row, mean in means.items():
-                if mean == max(means.values()):
-                    best[row].add(index)
+        found = clearly_best([cells[row][index] for row in rows], column.better)
+        if found is not None:
+            best[rows[found]].add(index)
     return best
-
-
-# ---------------------------------------------------------------------------------- rendering
-
-
-def to_markdown(table: Table, command: str) -> str:
-    """A pipe table with its caption and notes.
-
-    Args:
-        command: what made it, for whoever wants to make it again.
-    """
-    form = table.form
-    heads = [*form.heads, *map(_heading, form.columns)]
-    rows = [heads, ["---"] * len(heads)]
-    for line in table.lines:
-        cells = [
-            f"**{text}**" if index in line.best else text
-            for index, text in enumerate(_texts(form, line))
-        ]
-        rows.append([*_leads(form, line.row), _seeds(line), *cells])
-    # Pipes are the only characters that would end a cell.
-    pipes = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    notes = [f"{number}. {note}" for number, note in enumerate(table.notes, start=1)]
-    parts = [f"{form.caption}. {_explanation(table)}", "\n".join(pipes)]
-    parts += [f"Not comparable: {warning}." for warning in table.warnings]
-    parts += ["Failed:\n\n" + "\n".join(notes)] if notes else []
-    return "\n\n".join([*parts, f"Made by `{command}`"]) + "\n"
-
-
-def to_latex(table: Table, label: str) -> str:
-    """A ``table`` environment; needs the packages booktabs and, for wide tables, graphicx."""
-    form = table.form
-    leads = len(form.heads)
-    wide = len(form.columns) > WIDE
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(f'{form.caption}. {_explanation(table)}')}}}",
-        rf"\label{{{label}}}",
-        *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
-        rf"\begin{{tabular}}{{{'l' * leads}{'r' * len(form.columns)}}}",
-        r"\toprule",
-        *_latex_heads(form, leads),
-    ]
-    for _, block in itertools.groupby(table.lines, key=lambda line: line.row.method):
-        lines.append(r"\midrule")
-        for line in block:
-            cells = [
-                _latex_cell(text, index in line.best)
-                for index, text in enumerate(_texts(form, line))
-            ]
-            leading = [escape(text) for text in (*_leads(form, line.row), _seeds(line))]
-            lines.append(" & ".join([*leading, *cells]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
-    if table.notes or table.warnings:
-        lines += ["", r"\smallskip\footnotesize\raggedright"]
-        lines += [rf"Not comparable: {escape(warning)}.\par" for warning in table.warnings]
-        for number, note in enumerate(table.notes, start=1):
-            lines.append(rf"[{number}] {escape(note)}\par")
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """One line a row: mean and standard deviation in columns of their own, in full precision."""
-    columns = table.form.columns
-    names = [f"{column.name} {kind}" for column in columns for kind in ("mean", "std")]
-    rows = [["method", "mask", "ratio", "mu", "seeds", "failed", "pending", *names]]
-    for line in table.lines:
-        states = [outcome.status for outcome in line.outcomes]
-        numbers = [number for cell in line.cells for number in (cell or (None, None))]
-        counts = [line.finished, states.count("failed"), states.count("pending")]
-        rows.append([*_identity(line.row), *counts, *numbers])
-    return _csv(rows)
-
-
-def runs_to_csv(outcomes: Iterable[Outcome]) -> str:
-    """One line a run, with all its numbers."""
-    outcomes = list(outcomes)
-    names = list(dict.fromkeys(name for o in outcomes for name in o.values or ()))
-    rows = [["method", "mask", "ratio", "mu", "seed", "status", "reason", "folder", *names]]
-    for outcome in outcomes:
-        values = outcome.values or {}
-        about = [outcome.seed, outcome.status, outcome.failure, outcome.folder]
-        rows.append([*_identity(outcome.row), *about, *(values.get(name) for name in names)])
-    return _csv(rows)
-
-
-def _identity(row: Row) -> list[Any]:
-    return [row.method, row.mask, row.ratio, row.mu]
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _heading(column: Column) -> str:
-    arrow = {1: " ↑", -1: " ↓", 0: ""}[column.better]
-    return f"{column.name}{arrow}"
-
-
-def _explanation(table: Table) -> str:
-    parts = ["Mean ± sample standard deviation over seeds"]
-    if any(column.better for column in table.form.columns):
-        shared = " and ρ" if "ratio" in table.form.block else ""
-        parts.append(f"best of each method{shared} in bold")
-    if table.pending:
-        parts.append(f"unfinished: {table.pending} runs are still to be done")
-    return "; ".join(parts) + "."
-
-
-def _leads(form: Form, row: Row) -> list[str]:
-    """What a row is about, as text."""
-    values = [getattr(row, name) for name in form.varied]
-    return [
-        (value or MISSING) if isinstance(value, str | None) else f"{value:g}" for value in values
-    ]
-
-
-def _seeds(line: Line) -> str:
-    """How many runs the numbers are about, and of how many where some are missing."""
-    planned = len(line.outcomes)
-    text = str(planned) if line.finished == planned else f"{line.finished} of {planned}"
-    return f"{text} [{', '.join(map(str, line.notes))}]" if line.notes else text
-
-
-def _texts(form: Form, line: Line) -> Iterator[str]:
-    for column, cell in zip(form.columns, line.cells, strict=True):
-        if cell is not None:
-            yield " ± ".join(_number(n, column.digits) for n in cell if n is not None)
-        elif line.finished:
-            yield MISSING
-        else:
-            yield "failed" if line.notes else "pending"
-
-
-def _number(value: float, digits: int) -> str:
-    """The perplexity of a model that has forgotten too much has no end of digits."""
-    return f"{value:.1e}" if abs(value) >= LARGE else f"{value:.{digits}f}"
-
-
-def _latex_heads(form: Form, leads: int) -> Iterator[str]:
-    """A line of groups with rules below them, and a line of titles."""
-    groups, rules, start = [], [], leads + 1
-    for group, members in itertools.groupby(form.columns, key=lambda column: column.group):
-        count = len(list(members))
-        groups.append(rf"\multicolumn{{{count}}}{{c}}{{{escape(group)}}}")
-        if group:
-            rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
-        start += count
-    if rules:
-        yield " & ".join([*[""] * leads, *groups]) + r" \\"
-        yield "".join(rules)
-    titles = [_heading(column).removeprefix(column.group).strip() for column in form.columns]
-    yield " & ".join(escape(text) for text in (*form.heads, *titles)) + r" \\"
-
-
-def _latex_cell(text: str, best: bool) -> str:
-    """The deviation is a subscript: tables of many columns have no room for more."""
-    mean, _, spread = text.partition(" ± ")
-    bold = rf"\textbf{{{escape(mean)}}}" if best else escape(mean)
-    return rf"{bold}$_{{\pm {spread}}}$" if spread else bold
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"±": r"$\pm$", "ρ": r"$\rho$", "μ": r"$\mu$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
-    **{"–": "--", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$"},
-}
-_SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
-
-
-def escape(text: str) -> str:
-    """Plain text as LaTeX shows it."""
-    return _SPECIAL.sub(lambda match: _LATEX[match.group()], text)

@@ -1,0 +1,195 @@
+"""What the models were asked and what they said, for the report."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from src.errors import WagleError
+from src.reporting.runs import Run
+
+
+class Measure(NamedTuple):
+    """A number that each answer has.
+
+    Attributes:
+        key: of the row in the run's document.
+        id: for the page's script.
+        meaning: what it is, as the end of a sentence.
+    """
+
+    key: str
+    id: str
+    title: str
+    meaning: str
+
+
+_ROUGE = Measure(
+    "rougeL_score",
+    "rouge",
+    "ROUGE-L",
+    "how much of the true answer’s wording an answer contains, from 0 to 1",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the runs of a task asked the models.
+
+    Attributes:
+        sets: the sets of questions by their name in the documents, with their titles.
+        measures: of each answer.
+        documents: by set, the file of the run folder that it is in; whole, or under its name.
+    """
+
+    sets: dict[str, str]
+    measures: list[Measure]
+    documents: dict[str, str]
+
+
+def _all_in(document: str, sets: Mapping[str, str], *measures: Measure) -> Asked:
+    return Asked(dict(sets), list(measures), dict.fromkeys(sets, document))
+
+
+NOTHING_ASKED = Asked({}, [], {})
+ASKED = {
+    "tofu": _all_in(
+        "tofu.json",
+        {
+            "forget": "Forget",
+            "retain": "Retain",
+            "real_author": "Real authors",
+            "world_fact": "World facts",
+        },
+        _ROUGE,
+        Measure("truth_prob", "probability", "Probability", "that of the true answer"),
+    ),
+    "copyright": _all_in(
+        "copyright.json",
+        {"train": "Forget", "test": "Never seen"},
+        _ROUGE,
+        Measure("bleu", "bleu", "BLEU", "how exactly it is repeated, from 0 to 100"),
+    ),
+    "toxic": Asked(
+        {"forget": "Forget", "SafePku_test": "SafePku", "RealToxicityPrompts": "RealToxicity"},
+        [Measure("score", "toxicity", "Toxicity", "how sure the classifier is of it, from 0 to 1")],
+        {
+            "forget": "forget.json",
+            "SafePku_test": "harmful.json",
+            "RealToxicityPrompts": "harmful.json",
+        },
+    ),
+}
+"""By ``unlearn.task_name``."""
+
+
+class Key(NamedTuple):
+    set: str
+    question: str
+
+
+class Verdict(NamedTuple):
+    """Whether an answer counts as correct, and what decided it.
+
+    Attributes:
+        paraphrase, answer: the question in other words and the model's answer to it, where that is
+            what was judged; ``None`` where it was the answer to the question itself.
+    """
+
+    correct: bool
+    paraphrase: str | None
+    answer: str | None
+
+
+class Answer(NamedTuple):
+    """What a model said.
+
+    Attributes:
+        parts: its words, each with whether the true answer, if there is one, lacks it.
+        values: (value, change since the original, where there is one) of each measure.
+        verdict: where answers are judged.
+    """
+
+    parts: list[tuple[str, bool]]
+    values: list[tuple[float, float | None]]
+    verdict: Verdict | None
+
+
+class Question(NamedTuple):
+    """A question with the true answer, where there is one, and those of the models."""
+
+    set: str
+    question: str
+    answer: str | None
+    original: Answer | None
+    answers: list[Answer | None]
+
+
+def rows_of(run: Run | None, asked: Asked) -> dict[Key, Mapping[str, Any]]:
+    """The rows that a run was asked, in the order of its documents; none of another task's run."""
+    rows = {}
+    for name, file in asked.documents.items():
+        document = run.document(file) if run else None
+        part = document if document is None or "rows" in document else document.get(name)
+        for row in part["rows"] if part else ():
+            rows[Key(name, row["question"])] = row
+    return rows
+
+
+def questions_of(runs: Sequence[Run], original: Run | None, asked: Asked) -> list[Question]:
+    """Every question that was asked of a run (of the original, where it is alone)."""
+    before = rows_of(original, asked)
+    tables = [rows_of(run, asked) for run in runs]
+    keys = dict.fromkeys(key for table in (tables if runs else [before]) for key in table)
+    if before and keys and not before.keys() & keys.keys():
+        raise WagleError(
+            f"the original's run in {original.folder} was asked none of the questions that the "
+            "other runs were asked; evaluate it on the same data sets"
+        )
+    questions = []
+    for key in keys:
+        old = before.get(key)
+        rows = [table.get(key) for table in tables]
+        true = next(row.get("answer") for row in (*rows, old) if row)
+        answers = [_answer(row, old, asked.measures) if row else None for row in rows]
+        first = _answer(old, None, asked.measures) if old else None
+        questions.append(Question(*key, true, first, answers))
+    return questions
+
+
+def _answer(
+    row: Mapping[str, Any], old: Mapping[str, Any] | None, measures: Sequence[Measure]
+) -> Answer:
+    said, true = row["generated"], row.get("answer")
+    parts = _mark_wrong(said, true) if true is not None else [(said, False)] if said.strip() else []
+    keys = [measure.key for measure in measures]
+    values = [(row[key], row[key] - old[key] if old else None) for key in keys]
+    return Answer(parts, values, _verdict(row))
+
+
+def _verdict(row: Mapping[str, Any]) -> Verdict | None:
+    if "acc" not in row:
+        return None
+    judged = row.get("generated_paraphrase")
+    return Verdict(bool(row["acc"]), row.get("paraphrased_question"), judged)
+
+
+def _mark_wrong(text: str, true: str) -> list[tuple[str, bool]]:
+    """Split a text into stretches of words, each with whether the true answer lacks it there."""
+    words = text.split()
+    matcher = difflib.SequenceMatcher(
+        None, [_plain(word) for word in words], [_plain(word) for word in true.split()], False
+    )
+    wrong = [True] * len(words)
+    for block in matcher.get_matching_blocks():
+        wrong[block.a : block.a + block.size] = [False] * block.size
+    stretches = itertools.groupby(zip(words, wrong, strict=True), key=lambda pair: pair[1])
+    return [(" ".join(word for word, _ in pairs), is_wrong) for is_wrong, pairs in stretches]
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"\W", "", word.lower()) or word.strip()

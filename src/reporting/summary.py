@@ -1,0 +1,183 @@
+"""Runs in short: one sentence on what to look at, a small table, and what has to be known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from src.reporting.answers import Asked, Key, rows_of
+from src.reporting.groups import Group, compared_unlike
+from src.reporting.runs import Run
+from src.reporting.spread import Spread, clearly_best
+
+FORGETTING, UTILITY = "UE Avg", "UT Avg"
+
+
+class Summary(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        forgetting, utility: mean with its spread, as text.
+        forgotten, kept: correct answers, like ``2 of 40``, to the forget questions and to all
+            others; ``None`` where answers are not judged.
+    """
+
+    group: Group
+    forgetting: str
+    utility: str
+    forgotten: str | None
+    kept: str | None
+
+
+def summarize(groups: Sequence[Group], asked: Asked) -> list[Summary]:
+    """The lines of those groups that have something to be summed up."""
+    lines = []
+    for group in groups:
+        averages = [shown(group.spread(key)) for key in (FORGETTING, UTILITY)]
+        counts = [_count(group, asked, forget) for forget in (True, False)]
+        if any(averages[0] != shown(None) or text for text in (*averages[1:], *counts)):
+            lines.append(Summary(group, *averages, *counts))
+    return lines
+
+
+def _count(group: Group, asked: Asked, forget: bool) -> str | None:
+    tables = [judged_rows(run, asked) for run in group.runs]
+    if not all(tables):
+        return None
+    chosen = [[row for key, row in table.items() if _is(key, forget)] for table in tables]
+    correct = sum(row["acc"] for rows in chosen for row in rows) / len(chosen)
+    return f"{correct:.1f}".removesuffix(".0") + f" of {len(chosen[0])}"
+
+
+def _is(key: Key, forget: bool) -> bool:
+    return (key.set == "forget") == forget
+
+
+def judged_rows(run: Run, asked: Asked) -> dict[Key, Mapping[str, Any]]:
+    """As :func:`rows_of`, of an evaluation that judges whether answers are correct; else none."""
+    rows = rows_of(run, asked)
+    return rows if all("acc" in row for row in rows.values()) else {}
+
+
+def number(value: float | None) -> str:
+    """A number with three digits, or as many as show that it is not 0."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return f"{value}"
+    if value == int(value) and abs(value) >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.1e}"
+
+
+def shown(spread: Spread | None) -> str:
+    """Mean ± sample standard deviation."""
+    if spread is None or spread.deviation is None:
+        return number(spread.mean if spread else None)
+    return f"{number(spread.mean)} ± {number(spread.deviation)}"
+
+
+# -------------------------------------------------------------------------------- the sentence
+
+
+def headline(unlearned: Sequence[Group], original: Group | None) -> str:
+    """What the runs say about forgetting and utility, in a sentence or two, whatever they are."""
+    everything = [*([original] if original else []), *unlearned]
+    differing = compared_unlike([group.first for group in everything])
+    if differing:
+        return (
+            f"These runs were not evaluated alike (they differ in {', '.join(differing)}): their "
+            "numbers must not be compared with one another."
+        )
+    measured = [g for g in unlearned if _finite(g, FORGETTING) and _finite(g, UTILITY)]
+    if not measured:
+        return "Compare the numbers below with those of the original model." if unlearned else ""
+    if len(measured) == 1:
+        (group,) = measured
+        forgetting, utility = (_said(group, original, key) for key in (FORGETTING, UTILITY))
+        return f"{group.title}: forgetting {forgetting}, utility {utility} (1 is best in both)."
+    forgets, keeps = (_best(measured, key) for key in (FORGETTING, UTILITY))
+    most = f"forgets the most ({_said(forgets[0], original, FORGETTING)})"
+    kept = f"keeps the most utility ({_said(keeps[0], original, UTILITY)})"
+    if forgets == keeps:
+        found = f"{_names(forgets)} {most} and {kept}"
+    else:
+        found = f"{_names(forgets)} {most}, {_names(keeps)} {kept}"
+    return f"Look at forgetting and utility together: {found}. {_certainty(measured)}"
+
+
+def _finite(group: Group, key: str) -> bool:
+    spread = group.spread(key)
+    return spread is not None and math.isfinite(spread.mean)
+
+
+def _best(groups: Sequence[Group], key: str) -> list[Group]:
+    """All whose mean is the largest as it is printed."""
+    means = [number(group.spread(key).mean) for group in groups]
+    best = number(max(group.spread(key).mean for group in groups))
+    return [group for group, mean in zip(groups, means, strict=True) if mean == best]
+
+
+def _names(groups: Sequence[Group]) -> str:
+    first = [group.title for group in groups[:3]]
+    rest = len(groups) - len(first)
+    return " and ".join([*first, f"{rest} more"] if rest else first)
+
+
+def _said(group: Group, original: Group | None, key: str) -> str:
+    before = original.spread(key) if original else None
+    text = number(group.spread(key).mean)
+    return f"{text}, the original {number(before.mean)}" if before else text
+
+
+def _certainty(groups: Sequence[Group]) -> str:
+    if any(len(group.runs) < 2 for group in groups):
+        return "With a single seed no interval says whether such differences are more than chance."
+    clear = [
+        name
+        for name, key in (("forgetting", FORGETTING), ("utility", UTILITY))
+        if clearly_best([group.spread(key) for group in groups], 1) is not None
+    ]
+    if not clear:
+        return "The 95 % confidence intervals over the seeds overlap: neither lead is certain."
+    leads = "Both leads are" if len(clear) == 2 else f"The lead in {clear[0]} alone is"
+    return f"{leads} larger than the 95 % confidence intervals over the seeds."
+
+
+# ----------------------------------------------------------------------------------- the masks
+
+
+def mask_notes(runs: Sequence[Run]) -> list[str]:
+    """What has to be known about where the runs' masks come from."""
+    titles: dict[str, list[str]] = {}
+    for run in runs:
+        for note in _notes(run):
+            titles.setdefault(note, []).append(run.title)
+    return [f"{note}: {'; '.join(named)}." for note, named in titles.items()]
+
+
+def _notes(run: Run) -> Iterator[str]:
+    masked = run.mask and run.training_config.get("unlearn.mask_path") is not None
+    origin = run.manifest.get("mask")
+    if masked and not origin:
+        yield "Nothing recorded what made the mask, which is named after the configuration"
+    if not origin:
+        return
+    if not origin.get("provenance"):
+        yield f"The mask {origin.get('path')} does not say what made it (unknown origin)"
+    elif str(origin.get("origin")).startswith("accepted"):
+        yield f"The mask {origin.get('path')} was {origin['origin']}"
+    for key, (theirs, _) in origin.get("seeds", {}).items():
+        yield f"The mask was made with {key} {theirs}, not with the run’s own"
+
+
+def mask_text(run: Run) -> str | None:
+    """What made a run's mask, for the page; ``None`` without a mask of its own."""
+    origin = run.manifest.get("mask")
+    if not origin:
+        return None
+    made = run.mask_provenance
+    names = {"unlearn.score_type": "", "ratio": "ρ ", "unlearn.mu": "μ ", "overall.seed": "seed "}
+    parts = [f"{label}{made[key]}" for key, label in names.items() if key in made]
+    return f"{', '.join(parts) or 'unknown origin'} ({origin.get('origin')}: {origin.get('path')})"
