@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 
 import matplotlib
@@ -9,24 +11,20 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from src.errors import ConfigError, WagleError
 from src.exec import mask as mask_tool
 from src.optim.bitmask import BitMask
-from src.reporting.figures import (
-    DOUBLE_COLUMN,
-    SINGLE_COLUMN,
+from src.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, draw_training
+from src.reporting.mask_figures import (
     draw_density,
-    draw_ratio_sweep,
     draw_score_histogram,
     draw_similarity,
     draw_similarity_matrix,
-    draw_tradeoff,
-    draw_training,
 )
+from src.reporting.style import DOUBLE_COLUMN, METHOD_SHAPES, SINGLE_COLUMN, colour_of, shape_of
 from src.unlearn.mask.file import save_mask
 from src.unlearn.mask.statistics import (
     chance_jaccard,
@@ -120,27 +118,41 @@ LLAMA_7B = {
     **{str(i): dict.fromkeys(KINDS, 0.7 + 0.009 * i) for i in range(32)},
 }
 SWEEP = [
-    (score_type, ratio, {"UE Avg": 0.3 + ratio / 3 + seed / 50, "UT Avg": 1 - ratio / 5})
-    for score_type in ("WAGLE", "random", "magnitude")
+    (
+        "GradDiff",
+        score_type,
+        ratio,
+        {"UE Avg": 0.3 + ratio / 3 + seed / 50, "UT Avg": 1 - ratio / 5},
+    )
+    for score_type in ("WAGLE", "Random", "Magnitude")
     for ratio in (1.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99)
     for seed in (0, 1, 2)
 ]
-TRADEOFF = [("Original", "", {"UE Avg": 0.1, "UT Avg": 1.0})] + [
-    (method, mask, {"UE Avg": 0.4 + i / 10 + seed / 40, "UT Avg": 0.9 - j / 20 + seed / 30})
+SPREAD = ((0, 0), (1 / 40, 1 / 30), (2 / 40, 2 / 30))
+TRADEOFF = [Point("Original", "", "", [{"UE Avg": 0.1, "UT Avg": 1.0}])] + [
+    Point(
+        method,
+        mask,
+        "",
+        [{"UE Avg": 0.4 + i / 10 + up, "UT Avg": 0.9 - j / 20 + right} for up, right in SPREAD],
+    )
     for i, method in enumerate(("GradDiff", "NPO", "PO"))
     for j, mask in enumerate(("Dense", "Random", "Magnitude", "Wanda", "LoRA", "WAGLE"))
-    for seed in (0, 1, 2)
 ]
 LOG = [
-    *({"step": s, "loss": -s / 9, "grad_norm": 10.0**s, "learning_rate": 1e-5} for s in (2, 4, 6)),
+    *(
+        {"step": s, "loss": 1 - s / 9, "forget_loss": -s / 9, "retain_loss": 1.0}
+        | {"grad_norm": 10.0**s, "learning_rate": 1e-5}
+        for s in (2, 4, 6)
+    ),
     {"step": 6, "train_runtime": 1.5},
 ]
 FIGURES = {
     "sweep": lambda: draw_ratio_sweep(SWEEP),
     "sweep in one column": lambda: draw_ratio_sweep(SWEEP, width=SINGLE_COLUMN),
     "trade-off": lambda: draw_tradeoff(TRADEOFF),
-    "training": lambda: draw_training({"GradDiff": LOG}),
-    "training of several": lambda: draw_training({f"run {i}": LOG for i in range(6)}),
+    "training": lambda: draw_training([("GradDiff", "WAGLE", LOG)]),
+    "training of several": lambda: draw_training([(m, "WAGLE", LOG) for m in METHOD_SHAPES][:6]),
     "density": lambda: draw_density(LLAMA_7B, 0.8),
     "similarity": lambda: draw_similarity({"0": LLAMA_7B["0"]}, 0.7, 0.65),
     "matrix": lambda: draw_similarity_matrix(["WAGLE", "random"], [[1, 0.6], [0.6, 1]]),
@@ -187,54 +199,136 @@ def error_bars(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def test_ratio_sweep_shows_means_and_deviations():
-    figure = draw_ratio_sweep([*SWEEP, ("single", 0.5, {"UE Avg": 0.7, "UT Avg": 0.8})])
+    figure = draw_ratio_sweep([*SWEEP, ("GradDiff", "Wanda", 0.5, {"UE Avg": 0.7, "UT Avg": 0.8})])
     efficacy, utility = figure.axes
     assert efficacy.get_ylabel().startswith("UE Avg")
     assert utility.get_ylabel().startswith("UT Avg")
     assert "ρ" in utility.get_xlabel()
     points, halves = error_bars(efficacy)["WAGLE"]
-    ratios = sorted({ratio for _, ratio, _ in SWEEP})
+    ratios = sorted({ratio for *_, ratio, _ in SWEEP})
     np.testing.assert_allclose(points[:, 0], ratios)
     np.testing.assert_allclose(points[:, 1], [0.3 + r / 3 + 0.02 for r in ratios])
     np.testing.assert_allclose(halves, statistics.stdev([0, 1 / 50, 2 / 50]))
-    np.testing.assert_allclose(error_bars(utility)["random"][1], 0, atol=1e-12)
-    points, halves = error_bars(efficacy)["single"]
+    np.testing.assert_allclose(error_bars(utility)["Random"][1], 0, atol=1e-12)
+    points, halves = error_bars(efficacy)["Wanda"]
     np.testing.assert_allclose(points, [[0.5, 0.7]])
     assert np.isnan(halves).all()  # one seed says nothing about the spread
     (legend,) = figure.legends
-    assert legend.get_title().get_text() == "mean ± standard deviation, 1–3 seeds"
-    assert {t.get_text() for t in legend.get_texts()} == {"WAGLE", "random", "magnitude", "single"}
+    assert legend.get_title().get_text() == "mean; bars: ± standard deviation over 3 seeds"
+    assert {t.get_text() for t in legend.get_texts()} == {"WAGLE", "Random", "Magnitude", "Wanda"}
 
 
-def test_tradeoff_has_a_point_for_each_method_and_mask():
-    figure = draw_tradeoff(TRADEOFF, x="UT Avg", y="UE Avg")
+def markers(figure: Figure) -> dict[str, np.ndarray]:
+    """By name: where a marker's centre is drawn, in points."""
+    FigureCanvasAgg(figure).draw()
     (axes,) = figure.axes
-    points = np.concatenate(
-        [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)]
-    )
-    assert len(points) == 19
-    np.testing.assert_allclose(points[0], [1.0, 0.1])
-    np.testing.assert_allclose(points[1], [0.9 + 1 / 30, 0.4 + 1 / 40])
+    return {
+        line.get_label(): line.get_transform().transform(line.get_xydata())[0] * 72 / figure.dpi
+        for line in axes.lines
+        if line.get_zorder() == 3
+    }
+
+
+def test_tradeoff_has_a_point_for_each_group():
+    figure = draw_tradeoff(TRADEOFF, x="UT Avg", y="UE Avg")
+    drawn = markers(figure)
+    assert len(drawn) == 19
+    (axes,) = figure.axes
+    places = {line.get_label(): line.get_xydata()[0] for line in axes.lines}
+    np.testing.assert_allclose(places["Original"], [1.0, 0.1])
+    np.testing.assert_allclose(places["GradDiff+Dense"], [0.9 + 1 / 30, 0.4 + 1 / 40])
     labels = {t.get_text() for t in figure.legends[0].get_texts()} - {""}
-    assert labels == {"Original", "GradDiff", "NPO", "PO"} | {m for _, m, _ in TRADEOFF} - {""}
+    assert labels == {p.method for p in TRADEOFF} | {p.mask for p in TRADEOFF} - {""}
+    assert (
+        figure.legends[0].get_title().get_text() == "mean; bars: ± standard deviation over 3 seeds"
+    )
 
 
-def test_equal_points_of_a_tradeoff_are_all_seen():
-    results = {"UE Avg": 0.4, "UT Avg": 0.9}
-    runs = [(method, "WAGLE", results) for method in ("GradDiff", "NPO", "PO")]
-    (axes,) = draw_tradeoff([*runs, ("KL", "WAGLE", {"UE Avg": 0.5, "UT Avg": 0.9})]).axes
-    sizes = [c.get_sizes()[0] for c in axes.collections if isinstance(c, PathCollection)]
-    assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
+def test_points_that_would_cover_each_other_stand_side_by_side():
+    same = [{"UE Avg": 0.4, "UT Avg": 0.9}]
+    near = [{"UE Avg": 0.4001, "UT Avg": 0.9001}]
+    points = [Point(method, "WAGLE", "", same) for method in ("GradDiff", "NPO", "PO")]
+    points += [
+        Point("KL", "WAGLE", "", near),
+        Point("Original", "", "", [{"UE Avg": 0, "UT Avg": 1}]),
+    ]
+    figure = draw_tradeoff(points)
+    drawn = list(markers(figure).values())
+    assert len(drawn) == 5
+    for first, second in itertools.combinations(drawn, 2):
+        assert np.hypot(*(first - second)) > 7
+    (axes,) = figure.axes
+    moved = [text for text in axes.texts if text.arrow_patch is not None]
+    assert len(moved) == 4  # each joined to its place
 
 
-def test_training_curves_leave_out_what_was_not_logged():
-    figure = draw_training({"a": LOG})
-    loss, norm, rate = figure.axes
-    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[s, -s / 9] for s in (2, 4, 6)])
-    assert (loss.get_yscale(), norm.get_yscale()) == ("linear", "log")
+def test_points_of_other_ratios_are_points_of_their_own_and_say_so():
+    results = [[{"UE Avg": ue, "UT Avg": 0.9}] for ue in (0.2, 0.6)]
+    points = [
+        Point("NPO", "WAGLE", detail, r)
+        for detail, r in zip(("ρ 0.4", "ρ 0.8"), results, strict=True)
+    ]
+    figure = draw_tradeoff(points)
+    assert set(markers(figure)) == {"NPO+WAGLE ρ 0.4", "NPO+WAGLE ρ 0.8"}
+    assert {t.get_text() for t in figure.axes[0].texts} >= {"ρ 0.4", "ρ 0.8"}
+    assert not figure.legends[0].get_title().get_text()
+
+
+def test_infinite_numbers_are_not_drawn_but_named():
+    points = [
+        Point("NPO", "Dense", "", [{"UE Avg": 0.5, "UT Avg": math.inf}]),
+        Point("PO", "Dense", "", [{"UE Avg": 0.5, "UT Avg": 0.5}]),
+    ]
+    figure = draw_tradeoff(points)
+    assert set(markers(figure)) == {"PO+Dense"}
+    assert "NPO+Dense" in figure.axes[0].get_title()
+    sweep = [
+        ("NPO", "WAGLE", ratio, {"UE Avg": value, "UT Avg": 0.5})
+        for ratio, value in ((0.1, 0.5), (0.2, math.inf))
+    ]
+    axes = draw_ratio_sweep(sweep).axes[0]
+    np.testing.assert_allclose(error_bars(axes)["WAGLE"][0], [[0.1, 0.5]])
+    markers(draw_tradeoff(points[:1]))  # nothing to draw is no failure
+
+
+def test_a_colour_is_a_mask_and_a_shape_a_method_in_every_figure():
+    sweep = draw_ratio_sweep(SWEEP).axes[0]
+    training = draw_training([("GA+FT", "WAGLE", LOG), ("NPO", "Random", LOG)]).axes[0]
+    tradeoff = draw_tradeoff(TRADEOFF).axes[0]
+    for mask in ("WAGLE", "Random"):
+        (bars,) = [c for c in sweep.containers if c.get_label() == mask]
+        points = [line for line in tradeoff.lines if line.get_label().endswith(f"+{mask}")]
+        assert {bars.lines[0].get_color(), *(p.get_color() for p in points)} == {colour_of(mask)}
+        assert [p.get_marker() for p in points] == [
+            shape_of(m)[0] for m in ("GradDiff", "NPO", "PO")
+        ]
+    assert [line.get_color() for line in training.lines] == [
+        colour_of("WAGLE"),
+        colour_of("Random"),
+    ]
+    assert [line.get_linestyle() for line in training.lines] == ["-", "--"]
+    assert len(set(map(str, map(shape_of, METHOD_SHAPES)))) == len(METHOD_SHAPES)
+
+
+def test_names_are_no_formulas():
+    points = [Point(r"$\frac", "_own $x$ score", "", [{"UE Avg": 0.5, "UT Avg": 0.5}])]
+    figure = draw_tradeoff(points)
+    FigureCanvasAgg(figure).draw()
+    assert [t.get_text().strip() for t in figure.legends[0].get_texts()] == [
+        r"\$\frac",
+        r"_own \$x\$ score",
+    ]
+
+
+def test_training_curves_tell_forget_and_retain_loss_apart():
+    figure = draw_training([("NPO", "WAGLE", LOG)])
+    forget, retain, norm, rate = figure.axes
+    np.testing.assert_allclose(forget.lines[0].get_xydata(), [[s, -s / 9] for s in (2, 4, 6)])
+    np.testing.assert_allclose(retain.lines[0].get_xydata(), [[s, 1] for s in (2, 4, 6)])
+    assert (forget.get_yscale(), norm.get_yscale()) == ("linear", "log")
     assert rate.get_xlabel() == "optimizer step"
-    short = draw_training({"a": [{"step": 1, "loss": 2.0}]})
-    assert len(short.axes) == 1
+    (whole,) = draw_training([("NPO", "", [{"step": 1, "loss": 2.0}])]).axes
+    assert whole.get_ylabel() == "loss (nats)"
 
 
 def test_heat_maps_show_every_cell_where_it_belongs():

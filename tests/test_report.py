@@ -19,10 +19,11 @@ from src.metrics.tofu import summarize_tofu
 from src.metrics.tofu_official import TITLES, SetLosses, official_scores
 from src.reporting.answers import _mark_wrong
 from src.reporting.comparison import comparison_table, save_figures
+from src.reporting.groups import group_runs
 from src.reporting.meanings import meaning_of
 from src.reporting.page import render_report
 from src.reporting.runs import read_run, read_runs
-from src.reporting.tables import summarize
+from src.reporting.spread import Spread
 
 HOSTILE = (
     '</script></td><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & “q”'
@@ -222,7 +223,7 @@ def test_the_page_holds_everything_itself_and_nothing_of_a_models(page):
     assert parsed.elements.count("script") == 1
     assert all(link.startswith(("#", "data:")) for link in parsed.links)
     assert len([link for link in parsed.links if link.startswith("data:image/svg")]) == 6
-    assert HOSTILE in [cell.strip() for cell in parsed.cells]
+    assert any(cell.strip().startswith(HOSTILE) for cell in parsed.cells)
     assert "<img src=x" not in page
     assert not re.search(r"https?://(?!www\.w3\.org)", page)
 
@@ -236,17 +237,156 @@ def test_numbers_and_sentences(page):
     words = " ".join(text.split())
     assert "2 runs of GradDiff, NPO on Demo_forget10 , starting from folder/model" in words
     assert (
-        "Of 3 questions it should have forgotten, it still answers 2 correctly; the original 3."
-        in words
+        "Look at forgetting and utility together: NPO+WAGLE forgets the most (0.600, the original "
+        "0.100), GradDiff keeps the most utility (0.950, the original 1.000). With a single seed "
+        "no interval says whether such differences are more than chance." in words
     )
-    assert "Of 4 other questions, it answers 4 correctly; the original 4." in words
+    assert "Original 0.100 1.000 3 of 3 4 of 4" in words
+    assert "GradDiff 0.400 0.950 2 of 3 4 of 4" in words
     assert "UE Avg Unlearning efficacy" in words
-    assert "0.100 0.400 0.600 (best)" in words
-    assert "1.000 0.950 (best) 0.900" in words
-    assert "3.0e-07 3.0e-07 3.0e-07" in words  # all alike: none is best
+    assert "0.100 0.400 0.600" in words
+    assert "(best)" not in words  # one seed has no interval
+    assert "3.0e-07 3.0e-07 3.0e-07" in words
     assert "tofu_official KS" in words
     assert "– 100.0% 80.0%" in words
     assert "– 4 s 4 s" in words
+
+
+def change(folder: Path, name: str, **values) -> Path:
+    """Other values in one of a run's documents."""
+    content = json.loads((folder / f"{name}.json").read_text())
+    (folder / f"{name}.json").write_text(json.dumps({**content, **values}))
+    return folder
+
+
+def change_config(folder: Path, section: str, **values) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    config.setdefault(section, {}).update(values)
+    return change(folder, "config", **config)
+
+
+def words_of(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", page[page.index("<body>") :]).split())
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("evaluation", {"limit": 5}),
+        ("evaluation", {"protocol": "published"}),
+        ("dataset", {"forget_dataset_name": "Demo_forget05"}),
+        ("unlearn", {"lr": 1e-4}),
+    ],
+)
+def test_only_runs_that_are_equal_but_for_the_seed_are_one_group(tmp_path, section, values):
+    folders = [write_run(tmp_path / str(seed), "NPO+FT", seed=seed) for seed in range(3)]
+    (group,) = group_runs(read_runs(folders))
+    assert group.title == "NPO (3 seeds)"
+    change_config(folders[2], section, **values)
+    first, second = group_runs(read_runs(folders))
+    assert [len(first.runs), len(second.runs)] == [2, 1]
+    (key,) = values
+    assert key in first.detail
+    assert first.detail != second.detail
+
+
+def test_groups_tell_ratios_masks_data_and_repetitions_apart(tmp_path):
+    def masked(name, **provenance):
+        made = {"unlearn.score_type": "wagle", "overall.seed": "0", **provenance}
+        folder = write_run(tmp_path / name, "NPO+FT", mask=True)
+        return change(folder, "manifest", mask={"path": "m", "origin": "made", "provenance": made})
+
+    first, again, other_seed = masked("a"), masked("b"), masked("c", **{"overall.seed": "1"})
+    change(other_seed, "results", seed=1)
+    ratio = change(masked("d"), "results", density=0.4)
+    random = masked("e", **{"unlearn.score_type": "random"})
+    data = change(masked("f"), "manifest", fingerprints={"forget": "other rows"})
+    groups = group_runs(read_runs([first, again, other_seed, ratio, random, data]))
+    assert [len(group.runs) for group in groups] == [2, 1, 1, 1, 1]
+    assert [group.first.mask for group in groups] == ["WAGLE", "WAGLE", "WAGLE", "Random", "WAGLE"]
+    assert groups[2].detail.startswith("ρ 0.4")
+
+
+def test_the_report_marks_what_differs_by_more_than_the_intervals(tmp_path):
+    folders = [write_run(tmp_path / "o", "origin")]
+    for method, efficacy, utility in (("GA+FT", 0.4, 0.9), ("NPO+FT", 0.6, 0.901)):
+        for seed in range(3):
+            folder = tmp_path / f"{method}{seed}"
+            numbers = {"efficacy": efficacy + seed / 100, "utility": utility + seed / 100}
+            folders.append(write_run(folder, method, seed=seed, **numbers))
+    words = words_of(render_report(read_runs(folders)))
+    assert "0.100 0.410 ± 0.010 0.610 ± 0.010 (best)" in words
+    assert "1.000 0.910 ± 0.010 0.911 ± 0.010 Share" not in words
+    assert "0.911 ± 0.010 (best)" not in words
+    assert "The lead in forgetting alone is larger than the 95 % confidence intervals" in words
+    assert "confidence interval (Student’s t over the seeds) overlaps no other’s" in words
+
+
+def test_runs_that_were_evaluated_in_other_ways_are_not_ranked(tmp_path):
+    folders = [write_run(tmp_path / m, m) for m in ("GA+FT", "NPO+FT")]
+    change_config(folders[0], "evaluation", limit=5)
+    words = words_of(render_report(read_runs(folders)))
+    assert "not evaluated alike (they differ in evaluation.limit)" in words
+    assert "forgets the most" not in words
+
+
+def test_the_answer_that_is_judged_stands_beside_the_verdict(tmp_path):
+    folder = write_run(tmp_path / "a", "NPO+FT")
+    content = json.loads((folder / "tofu.json").read_text())
+    right, wrong = content["forget"]["rows"][:2]
+    right |= {"paraphrased_question": "Birthplace of Ada Bell?", "generated_paraphrase": "Lisbon!"}
+    wrong |= {"acc": 0.0, "generated_paraphrase": "About <b>hills</b>."}
+    (folder / "tofu.json").write_text(json.dumps(content))
+    page = render_report(read_runs([folder]))
+    words = words_of(page)
+    assert "✓ correct, judged by its answer to “Birthplace of Ada Bell?”: Lisbon!" in words
+    assert "✗ not correct, judged by its answer to the question in other words" in words
+    assert "About &lt;b&gt;hills&lt;/b&gt;." in page
+    assert "Paris ✓ correct 1.00" in words  # of a fact the answer itself is judged
+
+
+def test_the_report_names_what_made_the_mask(tmp_path):
+    def named(name, **mask):
+        folder = write_run(tmp_path / name, "NPO+FT", mask=True)  # the configuration says WAGLE
+        (run,) = read_runs([change(folder, "manifest", mask={"path": f"{name}.pt", **mask})])
+        return run.title, words_of(render_report([run]))
+
+    made = {"unlearn.score_type": "random", "ratio": "0.8", "overall.seed": "0"}
+    seeds = {"overall.seed": ["0", "5"]}
+    title, words = named("a", origin="loaded", provenance=made, seeds=seeds)
+    assert title == "NPO+Random"
+    assert "mask made by random, ρ 0.8, seed 0 (loaded: a.pt)" in words
+    assert "The mask was made with overall.seed 0, not with the run’s own: NPO+Random." in words
+    title, words = named("b", origin="unknown origin")
+    assert title == "NPO+mask of unknown origin"
+    assert "does not say what made it (unknown origin)" in words
+    assert "WAGLE" not in words
+    _, words = named("c", origin="accepted although it differs in ratio", provenance=made)
+    assert "The mask c.pt was accepted although it differs in ratio: NPO+Random." in words
+
+
+def test_control_characters_do_not_reach_the_page(tmp_path):
+    folder = change_config(
+        write_run(tmp_path / "a", "NPO+FT"), "overall", model_name="m\x1b[2J\u202e"
+    )
+    page = render_report(read_runs([folder]))
+    assert not re.search("[\x1b\u202e]", page)
+    assert r"m\x1b[2J\u202e" in page
+
+
+def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, folders, capsys):
+    broken = write_run(tmp_path / "broken", "NPO+FT")
+    (broken / "results.json").write_text("[1, 2")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "manifest.json").write_text("{}")
+    target = tmp_path / "page.html"
+    argv = [str(broken), str(empty), str(folders["GradDiff"]), "-o", str(target)]
+    assert report.main(argv) == 0
+    said = capsys.readouterr().err
+    assert str(broken / "results.json") in said
+    assert str(empty / "manifest.json") in said
+    assert "GradDiff" in target.read_text()
 
 
 def test_without_the_original_and_of_the_original_alone(folders):
@@ -306,8 +446,8 @@ def test_infinite_numbers_are_shown(tmp_path):
         runs.append(folder)
     runs = read_runs(runs)
     assert runs[1].results["PPL"] == math.inf
-    assert "inf" in [cell.strip() for cell in Page(render_report(runs)).cells]
-    assert summarize([math.inf, 1.0]) == (math.inf, None)
+    assert "12.500 inf" in words_of(render_report(runs))
+    assert Spread.of([math.inf, 1.0]) == (math.inf, None, 2)
 
 
 def test_continued_texts_are_compared(tmp_path):
@@ -321,7 +461,7 @@ def test_continued_texts_are_compared(tmp_path):
     after = write_other_run(tmp_path / "1", "copyright", "GA+FT", texts("and stormy day", 0.25))
     page = render_report(read_runs([before, after]))
     words = " ".join(re.sub(r"<[^>]*>", " ", page).split())
-    assert "BLEU is how exactly it is repeated" in words
+    assert "BLEU is how exactly it is repeated, from 0 to 100" in words
     assert "largest drop in BLEU first" in words
     assert "Probability" not in words
     assert "and stormy <mark>day</mark>" in page
@@ -608,9 +748,64 @@ def test_the_page_can_be_read_everywhere(browser, width, scheme):
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory) -> str:
+    """Seven models, three of them with several seeds, and 120 questions."""
+    root = tmp_path_factory.mktemp("long")
+    questions = {
+        name: [(f"{name}: question {i} about the author?", f"Answer {i}.") for i in range(30)]
+        for name in QUESTIONS
+    }
+    runs = [("origin", 0, False)]
+    runs += [
+        (m, s, k) for m in ("GA+FT", "NPO+FT", "CL+FT") for s in range(3) for k in (False, True)
+    ]
+    folders = []
+    for method, seed, mask in runs:
+        folder = write_run(root / f"{method}{seed}{mask}", method, seed=seed, mask=mask)
+        rows = {
+            name: {"rows": [row(q, a, "I would rather not say.", 0.1, 0.1) for q, a in pairs]}
+            for name, pairs in questions.items()
+        }
+        (folder / "tofu.json").write_text(json.dumps(rows))
+        more = {f"UT {name} acc": 0.5 for name in ("retain", "real authors", "world facts")}
+        change(folder, "results", **more, tofu_corrected={f"number {i}": 0.5 for i in range(30)})
+        folders.append(folder)
+    return render_report(read_runs(folders))
+
+
+def test_on_a_phone_the_summary_comes_first_and_the_page_is_short(driver, long_page, tmp_path):
+    (tmp_path / "long.html").write_text(long_page, encoding="utf-8")
+    metrics = {"width": PHONE, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.get((tmp_path / "long.html").as_uri())
+    root = "document.documentElement"
+    assert driver.execute_script(f"return {root}.scrollWidth") <= PHONE
+    assert driver.execute_script(f"return {root}.scrollHeight") < 9000
+    tables = driver.find_elements("css selector", "table")
+    assert tables[0].get_attribute("class") == "short"
+    assert tables[0].rect["y"] < 800  # on the first screen
+    assert tables[0].rect["x"] + tables[0].rect["width"] <= PHONE
+    heights = driver.execute_script(
+        "return [...document.querySelectorAll('.short thead th')].map(e => e.textContent.trim()"
+        " + ' ' + e.getClientRects().length + ' ' + e.scrollWidth + ' ' + e.clientWidth)"
+    )
+    for text in heights:  # no heading is wider than its cell
+        *_, wide, there = text.split()
+        assert int(wide) <= int(there), text
+    rows = [r for r in driver.find_elements("css selector", "#table tbody tr") if r.is_displayed()]
+    assert len(rows) == 5
+    more = driver.find_element("id", "more")
+    driver.execute_script("arguments[0].click()", more)
+    rows = [r for r in driver.find_elements("css selector", "#table tbody tr") if r.is_displayed()]
+    assert len(rows) == 10
+    assert driver.find_element("id", "count").text == "120 of 120 questions, the first 10 shown"
+
+
 def test_without_scripts_everything_is_there(browser):
     driver = browser(script=False)
     assert not driver.find_element("id", "controls").is_displayed()
+    driver.find_element("css selector", "#all-answers summary").click()
     rows = driver.find_elements("css selector", "#table tbody tr")
     assert [r.is_displayed() for r in rows] == [True] * 7
     assert "I do not know." in rows[0].text
@@ -629,6 +824,6 @@ def test_print_is_light_and_complete(browser):
     assert not driver.find_element("css selector", ".on-dark").is_displayed()
     driver.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     details = driver.find_elements("css selector", "details")
-    assert [d.get_attribute("open") for d in details] == ["true", "true"]
+    assert {d.get_attribute("open") for d in details} == {"true"}
     driver.execute_script("window.dispatchEvent(new Event('afterprint'))")
-    assert [d.get_attribute("open") for d in details] == [None, None]
+    assert [d.get_attribute("id") for d in details if d.get_attribute("open")] == ["all-answers"]

@@ -33,7 +33,8 @@ def to_markdown(table: Table, command: str) -> str:
             f"**{text}**" if index in line.best else text
             for index, text in enumerate(_texts(form, line))
         ]
-        rows.append([*_leads(form, line.row), _seeds(line), *cells])
+        leads = [in_markdown(text) for text in _leads(form, line.row)]
+        rows.append([*leads, _seeds(line), *cells])
     pipes = pipe_table(rows)
     notes = [f"{number}. {in_markdown(note)}" for number, note in enumerate(table.notes, start=1)]
     parts = [f"{form.caption}. {_explanation(table)}", pipes]
@@ -82,7 +83,7 @@ def to_csv(table: Table) -> str:
     rows = [["method", "mask", "ratio", "mu", "seeds", "failed", "pending", *names]]
     for line in table.lines:
         states = [outcome.status for outcome in line.outcomes]
-        numbers = [number for cell in line.cells for number in (cell or (None, None))]
+        numbers = [number for cell in line.cells for number in (cell or (None, None))[:2]]
         counts = [line.finished, states.count("failed"), states.count("pending")]
         rows.append([*_identity(line.row), *counts, *numbers])
     return _csv(rows)
@@ -149,7 +150,8 @@ def _seeds(line: Line) -> str:
 def _texts(form: Form, line: Line) -> Iterator[str]:
     for column, cell in zip(form.columns, line.cells, strict=True):
         if cell is not None:
-            yield " ± ".join(_number(n, column.digits) for n in cell if n is not None)
+            numbers = (cell.mean, cell.deviation)
+            yield " ± ".join(_number(n, column.digits) for n in numbers if n is not None)
         elif line.finished:
             yield MISSING
         else:
