@@ -105,33 +105,55 @@ def test_a_failing_evaluation_loses_no_other_and_a_repeat_measures_the_rest(
     assert [entry["step"] for entry in run.log if "loss" in entry] == [1, 2]
 
 
-def test_numbers_of_another_model_are_not_taken_over(tmp_path, options, monkeypatch):
-    task = bad_task(tmp_path)
-    command = options({**DENSE, "evaluation.tasks": str(task)})
-    with pytest.raises(WagleError, match="failed"):
-        unlearn_model.main(command)
+@pytest.fixture
+def evaluated(monkeypatch):
+    """A quick evaluation of two parts; the second fails while ``evaluated["broken"]``."""
+    state = {"broken": True, "first": 0.5}
+
+    def second(context):
+        if state["broken"]:
+            raise WagleError("no second number")
+        return {"second": 2.0}
+
+    parts = {"first": lambda context: {"first": state["first"]}, "second": second}
+    monkeypatch.setitem(evaluation.EVALUATIONS, "tofu", parts)
+    return state
+
+
+def test_numbers_of_another_model_are_not_taken_over(tmp_path, options, evaluated):
+    with pytest.raises(WagleError, match="second: no second number"):
+        unlearn_model.main(options(DENSE))
     folder = tmp_path / "runs" / "a"
     partial = read(folder / "results.partial.json")
+    assert partial["measured"] == {"first": {"first": 0.5}}
+    evaluated["first"] = 0.75
+    with pytest.raises(WagleError, match="second: no second number"):
+        unlearn_model.main(options(DENSE))
+    assert read(folder / "results.partial.json") == partial  # of the same model: taken over
     partial["origin"]["model"] = "another"
-    partial["measured"]["tofu"] = {"UE Avg": 99.0}
     (folder / "results.partial.json").write_text(json.dumps(partial))
-    mend(task)
-    assert unlearn_model.main(command) == 0
-    assert read(folder / "results.json")["UE Avg"] <= 1
-
-
-def test_a_run_whose_evaluation_is_changed_keeps_its_model(tmp_path, options, monkeypatch):
-    """The name is the same, the training too: only what is measured differs."""
-    with pytest.raises(WagleError, match="failed"):
-        unlearn_model.main(options({**DENSE, "evaluation.tasks": str(bad_task(tmp_path))}))
-    monkeypatch.setattr(Unlearn, "train", never)
+    evaluated["broken"] = False
     assert unlearn_model.main(options(DENSE)) == 0
+    results = read(folder / "results.json")
+    assert (results["first"], results["second"]) == (0.75, 2.0)
+
+
+def test_a_run_whose_evaluation_is_changed_keeps_its_model(
+    tmp_path, options, evaluated, monkeypatch
+):
+    """The name is the same, the training too: only what is measured differs."""
+    with pytest.raises(WagleError, match="no second number"):
+        unlearn_model.main(options(DENSE))
+    monkeypatch.setattr(Unlearn, "train", never)
+    evaluated.update(broken=False, first=0.25)
+    assert unlearn_model.main(options({**DENSE, "evaluation.limit": 3})) == 0
     assert read(tmp_path / "runs" / "a" / "manifest.json")["status"] == "finished"
-    assert not (tmp_path / "runs" / "a" / "lm_eval.json").exists()
+    assert read(tmp_path / "runs" / "a" / "results.json")["first"] == 0.25
     assert (tmp_path / "runs" / "a" / "log.json").exists()
 
 
-def test_a_failed_run_never_blocks_its_name(tmp_path, options, capsys):
+def test_a_failed_run_never_blocks_its_name(tmp_path, options, evaluated, capsys):
+    evaluated["broken"] = False
     broken = tmp_path / "mask" / "tiny_0.4.pt"
     broken.parent.mkdir()
     broken.write_bytes(b"no mask")
@@ -142,15 +164,13 @@ def test_a_failed_run_never_blocks_its_name(tmp_path, options, capsys):
     assert read(tmp_path / "runs" / "a" / "config.json")["unlearn"]["lr"] == 1e-3
 
 
-def test_a_model_of_another_training_is_not_taken(tmp_path, options, capsys):
-    task = bad_task(tmp_path)
-    tasks = {"evaluation.tasks": str(task)}
+def test_a_model_of_another_training_is_not_taken(tmp_path, options, evaluated, capsys):
     folder = tmp_path / "runs" / "a" / "checkpoints"
-    with pytest.raises(WagleError, match="failed"):
-        unlearn_model.main(options({**DENSE, **tasks}))
+    with pytest.raises(WagleError, match="no second number"):
+        unlearn_model.main(options(DENSE))
     first = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(WagleError, match="failed"):
-        unlearn_model.main(options({**DENSE, **tasks, "unlearn.lr": 2e-2}))
+    with pytest.raises(WagleError, match="no second number"):
+        unlearn_model.main(options({**DENSE, "unlearn.lr": 2e-2}))
     assert "model of another training: it is removed" in capsys.readouterr().out
     assert (folder / "model.safetensors").read_bytes() != first
 
@@ -192,8 +212,9 @@ def test_when_nothing_can_be_written_any_more_the_error_is_still_the_first(
 
 
 def test_finished_results_are_not_given_for_another_model_of_the_same_name(
-    tmp_path, options, model_folder, capsys
+    tmp_path, options, model_folder, evaluated, capsys
 ):
+    evaluated["broken"] = False
     own = tmp_path / "model"
     shutil.copytree(model_folder, own)
     command = options({**DENSE, "overall.model_name": own})
@@ -214,7 +235,10 @@ def test_finished_results_are_not_given_for_another_model_of_the_same_name(
 # -------------------------------------------------------------------------------- saved models
 
 
-def test_a_model_that_was_not_kept_is_made_when_it_is_asked_for(tmp_path, options, capsys):
+def test_a_model_that_was_not_kept_is_made_when_it_is_asked_for(
+    tmp_path, options, evaluated, capsys
+):
+    evaluated["broken"] = False
     folder = tmp_path / "runs" / "a"
     unlearn_model.main(options({"unlearn.save_model": "false"}))
     first = read(folder / "results.json")
@@ -247,7 +271,8 @@ def test_a_run_folder_is_evaluated_as_what_it_is(tmp_path, options):
     assert read(tmp_path / "runs" / "c" / "results.json") == results
 
 
-def test_of_a_model_without_a_record_nothing_is_claimed(tmp_path, options, model_folder):
+def test_of_a_model_without_a_record_nothing_is_claimed(tmp_path, options, model_folder, evaluated):
+    evaluated["broken"] = False
     unlearn_model.main(options({"unlearn.resume_path": model_folder}))
     results = read(tmp_path / "runs" / "a" / "results.json")
     assert (results["method"], results["mask"], results["density"]) == ("unknown", None, None)
@@ -256,14 +281,16 @@ def test_of_a_model_without_a_record_nothing_is_claimed(tmp_path, options, model
     assert run.mask == ""
 
 
-def test_a_run_folder_without_a_model_says_how_to_get_one(tmp_path, options):
+def test_a_run_folder_without_a_model_says_how_to_get_one(tmp_path, options, evaluated):
+    evaluated["broken"] = False
     unlearn_model.main(options({**DENSE, "unlearn.save_model": "false"}))
     again = {"unlearn.resume_path": tmp_path / "runs" / "a", "logger.name": "b"}
     with pytest.raises(WagleError, match=r"holds no model.*--unlearn\.save_model true"):
         unlearn_model.main(options(again))
 
 
-def test_the_manifest_and_the_screen_say_what_was_chosen(tmp_path, options, capsys):
+def test_the_manifest_and_the_screen_say_what_was_chosen(tmp_path, options, evaluated, capsys):
+    evaluated["broken"] = False
     unlearn_model.main(options())
     resolved = read(tmp_path / "runs" / "a" / "manifest.json")["resolved"]
     assert resolved == {
@@ -345,7 +372,8 @@ def test_what_a_kill_at_the_first_file_leaves_is_ours(tmp_path):
     assert JsonLogger(folder).start({}, "x") is None if not in_use(folder) else True
 
 
-def test_a_finished_run_of_another_configuration_is_named_and_kept(tmp_path, options):
+def test_a_finished_run_of_another_configuration_is_named_and_kept(tmp_path, options, evaluated):
+    evaluated["broken"] = False
     unlearn_model.main(options(DENSE))
     with pytest.raises(ConfigError, match=r"\(unlearn\.lr 0\.01 there, 0\.5 here\)"):
         unlearn_model.main(options({**DENSE, "unlearn.lr": 0.5}))

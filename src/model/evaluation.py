@@ -52,7 +52,9 @@ def evaluate(context: EvaluationContext) -> dict[str, float]:
     Raises:
         WagleError: a part has failed; the others have run, and what they found is kept.
     """
-    parts = {**EVALUATIONS[context.config["unlearn.task_name"]], "lm_eval": _further_tasks}
+    parts = dict(EVALUATIONS[context.config["unlearn.task_name"]])
+    if context.config["evaluation.tasks"]:
+        parts["lm_eval"] = _further_tasks
     results: dict[str, float] = {}
     for name, part in parts.items():
         results |= context.measured.attempt(name, partial(part, context)) or {}
@@ -210,9 +212,7 @@ def _few_shots(context: EvaluationContext) -> dict[str, float]:
 
 def _further_tasks(context: EvaluationContext) -> dict[str, float]:
     """The tasks of ``evaluation.tasks``: ``lm_eval.json``, and flat ``lm_eval TASK METRIC``."""
-    names = context.config["evaluation.tasks"] or []
-    if not names:
-        return {}
+    names = context.config["evaluation.tasks"]
     results = _run_tasks(context, "lm_eval.json", names)
     return {
         f"lm_eval {task} {metric}": value
