@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,13 @@ from src.reporting.figures import Point
 from src.reporting.runs import Run, title_of
 from src.reporting.spread import Spread
 
-SEED = "overall.seed"
 # What names a place or a file, or says how a mask is made: that the mask itself says.
 _ELSEWHERE = ("overall.seed", "overall.logger", "unlearn.mask_path", "unlearn.score_type")
 _RECIPE = [key.name for key in UNLEARN_KEYS if not key.inert and key.name not in _ELSEWHERE]
+_ASKED = (
+    *("unlearn.task_name", "dataset.forget_dataset_name"),
+    *("evaluation.protocol", "evaluation.limit", "evaluation.sentence_model"),
+)
 _MADE_FROM = ("model", "forget", "retain")  # fingerprints
 
 
@@ -114,21 +117,12 @@ def _short(value: Any) -> str:
 
 
 def compared_unlike(runs: Sequence[Run]) -> list[str]:
-    """What the numbers of the runs cannot be compared across: keys of the evaluation that differ.
+    """Keys that differ between the runs and decide what their numbers are about.
 
-    Beside the configuration, what the questions and the model before unlearning are.
+    Others that differ, like further tasks, add numbers and change none.
     """
-    keys = [
-        name
-        for name in _RECIPE
-        if name.startswith("evaluation.")
-        or name in ("unlearn.task_name", "overall.model_name", "dataset.forget_dataset_name")
-        or name in ("dataset.retain_dataset_name", "dataset.forget_ratio")
+    return [
+        key
+        for key in _ASKED
+        if len({json.dumps(run.config.get(key), sort_keys=True) for run in runs}) > 1
     ]
-    return [key for key in keys if len(set(_values(runs, key))) > 1]
-
-
-def _values(runs: Sequence[Run], key: str) -> Iterator[str]:
-    for run in runs:
-        config: Mapping[str, Any] = run.config
-        yield json.dumps(config.get(key), sort_keys=True)
