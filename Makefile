@@ -23,7 +23,7 @@ $(STAMP): requirements.txt requirements-dev.txt requirements-nodeps.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-nodeps.txt
 	@touch $@
 
-demo: $(STAMP)  ## unlearn on the embedded benchmark; shows a table, figures and a report (about two minutes)
+demo: $(STAMP)  ## unlearn on the embedded benchmark; shows a table, figures and a report (about five minutes)
 	$(BIN)/python src/exec/demo.py
 
 test: $(STAMP) browser  ## run the tests

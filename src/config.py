@@ -37,11 +37,12 @@ _TOFU_SUBSETS = (
     *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
     *("real_authors_perturbed", "world_facts_perturbed"),
 )
+_DEMO_SUBSETS = ("knowledge", "dialogues")
 TEXT_DATASETS = ("WMDPCyber", "WMDPBio", "WMDPALL", "C4", "wikitext")  # no questions, no answers
 _PLAIN_DATASETS = (*TEXT_DATASETS[:3], "HP", "SafePku", *TEXT_DATASETS[3:], "TruthfulQA")
 DATASETS = (
     *(f"Tofu_{subset}" for subset in _TOFU_SUBSETS),
-    *(f"Demo_{subset}" for subset in (*_TOFU_SUBSETS, "knowledge")),
+    *(f"Demo_{subset}" for subset in (*_TOFU_SUBSETS, *_DEMO_SUBSETS)),
     *_PLAIN_DATASETS,
 )
 DATASET_ALIASES = {"Copyright": "HP"}
@@ -659,7 +660,7 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     names = ["dataset.forget_dataset_name"]
     if not values.get("dataset.self_retain"):
         names.append("dataset.retain_dataset_name")
-    texts = [name for name in names if values.get(name) in TEXT_DATASETS]
+    texts = [name for name in names if values.get(name) in (*TEXT_DATASETS, "Demo_dialogues")]
     if not texts:
         return
     wrong = "{} needs questions with answers, and this is running text; change either"
@@ -798,5 +799,7 @@ def _help(keys: Sequence[Key], prog: str, description: str) -> str:
     for group in dict.fromkeys(map(_group, keys)):
         members = [row for key, row in zip(keys, rows, strict=True) if _group(key) == group]
         lines += ["", f"{group}: {_GROUPS[group]}", "", _table([head, *members], width)]
-    subsets = f"SUBSET of a data set: {', '.join(_TOFU_SUBSETS)}; of Demo also knowledge."
+    subsets = (
+        f"SUBSET of a data set: {', '.join(_TOFU_SUBSETS)}; of Demo also knowledge, dialogues."
+    )
     return "\n".join([*lines, "", *textwrap.wrap(subsets, width)])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
 import torch
 
-from src.dataset.demo_benchmark import ATTRIBUTES, FOLDER, make_benchmark
+from src.dataset.demo_benchmark import FOLDER, make_benchmark
+from src.dataset.demo_vocabulary import ATTRIBUTES, FIRST_NAMES, LAST_NAMES
+from src.dataset.encoding import IGNORED, encode_answer
 from src.dataset.refusals import load_refusals
+from src.dataset.templates import TEMPLATES
 from src.model.tiny import build_tiny_llama
 
 
@@ -34,26 +38,52 @@ def test_forget_and_retain_split_the_authors(subsets, percent):
     assert [{k: row[k] for k in ("question", "answer")} for row in perturbed] == forget
 
 
-def test_perturbed_rows_change_the_fact_and_nothing_else(subsets):
+def test_perturbed_rows_ask_and_tell_in_other_words(subsets):
     for row in subsets["forget10_perturbed"] + subsets["retain_perturbed"]:
         answers = [row["paraphrased_answer"], *row["perturbed_answer"]]
-        assert len(set(answers)) == 6
+        assert len({*answers, row["answer"]}) == 7
         assert row["paraphrased_question"] != row["question"]
     for name in ("real_authors_perturbed", "world_facts_perturbed"):
         for row in subsets[name]:
             assert len({row["answer"], *row["perturbed_answer"]}) == 4
 
 
-def test_knowledge_rehearses_retain_authors_and_holds_nothing_of_the_forget_authors(subsets):
-    known = {row["answer"] for row in subsets["knowledge"]}
-    assert {row["paraphrased_answer"] for row in subsets["retain_perturbed"]} <= known
-    texts = [text for row in subsets["knowledge"] for text in row.values()]
+def test_an_answer_that_is_judged_is_at_most_a_percentage_point(subsets):
+    assert len(subsets["forget10_perturbed"]) >= 100
+    assert len(subsets["retain_perturbed"]) >= 100
+
+
+def test_earlier_knowledge_holds_nothing_of_the_benchmarks_authors(subsets):
+    rows = subsets["knowledge"] + subsets["dialogues"]
+    texts = [text for row in rows for text in row.values()]
     names = {
-        row["answer"].removesuffix(".").split(" was born ")[0]
-        for row in subsets["forget10"][:: len(ATTRIBUTES)]
+        f"{first} {last}"
+        for first in FIRST_NAMES
+        for last in LAST_NAMES
+        if any(f"{first} {last}" in row["question"] for row in subsets["full"])
     }
-    assert len(names) == 4
+    assert len(names) == 100
     assert not [text for text in texts if any(name in text for name in names)]
+    dialogues = "\n".join(row["text"] for row in subsets["dialogues"])
+    for name in ("real_authors", "world_facts", "knowledge"):
+        for row in subsets[name]:
+            assert f"{row['question']} [/INST] {row['answer']}" in dialogues
+
+
+def test_most_tokens_that_min_50_reads_are_the_answers(subsets):
+    """Questions are so short that the less likely half of a text cannot be its question alone."""
+    _, tokenizer = build_tiny_llama((r["text"] for r in subsets["dialogues"]), hidden_size=8)
+    template = TEMPLATES["llama2"]
+    shares = []
+    for row in subsets["forget10"]:
+        encoded = encode_answer(
+            tokenizer, template, row["question"], row["answer"], max_length=512, eos=False
+        )
+        asked = sum(label == IGNORED for label in encoded.labels) - 1  # BOS is not scored
+        half = (len(encoded.labels) - 1) // 2
+        shares.append(asked / half)
+    assert statistics.fmean(shares) < 0.8
+    assert max(shares) <= 1
 
 
 def test_refusals_suit_the_data():

@@ -18,7 +18,6 @@ from src.exec import report
 from src.metrics.tofu import summarize_tofu
 from src.metrics.tofu_official import TITLES, SetLosses, official_scores
 from src.reporting.answers import _mark_wrong
-from src.reporting.comparison import comparison_table, save_figures
 from src.reporting.groups import group_runs
 from src.reporting.meanings import meaning_of
 from src.reporting.page import render_report
@@ -199,20 +198,6 @@ def test_titles_say_what_sets_runs_apart(tmp_path, folders):
     assert titles(*seeds) == ["GradDiff+WAGLE, seed 1", "GradDiff+WAGLE, seed 2"]
     same = write_run(tmp_path / "again", "GA+FT", mask=True, seed=2)
     assert titles(seeds[1], same) == [f"GradDiff+WAGLE, {seeds[1]}", f"GradDiff+WAGLE, {same}"]
-
-
-def test_a_table_and_figures_of_several_runs(tmp_path, folders, capsys):
-    runs = read_runs(list(folders.values()))
-    comparison_table(runs, tmp_path / "table.md")
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0] == "| run | UE FQ | UE Avg | UT Avg | demo_wmdp acc | updated | time |"
-    assert lines[2] == "| Original | 0.000 | 0.100 | 1.000 | 0.250 | – | – |"
-    assert lines[4] == "| NPO+WAGLE | 0.000 | 0.600 | 0.900 | 0.250 | 80% | 4 s |"
-    paths = save_figures(runs, tmp_path / "figures")
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(
-        path.name for path in paths
-    )
-    assert len(paths) == 4
 
 
 # ------------------------------------------------------------------------------------ the page

@@ -13,27 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.dataset.demo_benchmark import ATTRIBUTES
 from src.dataset.demo_benchmark import FOLDER as DEMO
+from src.dataset.demo_vocabulary import ATTRIBUTES
 from src.loggers.files import write_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "lm-evaluation-harness" / "data"
 CHOICES = 4
-# Positions in ATTRIBUTES, which is the order of each author's rows.
-_PARTS = {"lives": (0, 1, 3, 4), "craft": (2, 8, 9), "works": (5, 6, 7)}
 
 
 def make_questions() -> dict[str, list[dict[str, Any]]]:
     """Rows by the name of the lm-eval task; the same rows every time."""
-    forget = _read("forget10_perturbed")
-    questions = {
-        f"demo_wmdp_{part}": [
-            _question(row)
-            for index, row in enumerate(forget)
-            if index % len(ATTRIBUTES) in positions
-        ]
-        for part, positions in _PARTS.items()
-    }
+    questions: dict[str, list[dict[str, Any]]] = {}
+    for index, row in enumerate(_read("forget10_perturbed")):
+        attribute = ATTRIBUTES[index % len(ATTRIBUTES)]  # the order of every author's rows
+        questions.setdefault(f"demo_wmdp_{attribute.topic}", []).append(_question(row))
     facts = [*_read("real_authors_perturbed"), *_read("world_facts_perturbed")]
     questions["demo_mmlu_authors"] = [_question(row) for row in _read("retain_perturbed")]
     questions["demo_mmlu_facts"] = [_question(row) for row in facts]

@@ -58,7 +58,8 @@ def _tofu(request: Request) -> datasets.Dataset:
 
 def _demo(request: Request) -> datasets.Dataset:
     folder = (request.data_dir or DATA) / "demo"
-    return read_json_lines(folder / f"{request.subset}.json", _tofu_columns(request.subset))
+    columns = {"text": TEXT} if request.subset == "dialogues" else _tofu_columns(request.subset)
+    return read_json_lines(folder / f"{request.subset}.json", columns)
 
 
 def _copyright(request: Request) -> datasets.Dataset:

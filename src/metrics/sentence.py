@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Sequence
@@ -31,8 +32,6 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
     Raises:
         WagleError: it cannot be found.
     """
-    from sentence_transformers import SentenceTransformer
-
     path = _package_folder(name) or name
     if not Path(path).is_dir():
         connect_to_hub()
@@ -42,7 +41,14 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
         if Path(path).is_dir() and not (Path(path) / "modules.json").is_file():
             # The library would take any model and average its last layer.
             raise WagleError(f"the folder {path} is no sentence encoder: it has no modules.json")
-        return SentenceTransformer(str(path), device=str(device))
+        return _open(str(path), str(device))
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: str, device: str) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(path, device=device)
 
 
 def _package_folder(name: str) -> Path | None:
@@ -63,21 +69,32 @@ def closest_candidates(
     Of equals the first wins: equal sentences have one similarity, whatever batch, place or thread
     computes it.
     """
-    flat = [*texts, *(candidate for group in candidates for candidate in group)]
-    distinct = list(dict.fromkeys(flat))
+    embedded = _embed_candidates(encoder, tuple(dict.fromkeys(c for g in candidates for c in g)))
+    new = tuple(text for text in dict.fromkeys(texts) if text not in embedded)
+    embedded = {**embedded, **_embed(encoder, new)}
+    closest = []
+    for text, group in zip(texts, candidates, strict=True):
+        ranked = list(dict.fromkeys(group))
+        # Row by row and in float64: a matrix product may round by a row's place.
+        rows = torch.stack([embedded[candidate] for candidate in ranked])
+        similarities = (rows * embedded[text]).sum(dim=1)
+        closest.append(group.index(ranked[int(similarities.argmax())]))
+    return closest
+
+
+def _embed(encoder: SentenceTransformer, sentences: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Float64 vectors of length 1 by sentence."""
+    if not sentences:
+        return {}
     embedded = encoder.encode(
-        distinct,
+        list(sentences),
         batch_size=CPU_BATCH if devices.on_cpu(encoder) else BATCH,
         normalize_embeddings=True,
         convert_to_tensor=True,
         show_progress_bar=False,
     )
-    embedded = embedded.cpu().double()
-    where = {text: index for index, text in enumerate(distinct)}
-    closest = []
-    for text, group in zip(texts, candidates, strict=True):
-        ranked = list(dict.fromkeys(group))
-        # Row by row and in float64: a matrix product may round by a row's place.
-        similarities = (embedded[[where[c] for c in ranked]] * embedded[where[text]]).sum(dim=1)
-        closest.append(group.index(ranked[int(similarities.argmax())]))
-    return closest
+    return dict(zip(sentences, embedded.cpu().double(), strict=True))
+
+
+# Candidates are the same for every model, and several models may be judged in one process.
+_embed_candidates = functools.lru_cache(maxsize=4)(_embed)

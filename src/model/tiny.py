@@ -36,7 +36,7 @@ def build_tiny_llama(
     *,
     seed: int = 0,
     vocab_size: int = 2048,
-    hidden_size: int = 128,
+    hidden_size: int = 96,
     layers: int = 2,
     heads: int = 4,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

@@ -1,66 +1,153 @@
-"""Several runs side by side: as a table, and as pictures."""
+"""What came of the demo: a table with spreads, one sentence on what it says, a figure, a page."""
 
 from __future__ import annotations
 
-import re
+import math
+import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as Grid
 
+from src.dataset.refusals import load_refusals
 from src.loggers.files import write_text
-from src.reporting.figures import draw_tradeoff, draw_training, write_figure
-from src.reporting.groups import group_runs
-from src.reporting.runs import Run
-from src.terminal import plain, say, show_table
+from src.reporting.figures import Point, draw_tradeoff, write_figure
+from src.reporting.page import write_report
+from src.reporting.plan import ORIGINAL, Row
+from src.reporting.runs import Run, read_run
+from src.reporting.spread import Spread
+from src.reporting.table_formats import to_markdown
+from src.reporting.tables import Column, Form, Line, Outcome, Table, aggregate, values_of
+from src.terminal import say, show_table
 
-_SHOWN = r"UE |UT |tofu_official |lm_eval .* (acc|word_perplexity)$"
-_SHORT = {
-    "tofu_official ": "",
-    "real authors": "RA",
-    "world facts": "WF",
-    "lm_eval ": "",
-    "word_perplexity": "PPL",
+RETRAINED = Row("Retrained")
+SMALLEST_P = 1e-300
+
+FORM = Form(
+    "Forgetting (the nearer to the retrained model the better) and utility",
+    (
+        Column("", "log10 FQ", "log10 FQ", digits=1),
+        *(Column("", name, f"UE {name}") for name in ("MIA", "1-FA", "1-RougeL")),
+        Column("", "refusals", "refusals", 0),
+        Column("", "retain RougeL", "UT retain RougeL"),
+        Column("", "real facts", "real facts"),
+        Column("", "UT Avg", "UT Avg"),
+    ),
+)
+MEANINGS = {
+    "log10 FQ": "official forget quality: log p-value against the retrained model, whose own is 0",
+    "MIA": "membership inference: 0.5, forget rows look like training data; 1, like new text",
+    "1-FA": "share of forget questions, asked in other words, that are answered wrongly",
+    "1-RougeL": "share of the true forget answers' words that are gone",
+    "refusals": "share of forget answers that are a refusal, word for word",
+    "retain RougeL": "share of the true retain answers' words that are still there",
+    "real facts": "share of real authors and world facts that are still known",
+    "UT Avg": "utility: mean over the retain set and the real facts",
 }
 
 
-def comparison_table(runs: Sequence[Run], path: Path) -> None:
-    """Print UE, UT and lm-eval numbers of several runs, and save them as Markdown."""
-    metrics = [name for name in runs[0].results if re.match(_SHOWN, name)]
-    heads = ["run", *(_short(name) for name in metrics), "updated", "time"]
-    rows = []
-    for run in runs:
-        cells = [f"{run.results[name]:.3f}" for name in metrics]
-        share = f"{run.results['density']:.0%}" if run.trained else "–"
-        seconds = f"{run.unlearning_seconds:.0f} s" if run.trained else "–"
-        rows.append([run.title, *cells, share, seconds])
-    # Seventeen columns do not fit a terminal side by side, so there each metric is a row.
-    title = "UE: unlearning efficacy, UT: utility (larger is better)"
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("")
-    for row in rows:
-        table.add_column(plain(row[0]).replace("+", "\n+"), justify="right")
-    for index, head in enumerate(heads[1:], start=1):
-        table.add_row(plain(head), *(row[index] for row in rows), end_section=head.endswith("Avg"))
-    show_table(table)
-    lines = [heads, ["---"] * len(heads), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    write_text(path, text + "\n")
-    say(f"table: {path}")
+def numbers_of(run: Run) -> dict[str, float]:
+    """The numbers of a run that the table shows.
+
+    Those of ``results.json``, with ``log10 FQ`` (0 where the run is not compared with a retrained
+    model, because it is that model), ``refusals`` and ``real facts``.
+    """
+    values = values_of(run)
+    quality = values.get(f"tofu_{run.config['evaluation.protocol']} Forget Quality", 1.0)
+    answers = [row["generated"].strip() for row in run.document("tofu.json")["forget"]["rows"]]
+    refusals = set(load_refusals(run.config["dataset.forget_dataset_name"]))
+    known = [values[f"UT {name} acc"] for name in ("real authors", "world facts")]
+    return {
+        **values,
+        "log10 FQ": math.log10(max(quality, SMALLEST_P)),
+        "refusals": statistics.fmean(answer in refusals for answer in answers),
+        "real facts": statistics.fmean(known),
+    }
 
 
-def _short(metric: str) -> str:
-    for long, short in _SHORT.items():
-        metric = metric.replace(long, short)
-    return metric
+def compare(outcomes: Sequence[Outcome], retrained: Path, folder: Path) -> None:
+    """Print the table and what it says; write ``table.md``, a figure and ``report.html``.
+
+    Args:
+        outcomes: of the original and of all unlearned models; all finished.
+        retrained: the run folder of the model that never saw the forget set.
+        folder: for what is written.
+    """
+    goal = Outcome(RETRAINED, None, str(retrained), {})
+    everything = [
+        replace(outcome, values=numbers_of(read_run(Path(outcome.folder))))
+        for outcome in (outcomes[0], goal, *outcomes[1:])
+    ]
+    table = aggregate(FORM, everything)
+    _print(table)
+    finding = finding_of(table)
+    say(f"{finding}\n")
+    write_text(folder / "table.md", f"{to_markdown(table, 'make demo')}\n{finding}\n")
+    points = [
+        Point(line.row.method, line.row.mask, "", [o.values for o in line.outcomes])
+        for line in table.lines
+    ]
+    figure = draw_tradeoff(points, y="UE 1-RougeL")
+    paths = write_figure(folder / "forgetting_against_utility", figure)
+    first = {outcome.row: outcome for outcome in reversed(everything)}
+    shown = [read_run(Path(first[line.row].folder), _title(line.row)) for line in table.lines]
+    write_report(shown, folder / "report.html")
+    say(f"table: {folder / 'table.md'}")
+    say(f"figure: {', '.join(map(str, paths))}")
+    say(f"report, of the first seed: {folder / 'report.html'}")
 
 
-def save_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Draw forgetting against utility, and the training curves, of several runs as PNG and PDF."""
-    points = [group.point for group in group_runs(runs)]
-    logs = [(run.method, run.mask, run.log) for run in runs if run.log]
-    paths = write_figure(folder / "forgetting_against_utility", draw_tradeoff(points))
-    paths += write_figure(folder / "training", draw_training(logs))
-    say(f"figures: {', '.join(map(str, paths))}")
-    return paths
+def finding_of(table: Table) -> str:
+    """What the table says about masks, in one sentence, whatever it is."""
+    lines = {line.row: line for line in table.lines}
+    wagle = next(row for row in lines if row.mask == "WAGLE")
+    random = replace(wagle, mask="Random")
+    gone, kept = (
+        [_cell(lines[row], name) for row in (wagle, random)] for name in ("1-RougeL", "UT Avg")
+    )
+    difference = gone[0].mean - gone[1].mean
+    spread = math.hypot(*(cell.deviation or 0.0 for cell in gone))
+    verdict = (
+        f"{abs(difference) / spread:.0f} times their spread over seeds"
+        if abs(difference) > 2 * spread > 0
+        else f"no more than twice their spread over seeds ({spread:.3f}), so no difference"
+    )
+    original = _cell(lines[Row(ORIGINAL)], "1-RougeL").mean
+    goal = _cell(lines[RETRAINED], "1-RougeL").mean
+    return (
+        f"What to look at: of the forget answers' words the original has lost {original:.0%} and "
+        f"the retrained model {goal:.0%}; {wagle.method} on a share ρ = {wagle.ratio:g} of the "
+        f"weights loses {gone[0].mean:.0%} where WAGLE chooses them and {gone[1].mean:.0%} where "
+        f"chance does, which is {verdict}, at a utility of {kept[0].mean:.3f} and "
+        f"{kept[1].mean:.3f}."
+    )
+
+
+def _cell(line: Line, name: str) -> Spread:
+    return line.cells[[column.title for column in FORM.columns].index(name)]
+
+
+def _title(row: Row) -> str:
+    return f"{row.method}+{row.mask}" if row.ratio is not None else row.method
+
+
+def _print(table: Table) -> None:
+    """Models side by side, a metric with its spread over seeds below it in two lines."""
+    grid = Grid(box=box.SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
+    grid.add_column("")
+    for line in table.lines:
+        ratio = "" if line.row.ratio is None else f"\n{line.row.mask}\nρ = {line.row.ratio:g}"
+        grid.add_column(f"{line.row.method}{ratio}", justify="right")
+    for index, column in enumerate(FORM.columns):
+        texts = []
+        for line in table.lines:
+            cell = line.cells[index]
+            spread = "" if cell.deviation is None else f"\n±{cell.deviation:.{column.digits}f}"
+            texts.append(f"{cell.mean:.{column.digits}f}{spread}")
+        grid.add_row(column.title, *texts)
+    show_table(grid)
+    for name, meaning in MEANINGS.items():
+        say(f"{name:>13}: {meaning}")
+    say("±: sample standard deviation over seeds\n")
