@@ -36,8 +36,9 @@ FORM = Form(
         Column("", "UT Avg", "UT Avg"),
     ),
 )
+_NARROW = {"Original": "orig-\ninal", "Retrained": "re-\ntrained", "GradDiff": "Grad-\nDiff"}
 MEANINGS = {
-    "log10 FQ": "official forget quality: log p-value against the retrained model, whose own is 0",
+    "log10 FQ": "forget quality: log of the p-value against the retrained model, whose own is 0",
     "MIA": "membership inference: 0.5, forget rows look like training data; 1, like new text",
     "1-FA": "share of forget questions, asked in other words, that are answered wrongly",
     "1-RougeL": "share of the true forget answers' words that are gone",
@@ -138,8 +139,9 @@ def _print(table: Table) -> None:
     grid = Grid(box=box.SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
     grid.add_column("")
     for line in table.lines:
-        ratio = "" if line.row.ratio is None else f"\n{line.row.mask}\nρ = {line.row.ratio:g}"
-        grid.add_column(f"{line.row.method}{ratio}", justify="right")
+        ratio = "" if line.row.ratio is None else f"\n{line.row.mask}\nρ {line.row.ratio:g}"
+        name = _NARROW.get(line.row.method, line.row.method)
+        grid.add_column(f"{name}{ratio}", justify="right", no_wrap=True)
     for index, column in enumerate(FORM.columns):
         texts = []
         for line in table.lines:
