@@ -90,7 +90,7 @@ def compare(outcomes: Sequence[Outcome], retrained: Path, folder: Path) -> None:
         Point(line.row.method, line.row.mask, "", [o.values for o in line.outcomes])
         for line in table.lines
     ]
-    figure = draw_tradeoff(points, y="UE 1-RougeL")
+    figure = draw_tradeoff(points, y="UE 1-RougeL", width=4.2)
     paths = write_figure(folder / "forgetting_against_utility", figure)
     first = {outcome.row: outcome for outcome in reversed(everything)}
     shown = [read_run(Path(first[line.row].folder), _title(line.row)) for line in table.lines]

@@ -146,7 +146,7 @@ def draw_tradeoff(
     drawn = [point for point in points if point.spread(x) and point.spread(y)]
     methods = list(dict.fromkeys(point.method for point in drawn if point.mask))
     masks = list(dict.fromkeys(point.mask for point in drawn if point.mask))
-    original = [point.method for point in drawn if not point.mask][:1]
+    original = list(dict.fromkeys(point.method for point in drawn if not point.mask))
     figure = Figure(figsize=(width, 2.7 + 0.13 * (len(methods) + len(masks)) / 2))
     axes = figure.subplots()
     for point in drawn:
