@@ -218,6 +218,14 @@ def test_ratio_sweep_shows_means_and_deviations():
     assert {t.get_text() for t in legend.get_texts()} == {"WAGLE", "Random", "Magnitude", "Wanda"}
 
 
+def test_equal_lines_of_a_sweep_are_all_seen():
+    axes = draw_ratio_sweep(SWEEP).axes[0]  # all masks of SWEEP have the same numbers
+    lines = [container.lines[0] for container in axes.containers]
+    for wider, line in itertools.pairwise(lines):
+        assert wider.get_linewidth() > line.get_linewidth()
+        assert wider.get_markersize() > line.get_markersize()
+
+
 def markers(figure: Figure) -> dict[str, np.ndarray]:
     """By name: where a marker's centre is drawn, in points."""
     FigureCanvasAgg(figure).draw()

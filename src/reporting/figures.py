@@ -82,7 +82,8 @@ def draw_ratio_sweep(
     """Metrics against the ratio ρ of selected weights, a line for each method and mask.
 
     Runs of the same method, mask and ratio, which differ by seed alone, become one point: their
-    mean, with their sample standard deviation as error bar. Infinite means are not drawn.
+    mean, with their sample standard deviation as error bar. Infinite means are not drawn. Of equal
+    lines each is wider than the next one, and so remains to be seen.
 
     Args:
         runs: (method, mask, ratio in (0, 1], flat results) of each run.
@@ -98,10 +99,9 @@ def draw_ratio_sweep(
     figure = Figure(figsize=(width, 2.3 * rows))
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     for axes, metric in zip(panels, metrics, strict=True):
-        for (method, mask), by_ratio in lines.items():
-            points = {ratio: Point(method, mask, "", r) for ratio, r in sorted(by_ratio.items())}
-            spreads = {ratio: point.spread(metric) for ratio, point in points.items()}
-            spreads = {ratio: spread for ratio, spread in spreads.items() if spread}
+        curves = [_curve(metric, *line, by_ratio) for line, by_ratio in lines.items()]
+        for number, ((method, mask), spreads) in enumerate(zip(lines, curves, strict=True)):
+            hidden = curves[number + 1 :].count(spreads)
             marker, line = shape_of(method)
             axes.errorbar(
                 list(spreads),
@@ -110,6 +110,8 @@ def draw_ratio_sweep(
                 color=colour_of(mask),
                 marker=marker,
                 linestyle=line,
+                linewidth=1.2 + 1.2 * hidden,
+                markersize=4.5 + 2.5 * hidden,
                 label=label_of(f"{method} {mask}" if several else mask),
             )
         axes.set_ylabel(f"{metric} (larger is better)")
@@ -122,6 +124,15 @@ def draw_ratio_sweep(
         title=_explain_bars(len(r) for by_ratio in lines.values() for r in by_ratio.values()),
     )
     return figure
+
+
+def _curve(
+    metric: str, method: str, mask: str, by_ratio: Mapping[float, Sequence[Results]]
+) -> dict[float, Spread]:
+    """A metric's spread by ratio, in ascending order, where it is finite."""
+    points = {ratio: Point(method, mask, "", r) for ratio, r in sorted(by_ratio.items())}
+    spreads = {ratio: point.spread(metric) for ratio, point in points.items()}
+    return {ratio: spread for ratio, spread in spreads.items() if spread}
 
 
 @styled
