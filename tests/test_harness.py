@@ -27,7 +27,7 @@ def test_stored_questions_are_the_generated_ones():
     for name, rows in questions.items():
         assert read_lines(FOLDER / f"{name}.jsonl") == rows
     wmdp = {name: rows for name, rows in questions.items() if "wmdp" in name}
-    assert len({row["question"] for rows in wmdp.values() for row in rows}) == 40
+    assert len({row["question"] for rows in wmdp.values() for row in rows}) == 100
     rows = [row for rows in questions.values() for row in rows]
     assert all(len(set(row["choices"])) == 4 for row in rows)
     counts = [sum(row["answer"] == letter for row in rows) for letter in range(4)]
