@@ -19,6 +19,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,7 +181,14 @@ UNLEARN_KEYS = (
         ("task_name", Choice("toxic", "copyright", "tofu", "wmdp", "none"), None,
          "which evaluation runs; not set: the one of the forget set, where its files are there"),
         ("mask_path", Text("file, like tofu_0.8.pt"), None,
-         "weights that may change; made at the ratio in its name when missing; not set: all"),
+         "weights that may change; made at the ratio in its name when missing; not set: all. "
+         "{score}, {ratio}, {mu}, {seed} and {task} stand for this run's"),
+        ("mask_ratio", Float(above=0, at_most=1), None,
+         "share of the weights that a missing mask selects; not set: the number in its name"),
+        ("mask_mismatch", Choice("error", "accept", "remake"), "error",
+         "what to do with a mask file that other settings, data or another model made"),
+        ("lock_timeout", _RATE, None,
+         "seconds to wait for another process that makes the same files; not set: no limit", True),
         ("score_type", Choice(*SCORE_TYPES, aliases=PUBLISHED_SCORE_TYPES), None,
          "how a missing mask is made; not set: what the mask's folder is named after, else wagle"),
         ("mu", _POSITIVE, 1e-3, "Hessian diagonal in WAGLE's scores"),
@@ -317,6 +325,9 @@ class Config(Mapping[str, Any]):
         self._keys = tuple(keys)
         self._given = dict(given)
         self._values = _resolve(self._keys, self._given)
+        self._mask_template = self._values.get("unlearn.mask_path")
+        if self._mask_template is not None:
+            self._values["unlearn.mask_path"] = _filled(self._mask_template, self._values)
         self.notices = list(_notices(self))
 
     def __getitem__(self, key: str) -> Any:
@@ -349,6 +360,45 @@ class Config(Mapping[str, Any]):
             for name, entry in self._given.items()
             if entry.where in (_COMMAND_LINE, _REPLACED) and name not in inert
         }
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the weights that a missing mask selects; ``None`` where nothing says it."""
+        return self["unlearn.mask_ratio"] or mask_ratio(self["unlearn.mask_path"] or "")
+
+    def mask_file(self, ratio: float) -> Path:
+        """Where the mask of a ratio lies: ``unlearn.mask_path`` with that ratio in its name.
+
+        Raises:
+            ConfigError: the key is not set, or its name has no place for a ratio.
+        """
+        template = self._mask_template or ""
+        if "{ratio}" not in template:
+            if mask_ratio(template) is None:
+                raise ConfigError(
+                    "unlearn.mask_path should name a mask like mask/tofu_0.8.pt or "
+                    "mask/tofu_{ratio}.pt"
+                )
+            path = Path(template)
+            template = str(path.with_name(f"{path.stem.rpartition('_')[0]}_{{ratio}}{path.suffix}"))
+        return Path(_filled(template, {**self._values, "unlearn.mask_ratio": ratio}))
+
+    def gradient_cache(self) -> Path:
+        """What the names of the files with sums of gradients start with.
+
+        They serve every score type, ratio and μ, so that none of these is in the default's name.
+        """
+        if self["unlearn.gradient_cache"] is not None:
+            return Path(self["unlearn.gradient_cache"])
+        template = Path(self._mask_template)
+        parts = (
+            re.sub(r"[ _.-]*\{(score|ratio|mu)\}", "", _filled(part, {**self._values, **_SHARED}))
+            for part in (str(template.parent), template.stem)
+        )
+        folder, name = parts
+        if mask_ratio(template) is not None:
+            name = name.rpartition("_")[0]
+        return Path(folder) / (name.strip(" _.-") or "sums")
 
     def replace(self, changes: Mapping[str, Any]) -> Config:
         """The configuration with some keys changed, checked anew; ``None`` restores a default.
@@ -417,6 +467,36 @@ def load_config(
     for path in files:
         given |= _given_in(path)
     return Config(keys, given | _by_key(pairs, _COMMAND_LINE))
+
+
+def plain_number(number: float) -> str:
+    """The shortest decimal of a float, without exponent or useless zeros: 0.8, 1, 0.000001."""
+    return f"{Decimal(repr(float(number))):f}".removesuffix(".0")
+
+
+_PLACEHOLDERS = {
+    "score": "unlearn.score_type",
+    "ratio": "unlearn.mask_ratio",
+    "mu": "unlearn.mu",
+    "seed": "overall.seed",
+    "task": "unlearn.task_name",
+}
+
+
+_SHARED = dict.fromkeys(_PLACEHOLDERS[name] for name in ("score", "ratio", "mu"))
+"""Values that leave the placeholders of what sums of gradients do not depend on."""
+
+
+def _filled(mask_path: str, values: Mapping[str, Any]) -> str:
+    """The path with each placeholder that has a value replaced by it."""
+
+    def value(match: re.Match) -> str:
+        given = values.get(_PLACEHOLDERS.get(match[1], ""))
+        if given is None:
+            return match[0]
+        return plain_number(given) if isinstance(given, float) else str(given)
+
+    return re.sub(r"\{(\w*)\}", value, mask_path)
 
 
 def mask_ratio(path: str | Path) -> float | None:
@@ -609,23 +689,34 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    path = values.get("unlearn.mask_path")
-    if path is None:
+    template, ratio = values.get("unlearn.mask_path"), values.get("unlearn.mask_ratio")
+    if template is None:
         return
+    path = _mask_file(values)
     name = "unlearn.mask_path"
+    unknown = sorted(set(re.findall(r"\{([^{}]*)\}", template)) - set(_PLACEHOLDERS))
+    if unknown:
+        known = ", ".join(f"{{{known}}}" for known in _PLACEHOLDERS)
+        yield name, f"{{{unknown[0]}}} stands for nothing; what stands for a value: {known}"
+    if ratio is not None and mask_ratio(path) not in (None, ratio):
+        yield (
+            "unlearn.mask_ratio",
+            f"unlearn.mask_path says {plain_number(mask_ratio(path))}; drop either",
+        )
     if Path(path).suffix not in (".pt", ".safetensors"):
         yield name, "a mask file ends in .pt or .safetensors"
     elif Path(path).is_dir():
         yield name, "this is a folder, not a file"
-    elif not Path(path).exists() and mask_ratio(path) is None:
+    elif not (Path(path).exists() or ratio or "{ratio}" in template) and mask_ratio(path) is None:
         yield (
             name,
             "there is no such file, and its name carries no ratio to make one: name it "
-            "NAME_RATIO.pt, with a ratio above 0 and at most 1, like tofu_0.8.pt",
+            "NAME_RATIO.pt, with a ratio above 0 and at most 1, like tofu_0.8.pt, or give "
+            "unlearn.mask_ratio",
         )
     if values["unlearn.use_lora"]:
         yield name, "LoRA trains adapters, not masked weights; choose one of them"
-    score_type = values["unlearn.score_type"] or _score_type_of_folder(path)
+    score_type = values["unlearn.score_type"] or _score_type_of_folder(template)
     if score_type in ("wanda", "ffn"):
         rule = f"{score_type} masks have a rule of their own"
         if values["unlearn.mask_scope"] not in ("global", None):
@@ -668,9 +759,9 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     needed = names if method == "RL" else names[:1] if method in REFUSING_METHODS else []
     if values["unlearn.resume_path"] is None:
         yield from ((name, wrong.format(method)) for name in texts if name in needed)
-    path = values["unlearn.mask_path"]
-    score_type = values["unlearn.score_type"] or _score_type_of_folder(path)
-    if path and not Path(path).exists() and score_type == "wagle_cl" and names[0] in texts:
+    score_type = values["unlearn.score_type"] or _score_type_of_folder(values["unlearn.mask_path"])
+    made = values["unlearn.mask_path"] and not Path(_mask_file(values)).exists()
+    if made and score_type == "wagle_cl" and names[0] in texts:
         yield names[0], wrong.format(score_type)
     if values["unlearn.task_name"] == "toxic" and names[0] in texts:
         yield names[0], wrong.format("unlearn.task_name toxic")
@@ -701,6 +792,13 @@ def _fit_to_data(values: dict[str, Any]) -> None:
         if task == "tofu" and not re.match(r"forget|full|retain\d", subset):
             task = "none"
         values["unlearn.task_name"] = task
+
+
+def _mask_file(values: Mapping[str, Any]) -> str:
+    """The filled ``unlearn.mask_path``, before the score type is resolved."""
+    path = values["unlearn.mask_path"]
+    score_type = values["unlearn.score_type"] or _score_type_of_folder(path)
+    return _filled(path, {**values, "unlearn.score_type": score_type})
 
 
 def _score_type_of_folder(mask_path: str | None) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from src.config import load_config, mask_ratio
+from src.config import load_config
 from src.errors import ConfigError, WagleError
 from src.exec.entry import run_main
 from src.terminal import plain, say, show_table
@@ -83,15 +83,13 @@ def _absent(text: str) -> Path:
 
 def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     config = load_config(argv, prog="mask.py make --ratios LIST", description="Make masks.")
-    given = config["unlearn.mask_path"]
-    if given is None or mask_ratio(given) is None:
-        raise ConfigError("unlearn.mask_path should name a mask like mask/tofu_0.8.pt")
     try:
         wanted = [float(ratio) for ratio in ratios.split(",")]
     except ValueError as error:
         raise ConfigError(f"--ratios takes numbers like 0.8,0.4, not {ratios!r}") from error
     if not all(0 < ratio <= 1 for ratio in wanted):
         raise ConfigError(f"--ratios takes numbers above 0 and up to 1, not {ratios!r}")
+    config.mask_file(wanted[0])  # before anything is loaded
     score_type = config["unlearn.score_type"]
     if figure is not None and score_type in ("wanda", "ffn"):
         raise ConfigError(f"--figure draws scores of all weights, and {score_type} has none")
@@ -101,12 +99,13 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     run = Unlearn(config, Logger())
     run.load()
     run.build_dataset()
-    for path in run.write_masks(wanted):
+    masks = run.mask_files()
+    for path in masks.write(wanted):
         say(f"wrote {path}")
     if figure is not None:
         from src.reporting.mask_figures import draw_score_histogram
 
-        histogram = run.score_histogram()
+        histogram = masks.score_histogram()
         _write_figure(
             figure, draw_score_histogram(histogram, ratios=wanted, label=f"{score_type} score")
         )

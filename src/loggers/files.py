@@ -20,9 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from src.errors import WagleError
+from src.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,6 +158,41 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+@contextmanager
+def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
+    """Let one process at a time make what lies at a path; the others say that they wait.
+
+    Args:
+        timeout: seconds to wait; ``None`` sets no limit.
+
+    Raises:
+        WagleError: the time is over, or there can be no lock beside the path.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process is making {path}: waiting for it ({_limit(timeout)})")
+            try:
+                lock.acquire(timeout=-1 if timeout is None else timeout)
+            except Timeout as error:
+                raise WagleError(
+                    f"another process was still making {path} after {timeout:g} seconds "
+                    "(unlearn.lock_timeout)"
+                ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _limit(timeout: float | None) -> str:
+    limit = "as long as it takes" if timeout is None else f"up to {timeout:g} seconds"
+    return f"{limit}; unlearn.lock_timeout"
 
 
 def _sync(path: Path) -> None:

@@ -9,11 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from filelock import FileLock
 from transformers import PreTrainedModel, set_seed
 
-from src.config import Config, mask_ratio
+from src.config import Config
 from src.dataset.checking import check_rows
 from src.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
 from src.dataset.refusals import load_refusals
@@ -48,6 +46,7 @@ from src.model.loading import (
     save_model,
 )
 from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
+from src.model.masking import MaskFiles
 from src.model.measured import Measured
 from src.model.record import (
     RECORD,
@@ -62,12 +61,9 @@ from src.reporting.mask_figures import draw_density
 from src.terminal import say
 from src.training.optimizer import SophiaSettings
 from src.training.schedule import Plan
-from src.unlearn.mask.file import load_mask, save_mask
 from src.unlearn.mask.fingerprints import model_fingerprint
-from src.unlearn.mask.gradients import GradientSettings
-from src.unlearn.mask.make import MaskSettings, make_masks, mask_scores
-from src.unlearn.mask.statistics import ScoreHistogram, density, density_table, score_histogram
-from src.unlearn.mask.structure import block_linears
+from src.unlearn.mask.provenance import MaskOrigin
+from src.unlearn.mask.statistics import density, density_table
 from src.unlearn.objectives import OBJECTIVES, ReferenceModel
 from src.unlearn.reference import SwappedWeights, reference_losses
 from src.unlearn.training import UnlearnSettings, unlearn
@@ -89,6 +85,7 @@ class Unlearn:
         model, tokenizer, template: after :meth:`load`.
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
+        mask_origin: what made it, where it is a file.
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
         objective: the loss (``None`` where nothing is trained).
@@ -102,6 +99,7 @@ class Unlearn:
         self.watch = Stopwatch()
         self.mask: Mask | None = None
         self.template: Template | None = None
+        self.mask_origin: MaskOrigin | None = None
         self.adapted_share = 1.0
         self.saved: Path | None = None
         self.record: Record | None = None
@@ -116,6 +114,11 @@ class Unlearn:
         if self.trains:
             objective = OBJECTIVES[config["unlearn.unlearn_method"]]
             self.objective = objective(**config.method_params)
+            if config["unlearn.mask_path"] and "{ratio}" in config["unlearn.mask_path"]:
+                raise ConfigError(
+                    f"unlearn.mask_path is {config['unlearn.mask_path']}, so "
+                    "unlearn.mask_ratio must say the ratio"
+                )
 
     def run(self) -> dict[str, Any]:
         """Do everything and return the flat summary that goes into ``results.json``."""
@@ -330,7 +333,7 @@ class Unlearn:
         )
 
     def prepare_mask(self) -> None:
-        """Load the mask file, or compute it and save it there.
+        """Load the mask file, or make it and save it there.
 
         Without a path all weights may change, unless the method itself chooses some of them.
         """
@@ -342,79 +345,19 @@ class Unlearn:
                 method = self.config["unlearn.unlearn_method"]
                 say(f"{method} updates {self.density():.4%} of the weights")
             return
-        path = Path(self.config["unlearn.mask_path"])
-        origin = "loaded from"
-        if not path.is_file():
-            with self._mask_lock():
-                if not path.is_file():  # another run may have made it meanwhile
-                    ratio = mask_ratio(path)
-                    self.mask = self.make_masks([ratio])[ratio]
-                    save_mask(self.mask, path, provenance=self._mask_provenance(ratio))
-                    origin = "saved to"
-        if self.mask is None:
-            shapes = {name: p.shape for name, p in self.model.named_parameters()}
-            self.mask = load_mask(path, shapes, list(block_linears(self.model)))
+        self.mask, self.mask_origin = self.mask_files().prepare()
         self.fingerprints["mask"] = mask_fingerprint(self.mask)
-        say(f"mask: {self.density():.4%} of the weights selected, {origin} {path}")
 
-    def make_masks(self, ratios: list[float]) -> dict[float, Mask]:
-        """Masks of the configured score type at several ratios, from the same scores."""
-        prefix = self._gradient_cache()
-        return make_masks(self.model, self.dataset, ratios, self._mask_settings(), prefix)
-
-    def score_histogram(self) -> ScoreHistogram:
-        """How the configured scores, which masks are selected by, are spread."""
-        prefix = self._gradient_cache()
-        return score_histogram(mask_scores(self.model, self.dataset, self._mask_settings(), prefix))
-
-    def _mask_settings(self) -> MaskSettings:
-        config = self.config
-        return MaskSettings(
-            score_type=config["unlearn.score_type"],
-            mu=config["unlearn.mu"],
-            accumulation_steps=config["unlearn.gradient_accumulation_steps"],
-            seed=config["overall.seed"],
-            gradients=GradientSettings(
-                batch_size=config["dataset.batch_size"],
-                forward_rows=config["unlearn.attribution_batch_size"],
-                offload=config["unlearn.attribution_offload"],
-                dtype=getattr(torch, config["unlearn.attribution_dtype"]),
-                pad_token_id=self.tokenizer.pad_token_id,
-            ),
-            scope=config["unlearn.mask_scope"],
-            exclude=tuple(config["unlearn.mask_exclude"]),
+    def mask_files(self) -> MaskFiles:
+        """Masks for the loaded model and data."""
+        return MaskFiles(
+            self.config,
+            self.model,
+            self.dataset,
+            model_fingerprint=self.fingerprints["model"],
+            template=self.template.name,
+            pad_token_id=self.tokenizer.pad_token_id,
         )
-
-    def _gradient_cache(self) -> Path:
-        """What the names of the files with sums of gradients start with."""
-        if self.config["unlearn.gradient_cache"] is not None:
-            return Path(self.config["unlearn.gradient_cache"])
-        path = Path(self.config["unlearn.mask_path"])
-        return path.with_name(path.stem.rpartition("_")[0] or path.stem)
-
-    def _mask_lock(self) -> FileLock:
-        """Lets one of several runs with the same sums of gradients make them; the others wait."""
-        prefix = self._gradient_cache()
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(prefix.with_name(f".{prefix.name}.lock"))
-
-    def write_masks(self, ratios: list[float]) -> list[Path]:
-        """Make the masks of several ratios and save them beside ``unlearn.mask_path``."""
-        given = Path(self.config["unlearn.mask_path"])
-        stem = given.stem.rpartition("_")[0]
-        paths = []
-        with self._mask_lock():
-            masks = self.make_masks(ratios)
-        for ratio, mask in masks.items():
-            paths.append(given.with_name(f"{stem}_{ratio:g}{given.suffix}"))
-            save_mask(mask, paths[-1], provenance=self._mask_provenance(ratio))
-        return paths
-
-    def _mask_provenance(self, ratio: float) -> dict[str, str]:
-        keys = ("overall.model_name", "unlearn.score_type", "unlearn.mu")
-        data = ("forget_dataset_name", "retain_dataset_name", "forget_ratio", "dataset_seed")
-        keys = (*keys, *(f"dataset.{key}" for key in data))
-        return {"ratio": str(ratio), **{key: str(self.config[key]) for key in keys}}
 
     def density(self) -> float:
         """Share of the weights that may change."""
@@ -632,6 +575,7 @@ class Unlearn:
             },
             "fingerprints": self.fingerprints,
             "evaluated_rows": self._row_fingerprints or {},
+            "mask": self.mask_origin.as_dict() if self.mask_origin else None,
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),
             "peak_memory_bytes_after": self.watch.memory,

@@ -52,6 +52,7 @@ _TAKEN = {
     "overall.seed": "--seeds",
     "unlearn.unlearn_method": "--methods",
     "unlearn.mask_path": "--masks and --ratios",
+    "unlearn.mask_ratio": "--ratios",
     "unlearn.score_type": "--masks",
     "unlearn.use_lora": "--masks LoRA",
     "unlearn.gradient_cache": "-o",
@@ -282,11 +283,10 @@ def _ratios(request: Request, method: str, base: Config) -> Sequence[float]:
     """All for the sweep; else that of METHOD+WAGLE's configuration, or of the method's own mask."""
     if request.table == "ratio":
         return RATIOS
-    path = base["unlearn.mask_path"]
     masked = _method_file(Path(request.config_file), f"{method}+WAGLE")
     if masked.is_file():
-        path = _load(["--config_file", str(masked)])["unlearn.mask_path"]
-    return ((path and mask_ratio(path)) or USUAL_RATIO,)
+        base = _load(["--config_file", str(masked)])
+    return (base.ratio or USUAL_RATIO,)
 
 
 def _original(bases: Mapping[str, Config], output: Path) -> PlannedRun:
@@ -329,6 +329,7 @@ def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: P
         "overall.seed": seed,
         "unlearn.use_lora": "true" if row.mask == LORA else "false",
         "unlearn.mask_path": "null",
+        "unlearn.mask_ratio": "null",
     }
     if row.mu is not None:
         settings["unlearn.mu"] = repr(row.mu)

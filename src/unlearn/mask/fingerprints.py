@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import xxhash
@@ -38,4 +38,12 @@ def examples_fingerprint(examples: Sequence[Encoded]) -> str:
     digest = xxhash.xxh3_128()
     for example in examples:
         digest.update(json.dumps([example.input_ids, example.labels]).encode())
+    return digest.hexdigest()
+
+
+def unordered_fingerprint(examples: Iterable[Encoded]) -> str:
+    """The same for every order of the examples."""
+    digest = xxhash.xxh3_128()
+    for each in sorted(examples_fingerprint([example]) for example in examples):
+        digest.update(each.encode())
     return digest.hexdigest()

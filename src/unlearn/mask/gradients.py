@@ -38,6 +38,7 @@ class GradientSettings:
             ``disk``.
         dtype: of the sums, float32 or float64, whatever the weights' dtype.
         pad_token_id: for padding batches.
+        lock_timeout: seconds to wait for another process that makes the same sums.
     """
 
     batch_size: int
@@ -45,6 +46,7 @@ class GradientSettings:
     offload: str
     dtype: torch.dtype
     pad_token_id: int
+    lock_timeout: float | None = None
 
 
 def token_weights(examples: Sequence[Encoded], batch_size: int) -> list[float]:
@@ -220,6 +222,7 @@ def cached_gradient_sums(
             shapes,
             settings.dtype,
             partial(sum_gradients, model, examples, settings, description=f"{kind} gradients"),
+            settings.lock_timeout,
         )
         for kind, examples in examples_by_kind.items()
     }

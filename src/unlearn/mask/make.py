@@ -74,6 +74,7 @@ def make_masks(
             cache_prefix,
             rows=settings.gradients.forward_rows,
             pad_token_id=settings.gradients.pad_token_id,
+            lock_timeout=settings.gradients.lock_timeout,
         )
         return wanda_masks(model, norms, ratios)
     return select_top(

@@ -55,6 +55,14 @@ def block_linears(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     }
 
 
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Names of :func:`block_linears`; none where the architecture has no list of blocks."""
+    try:
+        return list(block_linears(model))
+    except WagleError:
+        return []
+
+
 def feed_forward_mask(model: PreTrainedModel) -> Mask:
     """All weights of the feed-forward modules and their norms; everything else frozen.
 
@@ -136,6 +144,7 @@ def cached_input_norms(
     *,
     rows: int,
     pad_token_id: int,
+    lock_timeout: float | None = None,
 ) -> TensorFile:
     """What :func:`measure_input_norms` measures, from the cache where its fingerprint fits.
 
@@ -151,6 +160,7 @@ def cached_input_norms(
         },
         torch.float32,
         partial(measure_input_norms, model, examples, rows=rows, pad_token_id=pad_token_id),
+        lock_timeout,
     )
 
 

@@ -18,10 +18,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 import xxhash
-from filelock import FileLock, Timeout
 
 from src.errors import WagleError
-from src.loggers.files import replacing
+from src.loggers.files import locked, replacing
 from src.optim.threads import ordered_map
 from src.terminal import Progress, say
 
@@ -191,6 +190,7 @@ def cached_tensors(
     shapes: Mapping[str, torch.Size],
     dtype: torch.dtype,
     fill: Callable[[TensorFile], None],
+    lock_timeout: float | None = None,
 ) -> TensorFile:
     """A file's tensors as they are stored, or, where they do not fit or are damaged, made anew.
 
@@ -201,18 +201,12 @@ def cached_tensors(
         fingerprint: of everything that the tensors depend on.
         shapes, dtype: of the tensors.
         fill: writes the tensors; those that it leaves out are zero.
+        lock_timeout: seconds to wait for another process; ``None`` sets no limit.
 
     Raises:
         WagleError: the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is using {path}: waiting for it")
-        lock.acquire()
-    try:
+    with locked(path, lock_timeout):
         stored = _stored(path, fingerprint)
         if stored is not None:
             return stored
@@ -222,8 +216,6 @@ def cached_tensors(
             file.seal()
         file.path = path
         return file
-    finally:
-        lock.release()
 
 
 def _stored(path: Path, fingerprint: str) -> TensorFile | None:

@@ -1,0 +1,216 @@
+"""The mask of a run: the file that ``unlearn.mask_path`` names, or a new one."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import xxhash
+from transformers import PreTrainedModel
+
+from src.config import Config, plain_number
+from src.dataset.pairing import FORGET, UnlearnDataset
+from src.errors import WagleError
+from src.loggers.files import locked
+from src.model.environment import rows_fingerprint
+from src.optim.bitmask import Mask
+from src.terminal import say
+from src.unlearn.mask.file import load_mask, read_provenance, save_mask
+from src.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
+from src.unlearn.mask.gradients import GradientSettings
+from src.unlearn.mask.make import MaskSettings, make_masks, mask_scores
+from src.unlearn.mask.provenance import Comparison, MaskOrigin, compare, recipe
+from src.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
+from src.unlearn.mask.structure import linear_names
+
+
+class MaskFiles:
+    """Makes, loads and compares mask files as a configuration says.
+
+    Args:
+        config: every key, resolved.
+        model: before unlearning.
+        dataset: forget examples and their retain partners.
+        model_fingerprint: of the model.
+        template: name of the resolved prompt template.
+        pad_token_id: for padding batches.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: PreTrainedModel,
+        dataset: UnlearnDataset,
+        *,
+        model_fingerprint: str,
+        template: str,
+        pad_token_id: int,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.dataset = dataset
+        self.model_fingerprint = model_fingerprint
+        self.template = template
+        self.pad_token_id = pad_token_id
+
+    def prepare(self) -> tuple[Mask, MaskOrigin]:
+        """Load the run's mask, or make it where the file is missing.
+
+        Says where it comes from. Of several runs that want the same file one makes it.
+
+        Raises:
+            WagleError: the file is damaged, does not fit the model, or was made by something else
+                and ``unlearn.mask_mismatch`` is ``error``; or it cannot be written.
+        """
+        path = Path(self.config["unlearn.mask_path"])
+        prepared = self._load(path)
+        if prepared is None:
+            with locked(path, self.config["unlearn.lock_timeout"]):
+                prepared = self._load(path)  # another run may have made it meanwhile
+                if prepared is None:
+                    prepared = self._make(path)
+        mask, origin = prepared
+        self._say(path, density(mask), origin)
+        return mask, origin
+
+    def _make(self, path: Path) -> tuple[Mask, MaskOrigin]:
+        ratio = self.config.ratio
+        mask = self.make([ratio])[ratio]
+        provenance = self.provenance(ratio)
+        save_mask(mask, path, provenance=provenance)
+        return mask, MaskOrigin(str(path), "made", provenance)
+
+    def _load(self, path: Path) -> tuple[Mask, MaskOrigin] | None:
+        """``None`` where the mask is to be made."""
+        if not path.is_file():
+            return None
+        found = read_provenance(path)
+        comparison = compare(found, self.provenance(self.config.ratio))
+        origin = "loaded" if found else "unknown origin"
+        if comparison.differences:
+            choice = self.config["unlearn.mask_mismatch"]
+            if choice == "error":
+                raise WagleError(_foreign(path, comparison))
+            if choice == "remake":
+                if self.config.ratio is None:
+                    raise WagleError(
+                        f"{path} cannot be made anew: nothing says at which ratio; give "
+                        "unlearn.mask_ratio"
+                    )
+                say(f"{path} was made by something else: making it anew")
+                return None
+            origin = "accepted"
+        shapes = {name: p.shape for name, p in self.model.named_parameters()}
+        mask = load_mask(path, shapes, linear_names(self.model))
+        unrecorded = comparison.unrecorded if found else ()
+        return mask, MaskOrigin(
+            str(path), origin, found, comparison.differences, comparison.seeds, unrecorded
+        )
+
+    def make(self, ratios: list[float]) -> dict[float, Mask]:
+        """Masks of the configured score type at several ratios, from the same scores."""
+        cache = self.config.gradient_cache()
+        return make_masks(self.model, self.dataset, ratios, self._settings, cache)
+
+    def write(self, ratios: list[float]) -> list[Path]:
+        """Make the masks of several ratios and save each where its ratio's name says."""
+        paths = {ratio: self.config.mask_file(ratio) for ratio in dict.fromkeys(ratios)}
+        for ratio, mask in self.make(list(paths)).items():
+            save_mask(mask, paths[ratio], provenance=self.provenance(ratio))
+        return list(paths.values())
+
+    def score_histogram(self) -> ScoreHistogram:
+        """How the configured scores, which masks are selected by, are spread."""
+        cache = self.config.gradient_cache()
+        return score_histogram(mask_scores(self.model, self.dataset, self._settings, cache))
+
+    def provenance(self, ratio: float | None) -> dict[str, str]:
+        """What a mask made now depends on, with one of several ratios (``None``: not known)."""
+        entries = recipe(self.config["unlearn.score_type"])
+        values = {entry: self._entry(entry, ratio) for entry in entries}
+        return {entry: value for entry, value in values.items() if value is not None}
+
+    def _entry(self, entry: str, ratio: float | None) -> str | None:
+        if entry == "ratio":
+            return None if ratio is None else plain_number(ratio)
+        if entry == "model":
+            return self.model_fingerprint
+        if entry == "dtype":
+            return str(self.model.dtype).removeprefix("torch.")
+        if entry == "forget examples":
+            return self._forget_fingerprint
+        if entry == "retain examples":
+            return self._retain_fingerprint
+        if entry == "dataset.template":
+            return self.template
+        if entry == "unlearn.mask_exclude":
+            return ", ".join(sorted(self.config[entry])) or "nothing"
+        return str(self.config[entry])
+
+    @cached_property
+    def _forget_fingerprint(self) -> str:
+        keys = [(0, index) for index in range(len(self.dataset))]
+        return unordered_fingerprint(self.dataset.example(FORGET, key) for key in keys)
+
+    @cached_property
+    def _retain_fingerprint(self) -> str:
+        """Of all rows that partners are drawn from, and of how they become tokens."""
+        rows = self.dataset.retain
+        first = examples_fingerprint([self.dataset.encode_retain(rows[0])])
+        return xxhash.xxh3_128_hexdigest(f"{rows_fingerprint(rows)} {first}".encode())
+
+    @property
+    def _settings(self) -> MaskSettings:
+        config = self.config
+        return MaskSettings(
+            score_type=config["unlearn.score_type"],
+            mu=config["unlearn.mu"],
+            accumulation_steps=config["unlearn.gradient_accumulation_steps"],
+            seed=config["overall.seed"],
+            gradients=GradientSettings(
+                batch_size=config["dataset.batch_size"],
+                forward_rows=config["unlearn.attribution_batch_size"],
+                offload=config["unlearn.attribution_offload"],
+                dtype=getattr(torch, config["unlearn.attribution_dtype"]),
+                pad_token_id=self.pad_token_id,
+                lock_timeout=config["unlearn.lock_timeout"],
+            ),
+            scope=config["unlearn.mask_scope"],
+            exclude=tuple(config["unlearn.mask_exclude"]),
+        )
+
+    def _say(self, path: Path, selected: float, origin: MaskOrigin) -> None:
+        """Tell the user what mask it is, and what is to be known about it."""
+        where = "saved to" if origin.origin == "made" else "loaded from"
+        say(f"mask: {selected:.4%} of the weights selected, {where} {path}")
+        ratio = self.config.ratio
+        if ratio is not None and abs(selected - ratio) >= 0.005:
+            say(
+                f"note: the ratio of this mask is {plain_number(ratio)}, and it selects "
+                f"{selected:.2%} of all weights"
+            )
+        if origin.origin == "unknown origin":
+            say("note: of unknown origin; its file does not say what made it")
+        if origin.unrecorded:
+            say(f"note: its file does not say: {', '.join(origin.unrecorded)}")
+        if origin.origin == "accepted":
+            say(f"note: accepted although {_pairs(origin.differences)}")
+        if origin.seeds:
+            say(f"note: a mask of another seed is used: {_pairs(origin.seeds)}")
+
+
+def _pairs(entries: dict[str, tuple[str, str]]) -> str:
+    return "; ".join(
+        f"{key} was {file} when it was made and is {run} in this run"
+        for key, (file, run) in entries.items()
+    )
+
+
+def _foreign(path: Path, comparison: Comparison) -> str:
+    return (
+        f"the mask {path} was made by something else:\n{comparison.listing()}\n"
+        "Give another unlearn.mask_path (with {score}, {ratio}, {mu}, {seed} or {task} in it each "
+        "run names its own), or set unlearn.mask_mismatch: accept uses the mask as it is, remake "
+        "replaces it"
+    )
