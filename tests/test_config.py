@@ -22,6 +22,7 @@ from src.config import (
     Config,
     load_config,
     mask_ratio,
+    plain_number,
 )
 from src.errors import ConfigError
 
@@ -973,3 +974,56 @@ def test_training_nothing_or_nothing_right_is_refused(tmp_path, key, value, reas
     assert f"{names[1]} {reason}" in error(*tune, f"--{names[1]}", value, keys=FINE_TUNE_KEYS)
     load(f"--{names[0]}", value)  # nothing is trained
     load(*trains, "--unlearn.resume_path", str(tmp_path), f"--{names[0]}", value)
+
+
+def test_placeholders_in_a_mask_path():
+    options = ["--unlearn.mask_ratio", "0.4", "--unlearn.mu", "1e-6", "--overall.seed", "3"]
+    options += ["--unlearn.task_name", "tofu"]
+    path = "mask/{task}/{score}_{mu}_{seed}_{ratio}.pt"
+    config = load("--unlearn.mask_path", path, *options)
+    assert config["unlearn.mask_path"] == "mask/tofu/wagle_0.000001_3_0.4.pt"
+    assert config.ratio == 0.4
+    assert config.mask_file(1.0) == Path("mask/tofu/wagle_0.000001_3_1.pt")
+    assert config.replace({"unlearn.mu": 2})["unlearn.mask_path"].endswith("wagle_2_3_0.4.pt")
+    as_file = config.as_dict()["unlearn"]
+    assert (as_file["mask_path"], as_file["mask_ratio"]) == (config["unlearn.mask_path"], 0.4)
+    named = load("--unlearn.mask_path", "m/{ratio}_{score}.pt", *options)
+    assert (named["unlearn.mask_path"], named.ratio) == ("m/0.4_wagle.pt", 0.4)
+    for name in ("m/{rho}_0.4.pt", "m/{}_0.4.pt", "{x y}_0.4.pt"):
+        message = error("--unlearn.mask_path", name)
+        assert "stands for nothing" in message
+        assert "{score}" in message
+    message = error("--unlearn.mask_path", "m/a_0.8.pt", "--unlearn.mask_ratio", "0.4")
+    assert "unlearn.mask_path says 0.8" in message
+    assert load("--unlearn.mask_path", "m/a.pt", "--unlearn.mask_ratio", "0.4").ratio == 0.4
+
+
+@pytest.mark.parametrize(
+    ("path", "cache"),
+    [
+        ("mask/tofu_0.8.pt", "mask/tofu"),
+        ("mask/my_tofu_0.8.pt", "mask/my_tofu"),
+        ("mask/tofu_{ratio}.pt", "mask/tofu"),
+        ("mask/my_tofu_{ratio}.pt", "mask/my_tofu"),
+        ("mask/tofu_{score}_mu{mu}_s{seed}_{ratio}.safetensors", "mask/tofu_mu_s0"),
+        ("mask/{score}/{mu}-{ratio}.pt", "mask/sums"),
+        ("mask/{task}_{ratio}.pt", "mask/toxic"),
+        ("{ratio}.pt", "sums"),
+    ],
+)
+def test_masks_that_can_share_sums_of_gradients_do(path, cache):
+    config = load("--unlearn.mask_path", path)
+    assert config.gradient_cache() == Path(cache)
+    other = load("--unlearn.mask_path", path, "--unlearn.mu", "7", "--unlearn.score_type", "snip")
+    assert other.gradient_cache() == Path(cache)
+    given = load("--unlearn.mask_path", path, "--unlearn.gradient_cache", "here/x_0.8")
+    assert given.gradient_cache() == Path("here/x_0.8")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.8, "0.8"), (1.0, "1"), (1e-9, "0.000000001"), (1.00001e-5, "0.0000100001"), (2, "2")],
+)
+def test_numbers_in_names_are_plain_decimals(number, text):
+    assert plain_number(number) == text
+    assert float(text) == number
