@@ -24,7 +24,14 @@ from src.reporting.mask_figures import (
     draw_similarity,
     draw_similarity_matrix,
 )
-from src.reporting.style import DOUBLE_COLUMN, METHOD_SHAPES, SINGLE_COLUMN, colour_of, shape_of
+from src.reporting.style import (
+    DOUBLE_COLUMN,
+    MASK_COLOURS,
+    METHOD_SHAPES,
+    SINGLE_COLUMN,
+    colour_of,
+    shape_of,
+)
 from src.unlearn.mask.file import save_mask
 from src.unlearn.mask.statistics import (
     chance_jaccard,
@@ -315,7 +322,9 @@ def test_a_colour_is_a_mask_and_a_shape_a_method_in_every_figure():
         colour_of("Random"),
     ]
     assert [line.get_linestyle() for line in training.lines] == ["-", "--"]
-    assert len(set(map(str, map(shape_of, METHOD_SHAPES)))) == len(METHOD_SHAPES)
+    markers_of = [marker for marker, _ in METHOD_SHAPES.values()]
+    assert len(set(markers_of)) == len(markers_of)
+    assert len(set(MASK_COLOURS.values())) == len(MASK_COLOURS)
 
 
 def test_names_are_no_formulas():
