@@ -118,7 +118,7 @@ def test_a_disk_that_cannot_be_read_is_no_crash(path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(TensorFile, "_checksum", broken)
-        assert tensor_file._stored(path, "right") is None
+        assert tensor_file._stored(path, "right", {}, torch.float32) is None
     assert "Input/output error: making it anew" in capsys.readouterr().out
 
 

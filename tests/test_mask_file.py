@@ -228,7 +228,7 @@ def test_other_safetensors_files_are_refused(tmp_path):
     save_file({"w": torch.ones(3)}, tmp_path / "m.safetensors", {"format": "wagle mask 2"})
     refused(tmp_path / "m.safetensors", "its format is 'wagle mask 2'")
     (tmp_path / "m.pt").write_text("no archive")
-    refused(tmp_path / "m.pt", r"m\.pt is damaged or is no torch-saved file")
+    refused(tmp_path / "m.pt", r"m\.pt is damaged or no mask file")
     refused(tmp_path / "missing.pt", "there is no mask file")
     refused(tmp_path / "m.bin", r"ends in \.pt or \.safetensors")
 

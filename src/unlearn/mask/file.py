@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 import xxhash
@@ -33,6 +33,7 @@ from src.terminal import Progress
 
 FORMAT = "wagle mask 1"
 SUFFIXES = (".pt", ".safetensors")
+_MOST_PROVENANCE = 1 << 20  # bytes
 _BLOCK = 1 << 24  # weights or bytes that pass through memory at once
 _UNREADABLE = (  # what zipfile and torch raise for damaged archives
     *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
@@ -90,14 +91,41 @@ def read_provenance(path: Path) -> dict[str, str]:
     _check_present(path)
     if path.suffix == ".safetensors":
         with _open_packed(path) as file:
-            return json.loads(_packed_header(file, path)["provenance"])
+            return _provenance(_packed_header(file, path)["provenance"], path)
     try:
         with zipfile.ZipFile(path) as archive:
             if _PROVENANCE not in archive.namelist():
                 return {}
-            return json.loads(archive.read(_PROVENANCE))
+            if archive.getinfo(_PROVENANCE).file_size > _MOST_PROVENANCE:
+                raise ValueError(f"its provenance is longer than {_MOST_PROVENANCE} bytes")
+            text = archive.read(_PROVENANCE).decode("utf-8")
     except _UNREADABLE as error:
-        raise WagleError(f"{path} is damaged or is no torch-saved file: {error}") from error
+        raise _damaged(path, error) from error
+    return _provenance(text, path)
+
+
+def _damaged(path: Path, why: object) -> WagleError:
+    return WagleError(f"{path} is damaged or no mask file: {why}")
+
+
+def _json(text: str, what: str, path: Path) -> dict[str, Any]:
+    """An object that a file holds as JSON."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its {what} cannot be read") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"its {what} should be an object")
+    return content
+
+
+def _provenance(text: str, path: Path) -> dict[str, str]:
+    if len(text) > _MOST_PROVENANCE:
+        raise _damaged(path, f"its provenance is longer than {_MOST_PROVENANCE} bytes")
+    content = _json(text, "provenance", path)
+    if not all(isinstance(value, str) for value in content.values()):
+        raise _damaged(path, "its provenance should hold texts")
+    return content
 
 
 def _check_suffix(path: Path) -> None:
@@ -216,7 +244,7 @@ def _load_published(
             "arbitrary code; a mask file is a dict of bool tensors"
         ) from error
     except _UNREADABLE as error:
-        raise WagleError(f"{path} is damaged or is no torch-saved file: {error}") from error
+        raise _damaged(path, error) from error
     if not isinstance(content, dict) or not content:
         raise WagleError(f"{path} is no mask: expected a dict of bool tensors")
     outside = {}
@@ -245,6 +273,8 @@ def _verify(path: Path) -> None:
             if archive.comment != _CHECKSUM + _hash(file, path.stat().st_size - 32):
                 raise ValueError("its checksum is wrong")
             return
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise ValueError("it is compressed, as torch saves nothing")
         for record in archive.infolist():  # another program's file: each record has a CRC
             with archive.open(record) as content:
                 while content.read(_BLOCK):
@@ -276,18 +306,35 @@ def _wanda_names(
 def _load_packed(path: Path) -> Mask:
     with _open_packed(path) as file:
         header = _packed_header(file, path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from error
+    shapes = _json(header["shapes"], "table of shapes", path)
+    if shapes.keys() != tensors.keys():
+        raise _damaged(path, "its tensors are not those of its table of shapes")
     if _checksum(tensors, header["shapes"], header["provenance"]) != header["checksum"]:
-        raise WagleError(f"{path} is damaged: its checksum is wrong")
-    shapes = json.loads(header["shapes"])
-    return {name: BitMask(tensors[name], shape) for name, shape in shapes.items()}
+        raise _damaged(path, "its checksum is wrong")
+    return {name: _bit_mask(name, tensors[name], shape, path) for name, shape in shapes.items()}
+
+
+def _bit_mask(name: str, bits: torch.Tensor, shape: Any, path: Path) -> BitMask:
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise _damaged(path, f"the shape of {name} is {str(shape)[:80]}")
+    try:
+        mask = BitMask(bits, shape)
+    except (ValueError, OverflowError, RuntimeError) as error:
+        raise _damaged(path, f"{name}: {error}") from error
+    if mask.numel % 8 and int(bits[-1]) >> mask.numel % 8:
+        raise _damaged(path, f"{name} has bits set behind its last weight")
+    return mask
 
 
 def _open_packed(path: Path):
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise WagleError(f"{path} is damaged or is no safetensors file: {error}") from error
+        raise _damaged(path, error) from error
 
 
 def _packed_header(file, path: Path) -> dict[str, str]:
@@ -296,7 +343,7 @@ def _packed_header(file, path: Path) -> dict[str, str]:
         found = f", its format is {header['format']!r}" if "format" in header else ""
         raise WagleError(f"{path} is a safetensors file but no mask of this program{found}")
     if not {"shapes", "provenance", "checksum"} <= set(header):
-        raise WagleError(f"{path} is damaged: its header is incomplete")
+        raise _damaged(path, "its header is incomplete")
     return header
 
 

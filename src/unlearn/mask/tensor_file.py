@@ -26,6 +26,10 @@ from src.terminal import Progress, say
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}
+_UNUSABLE = (  # what headers of other kinds raise
+    *(struct.error, ValueError, KeyError, TypeError, AttributeError),
+    *(RecursionError, OverflowError, MemoryError, RuntimeError),
+)
 _UNKNOWN = "0" * 32  # stands for the checksum while there is none, and while one is computed
 _BLOCK = 1 << 20  # bytes hashed at once, while they are in a core's cache
 
@@ -61,14 +65,21 @@ class TensorFile:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            if not isinstance(self.metadata, dict):
+                raise ValueError("its metadata is no object")
             self._data = 8 + length
-            self.shapes = {name: torch.Size(entry["shape"]) for name, entry in header.items()}
-            self._entries = {
-                name: (_DTYPES[entry["dtype"]], self._data + entry["data_offsets"][0])
-                for name, entry in header.items()
-            }
-            end = self._data + max((e["data_offsets"][1] for e in header.values()), default=0)
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.shapes: dict[str, torch.Size] = {}
+            self._entries: dict[str, tuple[type[np.floating], int]] = {}
+            end = self._data
+            for name, entry in header.items():
+                dtype, shape = _DTYPES[entry["dtype"]], torch.Size(entry["shape"])
+                start, stop = entry["data_offsets"]
+                length = math.prod(shape) * np.dtype(dtype).itemsize
+                if min(shape, default=0) < 0 or (start, stop) != (end - self._data, start + length):
+                    raise ValueError(f"{name} does not lie where it should")
+                self.shapes[name], self._entries[name] = shape, (dtype, end)
+                end += length
+        except _UNUSABLE as error:
             raise WagleError(f"{path} is damaged or is no usable safetensors file") from error
         if size != end:
             raise WagleError(f"{path} is damaged: it has {size} bytes where {end} are expected")
@@ -116,6 +127,10 @@ class TensorFile:
         made = cls.__new__(cls)
         made._open(path, file)
         return made
+
+    def holds(self, dtype: torch.dtype) -> bool:
+        """Whether every tensor is of this dtype."""
+        return all(found is _DTYPES[_NAMES[dtype]] for found, _ in self._entries.values())
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor, mapped from the file for as long as it is referenced; do not write to it."""
@@ -207,7 +222,7 @@ def cached_tensors(
         WagleError: the file cannot be made.
     """
     with locked(path, lock_timeout):
-        stored = _stored(path, fingerprint)
+        stored = _stored(path, fingerprint, shapes, dtype)
         if stored is not None:
             return stored
         with replacing(path, durable=True) as part:
@@ -218,7 +233,9 @@ def cached_tensors(
         return file
 
 
-def _stored(path: Path, fingerprint: str) -> TensorFile | None:
+def _stored(
+    path: Path, fingerprint: str, shapes: Mapping[str, torch.Size], dtype: torch.dtype
+) -> TensorFile | None:
     """The file if it can be used; otherwise says why not."""
     if not path.is_file():
         return None
@@ -228,6 +245,8 @@ def _stored(path: Path, fingerprint: str) -> TensorFile | None:
             say(f"{path} was made from another model, data or settings: making it anew")
             return None
         file.verify()
+        if file.shapes != dict(shapes) or not file.holds(dtype):
+            raise WagleError(f"{path} holds other tensors than it should")
     except WagleError as error:
         say(f"{error}: making it anew")
         return None
