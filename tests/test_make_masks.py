@@ -14,8 +14,14 @@ from src.errors import WagleError
 from src.unlearn.mask.gradients import GradientSettings
 from src.unlearn.mask.make import MaskSettings, make_masks
 from src.unlearn.mask.selection import select_top
-from src.unlearn.mask.structure import _without_smallest, block_linears, feed_forward_mask
+from src.unlearn.mask.structure import (
+    _without_smallest,
+    block_linears,
+    cached_input_norms,
+    feed_forward_mask,
+)
 from tests.conftest import CONFIGS, VOCABULARY, make_model
+from tests.test_architectures import build
 from tests.test_attribution import random_examples, sums_by_hand
 
 ROWS, BATCH, ACCUMULATION, MU = 5, 2, 4, 1e-2
@@ -180,6 +186,14 @@ def test_wanda_freezes_the_smallest_of_each_output_row(tmp_path, architecture):
             assert ((~chosen).sum(dim=1) == frozen).all()
             for row, kept in zip(score, chosen, strict=True):
                 assert row[~kept].max() <= row[kept].min() * (1 + 1e-6)
+
+
+def test_wanda_refuses_experts_in_one_tensor(tmp_path):
+    """All of their weights would be selected at any ratio."""
+    prefix, options = tmp_path / "m", {"rows": 2, "pad_token_id": 2}
+    with pytest.raises(WagleError, match=r"MixtralForCausalLM keeps experts in one tensor"):
+        cached_input_norms(build("mixtral"), [], prefix, **options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6])

@@ -55,6 +55,17 @@ def block_linears(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     }
 
 
+def _stacked_experts(model: PreTrainedModel) -> list[str]:
+    """Parameters of the decoder blocks that are several matrices in one, as mixtures of experts."""
+    prefix, layers = decoder_layers(model)
+    return [
+        f"{prefix}.{name}.{own}" if name else f"{prefix}.{own}"
+        for name, module in layers.named_modules()
+        for own, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3 and not isinstance(module, torch.nn.Conv1d)
+    ]
+
+
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Names of :func:`block_linears`; none where the architecture has no list of blocks."""
     try:
@@ -150,7 +161,17 @@ def cached_input_norms(
 
     Args:
         prefix: the file is ``{prefix}.input_norms.safetensors``.
+
+    Raises:
+        WagleError: weights of the decoder blocks are experts that lie together in one tensor.
     """
+    experts = _stacked_experts(model)
+    if experts:
+        raise WagleError(
+            f"Wanda ranks the linear layers of the decoder blocks, but {type(model).__name__} keeps "
+            f"experts in one tensor of three dimensions ({experts[0]} and {len(experts) - 1} more), "
+            "of which all would be selected; take another unlearn.score_type"
+        )
     return cached_tensors(
         prefix.with_name(f"{prefix.name}.input_norms.safetensors"),
         f"1 {model_fingerprint(model)} {examples_fingerprint(examples)}",
