@@ -168,9 +168,9 @@ def cached_input_norms(
     experts = _stacked_experts(model)
     if experts:
         raise WagleError(
-            f"Wanda ranks the linear layers of the decoder blocks, but {type(model).__name__} keeps "
-            f"experts in one tensor of three dimensions ({experts[0]} and {len(experts) - 1} more), "
-            "of which all would be selected; take another unlearn.score_type"
+            f"Wanda ranks linear layers, but {type(model).__name__} keeps experts in one tensor "
+            f"of three dimensions ({experts[0]} and {len(experts) - 1} more), of which all would "
+            "be selected; take another unlearn.score_type"
         )
     return cached_tensors(
         prefix.with_name(f"{prefix.name}.input_norms.safetensors"),
