@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
@@ -28,6 +29,11 @@ from transformers import (
 from src.dataset.demo_benchmark import make_benchmark
 from src.model.loading import save_model
 from src.model.tiny import build_tiny_llama
+
+# A shell that starts the tests in the background, and nohup, have these ignored; programs that the
+# tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 hypothesis.settings.register_profile("busy machine", deadline=None)
 hypothesis.settings.load_profile("busy machine")
