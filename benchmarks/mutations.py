@@ -108,11 +108,11 @@ MUTATIONS = (
         ("objective: NPO's 2/beta", "-2 / self.beta", "-1 / self.beta"),
         (
             "objective: sign of GA",
-            "return -cross_entropy(model, batch[FORGET])",
-            "return cross_entropy(model, batch[FORGET])",
+            "return {FORGET: -cross_entropy(model, batch[FORGET])}",
+            "return {FORGET: cross_entropy(model, batch[FORGET])}",
         ),
         ("objective: 1 - gamma of GA+KL", "(1 - self.gamma) * retain", "self.gamma * retain"),
-        ("objective: sign of KL", "retain - self.gamma * forget", "retain + self.gamma * forget"),
+        ("objective: sign of KL", "RETAIN: retain, FORGET: -self.gamma", "RETAIN: retain, FORGET: self.gamma"),
         ("objective: l1 of nothing", "self.alpha * norm", "self.alpha"),
     ),
     *_of(

@@ -114,7 +114,7 @@ def draw_ratio_sweep(
                 markersize=4.5 + 2.5 * hidden,
                 label=label_of(f"{method} {mask}" if several else mask),
             )
-        axes.set_ylabel(f"{metric} (larger is better)")
+        axes.set_ylabel(f"{metric}\n(larger is better)")
         if axes.get_subplotspec().is_last_row():
             axes.set_xlabel("ρ, share of the weights updated")
     figure.legend(
@@ -168,7 +168,7 @@ def draw_tradeoff(
         axes.update_datalim([(across.mean, up.mean)])
     axes.margins(0.15)
     axes.set_xlabel(f"utility, {x} (larger is better)")
-    axes.set_ylabel(f"forgetting, {y} (larger is better)")
+    axes.set_ylabel(f"forgetting, {y}\n(larger is better)")
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     left_out = [label_of(_name(point)) for point in points if point not in drawn]

@@ -46,6 +46,8 @@ class Group:
     def point(self) -> Point:
         """For figures."""
         results = [run.results for run in self.runs]
+        if self.first.is_original:  # there may be several models that nothing was unlearned from
+            return Point(self.title, "", "", results)
         return Point(self.first.method, self.first.mask, self.detail, results)
 
     def spread(self, key: str) -> Spread | None:
