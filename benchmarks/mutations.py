@@ -112,7 +112,11 @@ MUTATIONS = (
             "return {FORGET: cross_entropy(model, batch[FORGET])}",
         ),
         ("objective: 1 - gamma of GA+KL", "(1 - self.gamma) * retain", "self.gamma * retain"),
-        ("objective: sign of KL", "RETAIN: retain, FORGET: -self.gamma", "RETAIN: retain, FORGET: self.gamma"),
+        (
+            "objective: sign of KL",
+            "RETAIN: retain, FORGET: -self.gamma",
+            "RETAIN: retain, FORGET: self.gamma",
+        ),
         ("objective: l1 of nothing", "self.alpha * norm", "self.alpha"),
     ),
     *_of(
