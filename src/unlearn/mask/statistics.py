@@ -122,6 +122,7 @@ def _count(bits: torch.Tensor, shape: torch.Size) -> int:
 
 
 _BINS_PER_OCTAVE = 8
+_MANTISSAS = 2.0 ** (np.arange(_BINS_PER_OCTAVE) / _BINS_PER_OCTAVE - 1)  # bounds within an octave
 _LOWEST, _HIGHEST = -1074, 1025  # exponents of float64: every positive float has its bin
 
 
@@ -173,10 +174,18 @@ def score_histogram(scores: ScoreStream) -> ScoreHistogram:
             raise WagleError(f"the scores of {name} are not all finite and at least 0")
         positive = values[values > 0]
         zeros += values.size - positive.size
-        bins = np.floor(np.log2(positive) * _BINS_PER_OCTAVE).astype(np.int64)
-        counts += np.bincount(bins - _LOWEST * _BINS_PER_OCTAVE, minlength=counts.size)
+        counts += np.bincount(_bins(positive), minlength=counts.size)
     used = np.flatnonzero(counts)
     first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    exponents = np.arange(first, stop + 1) / _BINS_PER_OCTAVE + _LOWEST
-    edges = np.exp2(np.minimum(exponents, np.nextafter(1024, 0)))  # no further than a float goes
-    return ScoreHistogram(edges, counts[first:stop], zeros)
+    octaves, parts = np.divmod(np.arange(first, stop + 1), _BINS_PER_OCTAVE)
+    with np.errstate(over="ignore"):
+        edges = np.ldexp(_MANTISSAS[parts], octaves + _LOWEST + 1)
+    largest = np.finfo(np.float64).max  # no further than a float goes
+    return ScoreHistogram(np.minimum(edges, largest), counts[first:stop], zeros)
+
+
+def _bins(positive: np.ndarray) -> np.ndarray:
+    """The bin of each score, by comparing alone: a logarithm's last bit depends on the machine."""
+    mantissas, exponents = np.frexp(positive.astype(np.float64))
+    parts = _MANTISSAS.searchsorted(mantissas, side="right") - 1
+    return (exponents.astype(np.int64) - 1 - _LOWEST) * _BINS_PER_OCTAVE + parts
