@@ -9,6 +9,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads that wait without sleeping make a busy machine ten times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hypothesis
 import pytest
