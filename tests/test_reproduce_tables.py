@@ -512,7 +512,7 @@ def test_figures_of_finished_runs(paper, capsys, monkeypatch, table, masks, labe
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels <= legend
     assert (
-        figure.axes[0].get_ylabel() == f"{'forgetting, ' * (not labels)}UE Avg (larger is better)"
+        figure.axes[0].get_ylabel() == f"{'forgetting, ' * (not labels)}UE Avg\n(larger is better)"
     )
 
 
