@@ -198,10 +198,13 @@ def test_numbers_are_those_of_each_row_alone(name):
         batch_size=4,
         description="",
     )
+    sure = 0
     for prompt, answer in zip(prompts, generated, strict=True):
         expected, ahead = greedy_alone(model, prompt)
         if ahead > 1e-3:
+            sure += 1
             assert answer == expected
+    assert sure >= 2
 
 
 @pytest.mark.parametrize(
