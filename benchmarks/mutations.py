@@ -169,7 +169,7 @@ MUTATIONS = (
     ),
     *_of(
         "dataset/templates",
-        "test_dataset",
+        "test_templates test_dataset",
         ("template: published slash", r'r" [\INST]"', '" [/INST]"'),
         (
             "template: second BOS",
