@@ -228,7 +228,7 @@ MUTATIONS = (
     ),
     *_of(
         "metrics/membership",
-        "test_tofu_metrics",
+        "test_text_metrics test_tofu_metrics",
         (
             "MIA: orientation",
             "labels = [1] * len(forget) + [0] * len(retain)",
