@@ -16,6 +16,7 @@ from src.metrics import generation
 from src.metrics.generation import generate_greedy
 from src.metrics.likelihood import token_log_probs
 from src.metrics.reading import check_readable, evaluating
+from tests.test_likelihood import one_by_one
 
 VOCABULARY = 97
 LIMIT = 40  # tokens of the longest text; windows have 8
@@ -161,14 +162,6 @@ def make_sequences():
 
 
 @torch.no_grad()
-def losses_alone(model, sequence):
-    logits = model(input_ids=torch.tensor([sequence.input_ids]), use_cache=False).logits[0]
-    log_probs = logits.float().log_softmax(-1)
-    labels = enumerate(sequence.labels)
-    return [float(log_probs[t - 1, label]) for t, label in labels if label != IGNORED and t]
-
-
-@torch.no_grad()
 def greedy_alone(model, prompt):
     """No cache, no batch; and how far the chosen token is ahead, at least."""
     ids, ahead = list(prompt), np.inf
@@ -187,7 +180,7 @@ def test_numbers_are_those_of_each_row_alone(name):
     sequences = make_sequences()
     found = token_log_probs(model, sequences, batch_size=32, pad_token_id=2, description="")
     for sequence, values in zip(sequences, found, strict=True):
-        np.testing.assert_allclose(values, losses_alone(model, sequence), atol=2e-3, rtol=1e-4)
+        np.testing.assert_allclose(values, one_by_one(model, sequence), atol=2e-3, rtol=1e-4)
     prompts = [tokens(count, count) for count in (3, 4, 11, 17, 25, 36)]
     generated = generate_greedy(
         model,

@@ -69,7 +69,9 @@ def answers_to_questions(seed=0):
 
 @torch.no_grad()
 def one_by_one(model, sequence):
-    logits = model(input_ids=torch.tensor([sequence.input_ids])).logits[0].log_softmax(-1)
+    """No cache, no batch, no padding."""
+    ids = torch.tensor([sequence.input_ids])
+    logits = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
     return [
         float(logits[t - 1, label])
         for t, label in enumerate(sequence.labels)

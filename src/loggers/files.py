@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
@@ -193,6 +194,11 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
 def _limit(timeout: float | None) -> str:
     limit = "as long as it takes" if timeout is None else f"up to {timeout:g} seconds"
     return f"{limit}; unlearn.lock_timeout"
+
+
+def bytes_fingerprint(path: Path) -> str:
+    """XXH3-128, in hex, of a file's content."""
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 
 from src.errors import WagleError
-from src.loggers.files import read_json, write_json
+from src.loggers.files import bytes_fingerprint, read_json, write_json
 
 CONFIG, MANIFEST, RESULTS, TRAINING_LOG = "config.json", "manifest.json", "results.json", "log.json"
 PARTIAL_RESULTS = "results.partial.json"
@@ -27,7 +27,7 @@ FINISHED = "finished"
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of the documents that the folder holds at this moment."""
     documents = {
-        path.name: xxhash.xxh3_128_hexdigest(path.read_bytes())
+        path.name: bytes_fingerprint(path)
         for path in sorted(folder.glob("*.json"))
         if path.name not in (MANIFEST, PARTIAL_RESULTS)
     }
@@ -63,7 +63,7 @@ def read_document(folder: Path, name: str, manifest: Mapping[str, Any]) -> Any:
     path = folder / name
     document = read_json(path)
     known = manifest.get("documents", {}).get(name)
-    if known is not None and known != xxhash.xxh3_128_hexdigest(path.read_bytes()):
+    if known is not None and known != bytes_fingerprint(path):
         raise WagleError(f"{path} has been changed since the run wrote it: its checksum is wrong")
     return document
 

@@ -8,12 +8,14 @@ So each way is tried before it is used, on texts as long and as unequal as those
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
 
+from src.dataset.encoding import Encoded, pad_batch
 from src.errors import WagleError
 
 
@@ -30,12 +32,16 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def succeeds(trial: Callable[[], bool]) -> bool:
-    """Whether a way of reading gives what it should; not, if the architecture's code raises."""
+    """Whether a way of reading gives what it should; not, if the architecture's code raises.
+
+    What it raised goes to the log at level debug; with the next way nothing is lost but time.
+    """
     try:
         return trial()
     except torch.OutOfMemoryError:  # says nothing about the architecture
         raise
     except Exception:
+        logging.getLogger(__name__).debug("a way to read texts raises", exc_info=True)
         return False
 
 
@@ -114,9 +120,8 @@ def _pads(
     pad_token_id: int,
 ) -> bool:
     """Whether a text padded on its right, beside a longer one, is read as it is alone."""
-    padding = [pad_token_id] * (len(longer) - len(shorter))
-    ids = torch.tensor([[*shorter, *padding], list(longer)], device=model.device)
-    mask = torch.ones_like(ids)
-    mask[0, len(shorter) :] = 0
+    texts = [Encoded(list(tokens), list(tokens)) for tokens in (shorter, longer)]
+    batch = {k: part.to(model.device) for k, part in pad_batch(texts, pad_token_id).items()}
+    ids, mask = batch["input_ids"], batch["attention_mask"]
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return agree(logits[0, : len(shorter)], expected)

@@ -65,11 +65,6 @@ def rows_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def bytes_fingerprint(path: Path) -> str:
-    """XXH3-128, in hex, of a file's content."""
-    return xxhash.xxh3_128_hexdigest(path.read_bytes())
-
-
 def mask_fingerprint(mask: Mask) -> str:
     """A hash of a mask's names and bits."""
     digest = xxhash.xxh3_128()

@@ -23,12 +23,11 @@ from src.dataset.templates import (
 )
 from src.errors import ConfigError, WagleError
 from src.loggers import Logger
-from src.loggers.files import check_room
+from src.loggers.files import bytes_fingerprint, check_room
 from src.loggers.run_folder import CHECKPOINTS, MANIFEST
 from src.metrics.reading import check_readable
 from src.model.environment import (
     Stopwatch,
-    bytes_fingerprint,
     git_commit,
     mask_fingerprint,
     peak_memory,
