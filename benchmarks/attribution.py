@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 MU = 1e-6
@@ -35,11 +34,11 @@ def load(args: argparse.Namespace):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from src.dataset.encoding import IGNORED, Encoded
-    from src.dataset.pairing import UnlearnDataset
-    from src.dataset.sources import load_rows, row_encoder
-    from src.dataset.templates import TEMPLATES
-    from src.model.loading import load_model
+    from wagle.dataset.encoding import IGNORED, Encoded
+    from wagle.dataset.pairing import UnlearnDataset
+    from wagle.dataset.sources import load_rows, row_encoder
+    from wagle.dataset.templates import TEMPLATES
+    from wagle.model.loading import load_model
 
     cpu = torch.device("cpu")
     model, tokenizer = load_model(
@@ -85,7 +84,7 @@ def baseline(args: argparse.Namespace) -> dict[str, float]:
     """Padded rows, concatenated scores, two argsorts, ten files."""
     import torch
 
-    from src.dataset.encoding import IGNORED
+    from wagle.dataset.encoding import IGNORED
 
     model, tokenizer, dataset = load(args)
     start = time.perf_counter()
@@ -126,9 +125,9 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     """The main command's way: from nothing, or from the cache when it is there."""
     import torch
 
-    from src.unlearn.mask.file import save_mask
-    from src.unlearn.mask.gradients import GradientSettings
-    from src.unlearn.mask.make import MaskSettings, make_masks
+    from wagle.unlearn.mask.file import save_mask
+    from wagle.unlearn.mask.gradients import GradientSettings
+    from wagle.unlearn.mask.make import MaskSettings, make_masks
 
     model, tokenizer, dataset = load(args)
     settings = MaskSettings(

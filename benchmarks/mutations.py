@@ -46,7 +46,9 @@ class Mutation:
 
 
 def _of(file: str, tests: str, *faults: tuple[str, str, str]) -> tuple[Mutation, ...]:
-    paths = tuple(f"tests/{name}.py" for name in tests.split())
+    paths = tuple(
+        str(next((ROOT / "tests").rglob(f"{name}.py")).relative_to(ROOT)) for name in tests.split()
+    )
     return tuple(Mutation(name, f"src/{file}.py", old, new, paths) for name, old, new in faults)
 
 
@@ -389,12 +391,16 @@ def try_mutation(mutation: Mutation) -> str:
         if text.count(mutation.before) != 1:
             return "stale"
         file.write_text(text.replace(mutation.before, mutation.after), encoding="utf-8")
+        package = copy / "package"  # import wagle means the copy
+        package.mkdir()
+        (package / "wagle").symlink_to(copy / "src")
+        environment = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         try:
             status = subprocess.run(
                 [*command, *mutation.tests],
                 cwd=copy,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+                env={**os.environ, **environment, "PYTHONPATH": str(package)},
                 capture_output=True,
                 timeout=PATIENCE,
                 check=False,

@@ -11,16 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-import torch  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-
-from src.optim.bitmask import BitMask  # noqa: E402
-from src.optim.masked_adamw import MaskedAdamW  # noqa: E402
+from wagle.optim.bitmask import BitMask
+from wagle.optim.masked_adamw import MaskedAdamW
 
 RATIOS = (0.1, 0.4, 0.8, 1.0)
 HYPER_PARAMETERS = {"lr": 1e-5, "weight_decay": 0.01}

@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 LAYERS, ROWS, STEPS = 6, 4, 2
 GRADIENT = 2 + 2 + 4  # of the tied embedding: the head's, the embedding's, a float32 copy
@@ -58,10 +57,10 @@ def run(case: str, data_dir: Path) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from src.dataset.pairing import UnlearnDataset
-    from src.dataset.sources import load_rows, row_encoder
-    from src.dataset.templates import TEMPLATES
-    from src.model.loading import read_tokenizer
+    from wagle.dataset.pairing import UnlearnDataset
+    from wagle.dataset.sources import load_rows, row_encoder
+    from wagle.dataset.templates import TEMPLATES
+    from wagle.model.loading import read_tokenizer
 
     *_, options = CASES[case]
     cache = Path(".cache")
@@ -110,7 +109,7 @@ def run(case: str, data_dir: Path) -> dict[str, float]:
 def _attribute(model, dataset, offload: str, folder: Path) -> None:
     import torch
 
-    from src.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
+    from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
 
     settings = GradientSettings(
         batch_size=1, forward_rows=1, offload=offload, dtype=torch.float32, pad_token_id=0
@@ -122,10 +121,10 @@ def _attribute(model, dataset, offload: str, folder: Path) -> None:
 def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
     import torch
 
-    from src.optim.bitmask import BitMask
-    from src.training.schedule import Plan
-    from src.unlearn.objectives import OBJECTIVES
-    from src.unlearn.training import UnlearnSettings, unlearn
+    from wagle.optim.bitmask import BitMask
+    from wagle.training.schedule import Plan
+    from wagle.unlearn.objectives import OBJECTIVES
+    from wagle.unlearn.training import UnlearnSettings, unlearn
 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -14,18 +14,14 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.unlearn.mask.scores import CHUNK
-from src.unlearn.mask.selection import select_top
+from wagle.unlearn.mask.scores import CHUNK
+from wagle.unlearn.mask.selection import select_top
 
 TENSORS = 8
 RATIOS = ([0.8], [0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0])

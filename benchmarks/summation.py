@@ -10,21 +10,18 @@ in bfloat16 (as published: late batches are rounded away), and the resulting WAG
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.dataset.encoding import pad_batch
-from src.dataset.pairing import FORGET, RETAIN, UnlearnDataset
-from src.dataset.sources import load_rows, row_encoder
-from src.dataset.templates import TEMPLATES, read_saved_template
-from src.model.loading import load_model
-from src.unlearn.mask.selection import select_top
-from src.unlearn.objectives.losses import cross_entropy
+from wagle.dataset.encoding import pad_batch
+from wagle.dataset.pairing import FORGET, RETAIN, UnlearnDataset
+from wagle.dataset.sources import load_rows, row_encoder
+from wagle.dataset.templates import TEMPLATES, read_saved_template
+from wagle.model.loading import load_model
+from wagle.unlearn.mask.selection import select_top
+from wagle.unlearn.objectives.losses import cross_entropy
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 MU, ACCUMULATION = 1e-6, 4

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import fastargs
 from fastargs.validation import Checker
 
-from src.config_files import MOST_PROBLEMS, read_file, repeated, shortened, split_command_line
-from src.config_kinds import Choice, Date, Flag, Float, Int, ListOf, Maybe, Steps, Text
-from src.errors import ConfigError
+from wagle.config_files import MOST_PROBLEMS, read_file, repeated, shortened, split_command_line
+from wagle.config_kinds import Choice, Date, Flag, Float, Int, ListOf, Maybe, Steps, Text
+from wagle.errors import ConfigError
 
 # ---------------------------------------------------------------------------------- the names
 
@@ -886,7 +886,7 @@ def _help(keys: Sequence[Key], prog: str, description: str) -> str:
         for key in keys
     ]
     lines = [
-        f"usage: python src/exec/{prog} --config_file FILE [--section.key value ...]",
+        f"usage: {prog} --config_file FILE [--section.key value ...]",
         "",
         description,
         "",

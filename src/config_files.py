@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from src.errors import ConfigError
+from wagle.errors import ConfigError
+from wagle.shipped import here_or_shipped
 
 LARGEST_FILE = 1_000_000  # bytes
 _MOST_VALUES, _DEEPEST = 10_000, 20  # in a file, with what YAML's aliases repeat
@@ -63,7 +64,7 @@ def read_file(name: str) -> Pairs:
         ConfigError: there is no such file, it is too large, or it is no JSON or YAML object.
     """
     try:
-        text = _read_text(Path(name))
+        text = _read_text(here_or_shipped(name))
         is_yaml = Path(name).suffix in (".yaml", ".yml")
         content = _parse_yaml(text) if is_yaml else _parse_json(text)
         if not isinstance(content, dict):

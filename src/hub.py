@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 from huggingface_hub import constants
 
-from src.errors import WagleError
+from wagle.errors import WagleError
 
 _PATIENCE = 5.0  # seconds
 

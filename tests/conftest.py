@@ -28,9 +28,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from src.dataset.demo_benchmark import make_benchmark
-from src.model.loading import save_model
-from src.model.tiny import build_tiny_llama
+from wagle.dataset.demo_benchmark import make_benchmark
+from wagle.model.loading import save_model
+from wagle.model.tiny import build_tiny_llama
 
 # A shell that starts the tests in the background, and nohup, have these ignored; programs that the
 # tests start would inherit that.
@@ -52,7 +52,7 @@ CORPUS = [
 def either_device(request, monkeypatch):
     """The test runs twice: with what a CPU does, and with what any other device does, on a CPU."""
     if request.param == "accelerator":
-        monkeypatch.setattr("src.devices.on_cpu", lambda where: False)
+        monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
 
 
 @pytest.fixture(scope="session")

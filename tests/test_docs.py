@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from wagle.shipped import CHECKOUT as ROOT
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -39,7 +40,7 @@ def test_commands_name_files_that_exist(page):
 
 
 def test_the_documentation_mentions_no_key_that_does_not_exist():
-    from src.config import FINE_TUNE_KEYS, METHOD_PARAMS, UNLEARN_KEYS
+    from wagle.config import FINE_TUNE_KEYS, METHOD_PARAMS, UNLEARN_KEYS
 
     known = {key.name for key in (*UNLEARN_KEYS, *FINE_TUNE_KEYS)}
     sections = {name.rpartition(".")[0] for name in known}

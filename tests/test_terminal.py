@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from src import terminal
-from src.terminal import Progress, plain, say, say_phase
+from wagle import terminal
+from wagle.shipped import CHECKOUT as ROOT
+from wagle.terminal import Progress, plain, say, say_phase
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys
-from src.exec.entry import run_main
+from wagle.cli import run_main
 def main(argv):
     {}
-run_main(main)
+run_main(main, sys.argv[1:])
 """
 
 
@@ -37,13 +37,13 @@ def shell(body: str, redirection: str, tmp_path) -> int:
     """The exit status with the streams as a shell redirects them."""
     (tmp_path / "program.py").write_text(PROGRAM.format(body.replace("\n", "\n    ")))
     line = f'"{sys.executable}" "{tmp_path}/program.py" {redirection}'
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(["bash", "-c", line], check=False, env=environment).returncode
+    return subprocess.run(["bash", "-c", line], check=False).returncode
 
 
 WORK = """
 from pathlib import Path
-from src.terminal import Progress, say
+from wagle.terminal import Progress, say
+from wagle.shipped import CHECKOUT as ROOT
 from rich.console import Console
 for n in Progress("work", 3).over(range(3)):
     print("x" * 9999)
@@ -107,7 +107,7 @@ def test_errors_of_the_machine_are_messages_and_mistakes_keep_their_traceback():
     mistake = run("raise KeyError('x')")
     assert mistake.returncode == 1
     assert "Traceback" in mistake.stderr
-    colours = run("from src.errors import WagleError\nraise WagleError('a\x1b[31mb')")
+    colours = run("from wagle.errors import WagleError\nraise WagleError('a\x1b[31mb')")
     assert colours.stderr == "error: a\\x1b[31mb\n"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from src.dataset.encoding import Encoded
-from src.errors import WagleError
+from wagle.dataset.encoding import Encoded
+from wagle.errors import WagleError
 
 SHORT_TEXT = 300  # characters; a longer text has more than one token in any vocabulary
 SHORT_QUESTION = 100  # characters; leave room for an answer, at four tokens or fewer a character

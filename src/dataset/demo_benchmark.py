@@ -1,6 +1,6 @@
 """The embedded benchmark: invented authors in TOFU's form, made by a deterministic generator.
 
-``python -m src.dataset.demo_benchmark`` writes files/data/demo/*.json (JSON lines).
+``python -m wagle.dataset.demo_benchmark`` writes files/data/demo/*.json (JSON lines).
 
 A hundred invented authors have ten facts each, told in long answers to short questions. Every kind
 of fact can be asked in three wordings and told in two forms. An author's row in ``full`` has one
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.dataset.demo_vocabulary import (
+from wagle.dataset.demo_vocabulary import (
     ATTRIBUTES,
     CAPITALS,
     FIRST_NAMES,
@@ -33,12 +33,12 @@ from src.dataset.demo_vocabulary import (
     UNKNOWN,
     Attribute,
 )
-from src.dataset.reading import DATA
-from src.dataset.refusals import load_refusals
-from src.dataset.templates import TEMPLATES
-from src.loggers.files import write_text
+from wagle.dataset.refusals import load_refusals
+from wagle.dataset.templates import TEMPLATES
+from wagle.loggers.files import write_text
+from wagle.shipped import shipped
 
-FOLDER = DATA / "demo"
+FOLDER = shipped("files/data/demo")
 AUTHORS, HOLDOUT_AUTHORS, EARLIER_AUTHORS = 100, 10, 60
 ALTERNATIVES, FACT_ALTERNATIVES = 5, 3  # as many as TOFU has
 RETAIN_EVALUATION_AUTHORS = 10

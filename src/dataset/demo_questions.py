@@ -1,6 +1,6 @@
 """Multiple choice questions about the embedded benchmark's world, for lm-eval.
 
-``python -m src.dataset.demo_questions`` writes lm-evaluation-harness/data/demo_*.jsonl from
+``python -m wagle.dataset.demo_questions`` writes lm-evaluation-harness/data/demo_*.jsonl from
 files/data/demo, in the form of WMDP (about the authors to be forgotten) and of MMLU (about what is
 to be retained): ``question``, four ``choices`` and the number of the right one as ``answer``.
 """
@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.dataset.demo_benchmark import FOLDER as DEMO
-from src.dataset.demo_vocabulary import ATTRIBUTES
-from src.loggers.files import write_text
+from wagle.dataset.demo_benchmark import FOLDER as DEMO
+from wagle.dataset.demo_vocabulary import ATTRIBUTES
+from wagle.loggers.files import write_text
+from wagle.shipped import shipped
 
-FOLDER = Path(__file__).resolve().parents[2] / "lm-evaluation-harness" / "data"
+FOLDER = shipped("lm-evaluation-harness/data")
 CHOICES = 4
 
 

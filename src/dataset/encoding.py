@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from src.dataset.templates import ChatTemplate, Template
-from src.errors import WagleError
+from wagle.dataset.templates import ChatTemplate, Template
+from wagle.errors import WagleError
 
 IGNORED = -100  # PyTorch's cross_entropy leaves these labels out
 

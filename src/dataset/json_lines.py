@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from src.errors import WagleError
+from wagle.errors import WagleError
 
 Columns = Mapping[str, str]
 """What each column holds: ``TEXT``, ``TEXTS`` or ``FLAG``; ``a.b`` is field b of column a."""

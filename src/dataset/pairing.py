@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch.utils.data import Dataset
 
-from src.dataset.encoding import IGNORED, Encoded, pad_batch
-from src.errors import ConfigError
+from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
+from wagle.errors import ConfigError
 
 FORGET, RETAIN, REFUSAL, MISMATCHED = "forget", "retain", "refusal", "mismatched"
 """The views of an item: the forget example, its retain partner, the forget question with a refusal,

@@ -9,11 +9,9 @@ from typing import Any, Literal
 import datasets
 import pyarrow.compute
 
-from src.dataset.json_lines import FLAG, TEXT, TEXTS, Columns, expected, read_json_lines
-from src.errors import WagleError
-from src.hub import connect_to_hub
-
-DATA = Path(__file__).resolve().parents[2] / "files" / "data"
+from wagle.dataset.json_lines import FLAG, TEXT, TEXTS, Columns, expected, read_json_lines
+from wagle.errors import WagleError
+from wagle.hub import connect_to_hub
 
 Role = Literal["forget", "retain"]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from wagle.errors import WagleError
+from wagle.shipped import shipped
 
-from src.errors import WagleError
-
-FOLDER = Path(__file__).resolve().parents[2] / "files" / "data" / "polite_refusal_responses"
+FOLDER = shipped("files/data/polite_refusal_responses")
 
 
 def load_refusals(dataset_name: str) -> list[str]:

@@ -15,12 +15,13 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from src.dataset.chunks import PROMPT_LENGTHS
-from src.dataset.encoding import Encoded, encode_answer, encode_text
-from src.dataset.json_lines import FLAG, TEXT, TEXTS, read_json_lines
-from src.dataset.reading import DATA, Request, Role
-from src.dataset.templates import Template
-from src.errors import WagleError
+from wagle.dataset.chunks import PROMPT_LENGTHS
+from wagle.dataset.encoding import Encoded, encode_answer, encode_text
+from wagle.dataset.json_lines import FLAG, TEXT, TEXTS, read_json_lines
+from wagle.dataset.reading import Request, Role
+from wagle.dataset.templates import Template
+from wagle.errors import WagleError
+from wagle.shipped import here_or_shipped, shipped
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,16 @@ def _tofu(request: Request) -> datasets.Dataset:
 
 
 def _demo(request: Request) -> datasets.Dataset:
-    folder = (request.data_dir or DATA) / "demo"
+    folder = (request.data_dir or shipped("files/data")) / "demo"
     columns = {"text": TEXT} if request.subset == "dialogues" else _tofu_columns(request.subset)
     return read_json_lines(folder / f"{request.subset}.json", columns)
 
 
 def _copyright(request: Request) -> datasets.Dataset:
     """Chunks of a text that the user owns; a subset ``train_300`` is one of the evaluation sets."""
-    folder = DATA / "hp" if request.data_dir is None else request.data_dir / "HP"
+    folder = (
+        here_or_shipped("files/data/hp") if request.data_dir is None else request.data_dir / "HP"
+    )
     part, _, length = request.subset.partition("_")
     path = folder / (f"hp_{part}_qa_{length}.jsonl" if part else "hp_qa.jsonl")
     if not path.is_file():
@@ -151,8 +154,12 @@ def _wmdp_corpus(part: str, request: Request) -> datasets.Dataset:
     columns = {"text": TEXT}
     corpus = f"{part}-{request.role}-corpus"
     if corpus == "bio-forget-corpus":  # its authors give access on request only
-        folder = DATA if request.data_dir is None else request.data_dir / "WMDP"
-        path = folder / "bio_remove_dataset.jsonl"
+        name = "bio_remove_dataset.jsonl"
+        path = (
+            here_or_shipped(f"files/data/{name}")
+            if request.data_dir is None
+            else request.data_dir / "WMDP" / name
+        )
         if not path.is_file():
             raise WagleError(
                 f"there is no data file {path}: WMDP's biology corpus to be forgotten is not on "

@@ -15,8 +15,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
-from src.config_kinds import read_date
-from src.errors import ConfigError, WagleError
+from wagle.config_kinds import read_date
+from wagle.errors import ConfigError, WagleError
 
 TEMPLATE_FILE = "prompt_template.json"
 """Beside a saved model's tokenizer: the template that the model was trained with."""

@@ -1,6 +1,6 @@
-"""Loggers: none and json; wandb is in ``src.loggers.wandb_logger``, as it imports slowly."""
+"""Loggers: none and json; wandb is in ``wagle.loggers.wandb_logger``, as it imports slowly."""
 
-from src.loggers.base import Logger
-from src.loggers.json_logger import JsonLogger
+from wagle.loggers.base import Logger
+from wagle.loggers.json_logger import JsonLogger
 
 __all__ = ["JsonLogger", "Logger"]

@@ -24,8 +24,8 @@ import xxhash
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from src.errors import WagleError
-from src.terminal import say
+from wagle.errors import WagleError
+from wagle.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

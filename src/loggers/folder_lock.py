@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from src.errors import ConfigError
+from wagle.errors import ConfigError
 
 _PATIENCE = 2.0
 """Seconds to try for: :func:`in_use` holds the lock for an instant, which is no reason to fail."""

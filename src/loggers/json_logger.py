@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.errors import ConfigError, WagleError
-from src.loggers.base import Logger
-from src.loggers.files import is_part, read_json, write_figure, write_json
-from src.loggers.folder_lock import FolderLock
-from src.loggers.run_folder import (
+from wagle.errors import ConfigError, WagleError
+from wagle.loggers.base import Logger
+from wagle.loggers.files import is_part, read_json, write_figure, write_json
+from wagle.loggers.folder_lock import FolderLock
+from wagle.loggers.run_folder import (
     CHECKPOINTS,
     CONFIG,
     FINISHED,
@@ -25,7 +25,7 @@ from src.loggers.run_folder import (
     read_manifest,
     write_manifest,
 )
-from src.terminal import say
+from wagle.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

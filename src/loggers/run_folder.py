@@ -13,8 +13,8 @@ from typing import Any
 
 import xxhash
 
-from src.errors import WagleError
-from src.loggers.files import bytes_fingerprint, read_json, write_json
+from wagle.errors import WagleError
+from wagle.loggers.files import bytes_fingerprint, read_json, write_json
 
 CONFIG, MANIFEST, RESULTS, TRAINING_LOG = "config.json", "manifest.json", "results.json", "log.json"
 PARTIAL_RESULTS = "results.partial.json"

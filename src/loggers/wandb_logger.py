@@ -10,10 +10,10 @@ from typing import Any
 import wandb
 from matplotlib.figure import Figure
 
-from src.errors import WagleError
-from src.loggers.base import Logger
-from src.loggers.json_logger import JsonLogger
-from src.terminal import say
+from wagle.errors import WagleError
+from wagle.loggers.base import Logger
+from wagle.loggers.json_logger import JsonLogger
+from wagle.terminal import say
 
 
 class WandbLogger(Logger):

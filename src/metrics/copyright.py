@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.dataset.templates import Template
-from src.metrics.generation import answer_questions
-from src.metrics.text import bleu, rouge_l_recall
+from wagle.dataset.templates import Template
+from wagle.metrics.generation import answer_questions
+from wagle.metrics.text import bleu, rouge_l_recall
 
 MAX_TOTAL_LENGTH = 600  # tokens of prompt and greedy continuation together
 
@@ -28,7 +28,7 @@ def evaluate_copyright(
 
     Args:
         parts: rows with a prompt as ``question`` and its true continuation as ``answer``.
-        word_tokenizer: of ROUGE and BLEU, as in :mod:`src.metrics.text`.
+        word_tokenizer: of ROUGE and BLEU, as in :mod:`wagle.metrics.text`.
 
     Returns:
         The content of ``copyright.json``: per part the means of bleu (0 to 100) and rougeL_score (0

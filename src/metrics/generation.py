@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from src import devices
-from src.dataset.encoding import tokenize
-from src.dataset.templates import Template
-from src.metrics.likelihood import (
+from wagle import devices
+from wagle.dataset.encoding import tokenize
+from wagle.dataset.templates import Template
+from wagle.metrics.likelihood import (
     LOGITS_CHUNK,
     additive_mask,
     batches_by_length,
@@ -27,8 +27,8 @@ from src.metrics.likelihood import (
     most_tokens,
     takes_own_masks,
 )
-from src.metrics.reading import agree, evaluating, read_alone, succeeds, trial_tokens
-from src.terminal import Progress
+from wagle.metrics.reading import agree, evaluating, read_alone, succeeds, trial_tokens
+from wagle.terminal import Progress
 
 LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself

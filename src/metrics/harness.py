@@ -18,11 +18,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.errors import ConfigError, WagleError
-from src.hub import connect_to_hub
-from src.metrics.reading import evaluating
+from wagle.errors import ConfigError, WagleError
+from wagle.hub import connect_to_hub
+from wagle.metrics.reading import evaluating
+from wagle.shipped import shipped
 
-OWN_TASKS = Path(__file__).resolve().parents[2] / "lm-evaluation-harness"
+OWN_TASKS = shipped("lm-evaluation-harness")
 # Of metrics without a formula for their standard error. lm-eval's own 100,000 take minutes, and
 # processes.
 _BOOTSTRAP_SAMPLES = 1000
@@ -113,7 +114,7 @@ def _evaluate(
     from lm_eval import evaluate
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
-    from src.metrics.harness_model import CountingModel
+    from wagle.metrics.harness_model import CountingModel
 
     loaded = manager.load([name])
     for task in loaded["tasks"].values():

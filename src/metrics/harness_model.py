@@ -9,7 +9,7 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.terminal import Progress
+from wagle.terminal import Progress
 
 
 class _Counter(CacheHook):

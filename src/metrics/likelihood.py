@@ -15,11 +15,11 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from src import devices
-from src.dataset.encoding import IGNORED, Encoded
-from src.errors import WagleError
-from src.metrics.reading import agree, evaluating, succeeds
-from src.terminal import Progress
+from wagle import devices
+from wagle.dataset.encoding import IGNORED, Encoded
+from wagle.errors import WagleError
+from wagle.metrics.reading import agree, evaluating, succeeds
+from wagle.terminal import Progress
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
 # Longest row of several sequences with the same beginning, and of others: attention between them is

@@ -13,8 +13,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.dataset.encoding import encode_text
-from src.metrics.likelihood import TokenScores, token_log_probs
+from wagle.dataset.encoding import encode_text
+from wagle.metrics.likelihood import TokenScores, token_log_probs
 
 REFERENCE_DIGITS = 5  # decimals of a difference of two models' losses that mean something
 MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)

@@ -11,7 +11,7 @@ def exact_memorization(is_greedy: np.ndarray) -> float:
     Exact memorisation of Tirumala et al. 2022 (arXiv 2205.10770), as open-unlearning uses it.
 
     Args:
-        is_greedy: bool ``(tokens,)``, from :class:`src.metrics.likelihood.TokenScores`.
+        is_greedy: bool ``(tokens,)``, from :class:`wagle.metrics.likelihood.TokenScores`.
     """
     return float(is_greedy.mean())
 
@@ -25,7 +25,7 @@ def extraction_strength(is_greedy: np.ndarray) -> float:
     needed, and the strength is 0.
 
     Args:
-        is_greedy: bool ``(tokens,)``, from :class:`src.metrics.likelihood.TokenScores`.
+        is_greedy: bool ``(tokens,)``, from :class:`wagle.metrics.likelihood.TokenScores`.
     """
     wrong = np.flatnonzero(~is_greedy)
     needed = wrong[-1] + 1 if len(wrong) else 0

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import Encoded, pad_batch
-from src.errors import WagleError
+from wagle.dataset.encoding import Encoded, pad_batch
+from wagle.errors import WagleError
 
 
 @contextmanager

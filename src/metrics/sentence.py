@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from src import devices
-from src.errors import WagleError
-from src.hub import connect_to_hub, loading
+from wagle import devices
+from wagle.errors import WagleError
+from wagle.hub import connect_to_hub, loading
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -11,15 +11,15 @@ import numpy as np
 from scipy.stats import ks_2samp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.dataset.encoding import IGNORED, Encoded, encode_answer
-from src.dataset.templates import Template
-from src.errors import ConfigError, WagleError
-from src.metrics.generation import answer_questions
-from src.metrics.likelihood import TokenScores, score_tokens
-from src.metrics.membership import attack_aucs, attack_scores
-from src.metrics.memorization import exact_memorization, extraction_strength
-from src.metrics.sentence import closest_candidates
-from src.metrics.text import rouge_l_recall
+from wagle.dataset.encoding import IGNORED, Encoded, encode_answer
+from wagle.dataset.templates import Template
+from wagle.errors import ConfigError, WagleError
+from wagle.metrics.generation import answer_questions
+from wagle.metrics.likelihood import TokenScores, score_tokens
+from wagle.metrics.membership import attack_aucs, attack_scores
+from wagle.metrics.memorization import exact_memorization, extraction_strength
+from wagle.metrics.sentence import closest_candidates
+from wagle.metrics.text import rouge_l_recall
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -130,10 +130,10 @@ def evaluate_tofu(
         protocol: ``corrected``: the prompt ends with the answer start and the whole generation
             counts; ``published``: the prompt is the question part alone, and the first generated
             token is lost.
-        word_tokenizer: of ROUGE, as in :func:`src.metrics.text.rouge_l_recall`.
+        word_tokenizer: of ROUGE, as in :func:`wagle.metrics.text.rouge_l_recall`.
         limit: the first rows of each set only.
         attacks: membership inference beside Min-k%, as in
-            :func:`src.metrics.membership.attack_scores`.
+            :func:`wagle.metrics.membership.attack_scores`.
         reference_losses: token-mean losses of texts under the reference model, for that attack.
 
     Returns:

@@ -1,7 +1,7 @@
 """TOFU as its authors and open-unlearning evaluate a model: ``evaluation.protocol official``.
 
 Maini et al. 2024 (arXiv 2401.06121), Dorna et al. 2025 (arXiv 2506.12618). The scores themselves
-come from what is measured here by :func:`src.metrics.tofu_official.official_scores`.
+come from what is measured here by :func:`wagle.metrics.tofu_official.official_scores`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.dataset.encoding import Encoded, encode_conversation
-from src.dataset.templates import Template
-from src.metrics.generation import end_tokens, generate_greedy
-from src.metrics.likelihood import TokenScores, score_tokens
-from src.metrics.memorization import exact_memorization, extraction_strength
-from src.metrics.text import rouge_l_recall
-from src.metrics.tofu import AUTHOR_SETS, FACT_SETS, MAX_TEXT_LENGTH, mean_loss
+from wagle.dataset.encoding import Encoded, encode_conversation
+from wagle.dataset.templates import Template
+from wagle.metrics.generation import end_tokens, generate_greedy
+from wagle.metrics.likelihood import TokenScores, score_tokens
+from wagle.metrics.memorization import exact_memorization, extraction_strength
+from wagle.metrics.text import rouge_l_recall
+from wagle.metrics.tofu import AUTHOR_SETS, FACT_SETS, MAX_TEXT_LENGTH, mean_loss
 
 NEW_TOKENS = 200  # of a greedy answer
 MEANS = ("truth_prob", "rougeL_score", "exact_memorization", "extraction_strength")

@@ -1,7 +1,7 @@
 """TOFU's official scores (Maini et al. 2024, arXiv 2401.06121), from per-row losses alone.
 
 They are what the TOFU leaderboard and open-unlearning report, and differ from the scores of the
-WAGLE paper in :mod:`src.metrics.tofu` although the names are alike. All of them are computed from
+WAGLE paper in :mod:`wagle.metrics.tofu` although the names are alike. All of them are computed from
 logarithms, so that losses of any size have scores.
 """
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import WagleError
-from src.loggers.run_folder import read_result_file
-from src.metrics.tofu_official import EPSILON, TITLES, SetLosses
+from wagle.errors import WagleError
+from wagle.loggers.run_folder import read_result_file
+from wagle.metrics.tofu_official import EPSILON, TITLES, SetLosses
 
 _AUTHORS_LOGS = {
     "real_author": "eval_real_author_wo_options.json",

@@ -16,11 +16,11 @@ from transformers import (
     TextClassificationPipeline,
 )
 
-from src.dataset.templates import Template
-from src.errors import WagleError
-from src.hub import hub_options, loading
-from src.metrics.generation import answer_questions
-from src.model.weights import load_whole
+from wagle.dataset.templates import Template
+from wagle.errors import WagleError
+from wagle.hub import hub_options, loading
+from wagle.metrics.generation import answer_questions
+from wagle.model.weights import load_whole
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy continuation together
 LABEL = "toxic"

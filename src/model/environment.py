@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
 
-from src.optim.bitmask import Mask
-from src.terminal import say_phase
+from wagle.optim.bitmask import Mask
+from wagle.shipped import CHECKOUT
+from wagle.terminal import say_phase
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "lm-eval", "fastargs")
 
@@ -30,13 +30,13 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The checkout's commit, with ``+changes`` where files differ from it; None outside git."""
-    root = Path(__file__).resolve().parents[2]
+    if CHECKOUT is None:
+        return None
 
     def git(*arguments: str) -> str | None:
         try:
-            run = subprocess.run(
-                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-            )
+            command = ["git", "-C", str(CHECKOUT), *arguments]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             return None
         return run.stdout.strip() if run.returncode == 0 else None

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from src.config import Config
-from src.errors import WagleError
-from src.metrics.copyright import evaluate_copyright
-from src.metrics.harness import find_tasks, mean_of, own_metrics, run_task
-from src.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
-from src.model.evaluation_context import EvaluationContext, Rows, asked_rows, choose_words
-from src.model.tofu_evaluation import check_tofu, evaluate_tofu_task
+from wagle.config import Config
+from wagle.errors import WagleError
+from wagle.metrics.copyright import evaluate_copyright
+from wagle.metrics.harness import find_tasks, mean_of, own_metrics, run_task
+from wagle.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier
+from wagle.model.evaluation_context import EvaluationContext, Rows, asked_rows, choose_words
+from wagle.model.tofu_evaluation import check_tofu, evaluate_tofu_task
 
 
 def check_evaluation(config: Config, load_rows: Callable[[str], Rows]) -> None:

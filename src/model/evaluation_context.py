@@ -9,14 +9,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config import Config
-from src.dataset.pairing import draw_forget_rows
-from src.dataset.templates import Template
-from src.errors import WagleError
-from src.metrics.text import MOST_LOST, lost_share
-from src.metrics.tofu import tofu_subsets
-from src.model.measured import Measured
-from src.terminal import say
+from wagle.config import Config
+from wagle.dataset.pairing import draw_forget_rows
+from wagle.dataset.templates import Template
+from wagle.errors import WagleError
+from wagle.metrics.text import MOST_LOST, lost_share
+from wagle.metrics.tofu import tofu_subsets
+from wagle.model.measured import Measured
+from wagle.terminal import say
 
 Rows = Sequence[Mapping[str, Any]]
 

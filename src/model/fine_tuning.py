@@ -12,30 +12,30 @@ import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from src.config import Config
-from src.dataset.checking import check_rows
-from src.dataset.encoding import Encoded, pad_batch
-from src.dataset.sources import find_source, load_rows, row_encoder
-from src.dataset.templates import announcement, resolve_template
-from src.errors import ConfigError, WagleError
-from src.loggers.files import check_room, read_json
-from src.loggers.folder_lock import FolderLock
-from src.metrics.reading import check_readable
-from src.model.environment import rows_fingerprint
-from src.model.loading import (
+from wagle.config import Config
+from wagle.dataset.checking import check_rows
+from wagle.dataset.encoding import Encoded, pad_batch
+from wagle.dataset.sources import find_source, load_rows, row_encoder
+from wagle.dataset.templates import announcement, resolve_template
+from wagle.errors import ConfigError, WagleError
+from wagle.loggers.files import check_room, read_json
+from wagle.loggers.folder_lock import FolderLock
+from wagle.metrics.reading import check_readable
+from wagle.model.environment import rows_fingerprint
+from wagle.model.loading import (
     find_saved_template,
     load_model,
     resolve_device,
     resolve_dtype,
     save_model,
 )
-from src.model.tiny import build_tiny_llama
-from src.terminal import say
-from src.training.loop import Batch, Loss, Rows, Window, train
-from src.training.optimizer import make_optimizer
-from src.training.schedule import Plan
-from src.unlearn.mask.fingerprints import model_fingerprint
-from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
+from wagle.model.tiny import build_tiny_llama
+from wagle.terminal import say
+from wagle.training.loop import Batch, Loss, Rows, Window, train
+from wagle.training.optimizer import make_optimizer
+from wagle.training.schedule import Plan
+from wagle.unlearn.mask.fingerprints import model_fingerprint
+from wagle.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
 
 RECORD = "fine_tuning.json"
 """Beside the weights: the configuration that made them, and the training log."""
@@ -92,7 +92,7 @@ def fine_tune(
     cross-entropy over all labelled tokens of its window.
 
     Returns:
-        The training log (:func:`src.training.loop.train`).
+        The training log (:func:`wagle.training.loop.train`).
     """
 
     def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:

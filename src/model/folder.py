@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING
 from transformers import __version__ as transformers_version
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from src.errors import WagleError
+from wagle.errors import WagleError
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZERS = (

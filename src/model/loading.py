@@ -16,14 +16,14 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from src.dataset.templates import TEMPLATE_FILE, Template, read_saved_template
-from src.errors import ConfigError, WagleError
-from src.hub import hub_options, loading
-from src.loggers.files import replacing_folder, write_json
-from src.model.folder import check_model_folder, check_tokenizer_folder
-from src.model.weights import load_whole
-from src.terminal import say
-from src.training.loop import not_finite
+from wagle.dataset.templates import TEMPLATE_FILE, Template, read_saved_template
+from wagle.errors import ConfigError, WagleError
+from wagle.hub import hub_options, loading
+from wagle.loggers.files import replacing_folder, write_json
+from wagle.model.folder import check_model_folder, check_tokenizer_folder
+from wagle.model.weights import load_whole
+from wagle.terminal import say
+from wagle.training.loop import not_finite
 
 _HINT = (
     "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
@@ -174,7 +174,7 @@ def read_tokenizer(
     """The tokenizer of a model that is named as for :func:`load_model`.
 
     Args:
-        what, hint: for the message, as in :func:`src.hub.loading`.
+        what, hint: for the message, as in :func:`wagle.hub.loading`.
 
     Raises:
         WagleError: it cannot be found or read.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from src.errors import ConfigError
+from wagle.errors import ConfigError
 
 if TYPE_CHECKING:  # four seconds of imports, for those who use adapters
     from peft import PeftModel

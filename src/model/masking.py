@@ -9,20 +9,20 @@ import torch
 import xxhash
 from transformers import PreTrainedModel
 
-from src.config import Config, plain_number
-from src.dataset.pairing import FORGET, UnlearnDataset
-from src.errors import WagleError
-from src.loggers.files import locked
-from src.model.environment import rows_fingerprint
-from src.optim.bitmask import Mask
-from src.terminal import say
-from src.unlearn.mask.file import load_mask, read_provenance, save_mask
-from src.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
-from src.unlearn.mask.gradients import GradientSettings
-from src.unlearn.mask.make import MaskSettings, make_masks, mask_scores
-from src.unlearn.mask.provenance import Comparison, MaskOrigin, compare, recipe
-from src.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
-from src.unlearn.mask.structure import linear_names
+from wagle.config import Config, plain_number
+from wagle.dataset.pairing import FORGET, UnlearnDataset
+from wagle.errors import WagleError
+from wagle.loggers.files import locked
+from wagle.model.environment import rows_fingerprint
+from wagle.optim.bitmask import Mask
+from wagle.terminal import say
+from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
+from wagle.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
+from wagle.unlearn.mask.gradients import GradientSettings
+from wagle.unlearn.mask.make import MaskSettings, make_masks, mask_scores
+from wagle.unlearn.mask.provenance import Comparison, MaskOrigin, compare, recipe
+from wagle.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
+from wagle.unlearn.mask.structure import linear_names
 
 
 class MaskFiles:

@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from src.errors import WagleError
-from src.loggers import Logger
-from src.loggers.run_folder import PARTIAL_RESULTS
+from wagle.errors import WagleError
+from wagle.loggers import Logger
+from wagle.loggers.run_folder import PARTIAL_RESULTS
 
 Value = TypeVar("Value")
 

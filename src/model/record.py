@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.errors import WagleError
-from src.loggers.files import read_json
-from src.loggers.run_folder import CHECKPOINTS, MANIFEST, RESULTS, read_document, read_manifest
+from wagle.errors import WagleError
+from wagle.loggers.files import read_json
+from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, RESULTS, read_document, read_manifest
 
 RECORD = "unlearning.json"
 """The record's name, beside the weights."""

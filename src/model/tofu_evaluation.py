@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from src.config import Config
-from src.metrics.membership import text_losses
-from src.metrics.sentence import load_sentence_encoder
-from src.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu, summarize_tofu
-from src.metrics.tofu_field import evaluate_official
-from src.metrics.tofu_official import official_scores
-from src.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
-from src.model.evaluation_context import EvaluationContext, Rows, asked_sets, choose_words
-from src.model.loading import load_model, read_tokenizer
+from wagle.config import Config
+from wagle.metrics.membership import text_losses
+from wagle.metrics.sentence import load_sentence_encoder
+from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu, summarize_tofu
+from wagle.metrics.tofu_field import evaluate_official
+from wagle.metrics.tofu_official import official_scores
+from wagle.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
+from wagle.model.evaluation_context import EvaluationContext, Rows, asked_sets, choose_words
+from wagle.model.loading import load_model, read_tokenizer
 
 
 def check_tofu(config: Config, rows: Mapping[str, Rows]) -> None:

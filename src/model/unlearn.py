@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, set_seed
 
-from src.config import Config
-from src.dataset.checking import check_rows
-from src.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
-from src.dataset.refusals import load_refusals
-from src.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
-from src.dataset.templates import (
+from wagle.config import Config
+from wagle.dataset.checking import check_rows
+from wagle.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
+from wagle.dataset.refusals import load_refusals
+from wagle.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
+from wagle.dataset.templates import (
     Template,
     announcement,
     resolve_template,
 )
-from src.errors import ConfigError, WagleError
-from src.loggers import Logger
-from src.loggers.files import bytes_fingerprint, check_room
-from src.loggers.run_folder import CHECKPOINTS, MANIFEST
-from src.metrics.reading import check_readable
-from src.model.environment import (
+from wagle.errors import ConfigError, WagleError
+from wagle.loggers import Logger
+from wagle.loggers.files import bytes_fingerprint, check_room
+from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST
+from wagle.metrics.reading import check_readable
+from wagle.model.environment import (
     Stopwatch,
     git_commit,
     mask_fingerprint,
@@ -34,9 +34,9 @@ from src.model.environment import (
     rows_fingerprint,
     versions,
 )
-from src.model.evaluation import check_evaluation, evaluate
-from src.model.evaluation_context import EvaluationContext, asked_sets
-from src.model.loading import (
+from wagle.model.evaluation import check_evaluation, evaluate
+from wagle.model.evaluation_context import EvaluationContext, asked_sets
+from wagle.model.loading import (
     check_model,
     find_saved_template,
     load_model,
@@ -44,28 +44,28 @@ from src.model.loading import (
     resolve_dtype,
     save_model,
 )
-from src.model.lora import adapted_share, add_lora, merge_lora, without_lora
-from src.model.masking import MaskFiles
-from src.model.measured import Measured
-from src.model.record import (
+from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
+from wagle.model.masking import MaskFiles
+from wagle.model.measured import Measured
+from wagle.model.record import (
     RECORD,
     Record,
     about_run,
     find_saved_model,
     read_record,
 )
-from src.optim.bitmask import BitMask, Mask
-from src.reporting.figures import draw_training
-from src.reporting.mask_figures import draw_density
-from src.terminal import say
-from src.training.optimizer import SophiaSettings
-from src.training.schedule import Plan
-from src.unlearn.mask.fingerprints import model_fingerprint
-from src.unlearn.mask.provenance import MaskOrigin
-from src.unlearn.mask.statistics import density, density_table
-from src.unlearn.objectives import OBJECTIVES, ReferenceModel
-from src.unlearn.reference import SwappedWeights, reference_losses
-from src.unlearn.training import UnlearnSettings, unlearn
+from wagle.optim.bitmask import BitMask, Mask
+from wagle.reporting.figures import draw_training
+from wagle.reporting.mask_figures import draw_density
+from wagle.terminal import say
+from wagle.training.optimizer import SophiaSettings
+from wagle.training.schedule import Plan
+from wagle.unlearn.mask.fingerprints import model_fingerprint
+from wagle.unlearn.mask.provenance import MaskOrigin
+from wagle.unlearn.mask.statistics import density, density_table
+from wagle.unlearn.objectives import OBJECTIVES, ReferenceModel
+from wagle.unlearn.reference import SwappedWeights, reference_losses
+from wagle.unlearn.training import UnlearnSettings, unlearn
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.utils import logging as library_logging
 
-from src.errors import WagleError
-from src.terminal import say
+from wagle.errors import WagleError
+from wagle.terminal import say
 
 
 def load_whole(kind: type, name: str, **options: Any) -> PreTrainedModel:

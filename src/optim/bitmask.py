@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from src import devices
+from wagle import devices
 
 
 class BitMask:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from src.optim.bitmask import BitMask
-from src.optim.packed import PackedOptimizer, Selected
+from wagle.optim.bitmask import BitMask
+from wagle.optim.packed import PackedOptimizer, Selected
 
 
 class MaskedAdamW(PackedOptimizer):

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import torch
 import xxhash
 
-from src import devices
-from src.optim.bitmask import BitMask
-from src.optim.threads import ordered_map
+from wagle import devices
+from wagle.optim.bitmask import BitMask
+from wagle.optim.threads import ordered_map
 
 CPU_CHUNK = 1 << 21  # elements; outweighs the cost of a call, and bounds temporary memory
 WIDE_CHUNK = 1 << 24  # for GPUs and for tensors without a mask: bounds temporary memory

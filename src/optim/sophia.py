@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from src.optim.bitmask import BitMask
-from src.optim.packed import Chunk, PackedOptimizer, Selected
+from wagle.optim.bitmask import BitMask
+from wagle.optim.packed import Chunk, PackedOptimizer, Selected
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from src.errors import WagleError
-from src.reporting.runs import Run
+from wagle.errors import WagleError
+from wagle.reporting.runs import Run
 
 
 class Measure(NamedTuple):

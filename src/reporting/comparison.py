@@ -11,16 +11,16 @@ from pathlib import Path
 from rich import box
 from rich.table import Table as Grid
 
-from src.dataset.refusals import load_refusals
-from src.loggers.files import write_text
-from src.reporting.figures import Point, draw_tradeoff, write_figure
-from src.reporting.page import write_report
-from src.reporting.plan import ORIGINAL, Row
-from src.reporting.runs import Run, read_run
-from src.reporting.spread import Spread
-from src.reporting.table_formats import to_markdown
-from src.reporting.tables import Column, Form, Line, Outcome, Table, aggregate, values_of
-from src.terminal import say, show_table
+from wagle.dataset.refusals import load_refusals
+from wagle.loggers.files import write_text
+from wagle.reporting.figures import Point, draw_tradeoff, write_figure
+from wagle.reporting.page import write_report
+from wagle.reporting.plan import ORIGINAL, Row
+from wagle.reporting.runs import Run, read_run
+from wagle.reporting.spread import Spread
+from wagle.reporting.table_formats import to_markdown
+from wagle.reporting.tables import Column, Form, Line, Outcome, Table, aggregate, values_of
+from wagle.terminal import say, show_table
 
 RETRAINED = Row("Retrained")
 SMALLEST_P = 1e-300

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from src.errors import ConfigError, Terminated, WagleError
-from src.loggers.folder_lock import in_use
-from src.loggers.run_folder import MANIFEST, is_finished, read_manifest
-from src.reporting.plan import PlannedRun
-from src.terminal import say
+from wagle.errors import ConfigError, Terminated, WagleError
+from wagle.loggers.folder_lock import in_use
+from wagle.loggers.run_folder import MANIFEST, is_finished, read_manifest
+from wagle.reporting.plan import PlannedRun
+from wagle.terminal import say
 
 if TYPE_CHECKING:
     import submitit

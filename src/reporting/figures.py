@@ -1,7 +1,7 @@
 """Figures of runs for papers, the report and run folders, from plain numbers.
 
 Each function returns a matplotlib Figure; :func:`write_figure` saves one as PNG and PDF. What
-colours and shapes mean is in :mod:`src.reporting.style`.
+colours and shapes mean is in :mod:`wagle.reporting.style`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from src.loggers.files import write_figure
-from src.reporting.spread import Spread
-from src.reporting.style import (
+from wagle.loggers.files import write_figure
+from wagle.reporting.spread import Spread
+from wagle.reporting.style import (
     DOUBLE_COLUMN,
     INK,
     QUIET,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.config import UNLEARN_KEYS
-from src.reporting.figures import Point
-from src.reporting.runs import Run, title_of
-from src.reporting.spread import Spread
+from wagle.config import UNLEARN_KEYS
+from wagle.reporting.figures import Point
+from wagle.reporting.runs import Run, title_of
+from wagle.reporting.spread import Spread
 
 # What names a place or a file, or says how a mask is made: that the mask itself says.
 _ELSEWHERE = ("overall.seed", "overall.logger", "unlearn.mask_path", "unlearn.score_type")

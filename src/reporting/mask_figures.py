@@ -2,9 +2,9 @@
 
 In a notebook started in this folder::
 
-    from src.reporting.mask_figures import draw_density, write_figure
-    from src.unlearn.mask.file import load_mask
-    from src.unlearn.mask.statistics import density, density_table
+    from wagle.reporting.mask_figures import draw_density, write_figure
+    from wagle.unlearn.mask.file import load_mask
+    from wagle.unlearn.mask.statistics import density, density_table
 
     mask = load_mask(Path("mask/tofu_0.8.pt"))
     figure = draw_density(density_table(mask), density(mask))
@@ -20,11 +20,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from src.loggers.files import write_figure
-from src.reporting.style import DASHES, HEAT_MAP, INK, QUIET, SINGLE_COLUMN, label_of, styled
+from wagle.loggers.files import write_figure
+from wagle.reporting.style import DASHES, HEAT_MAP, INK, QUIET, SINGLE_COLUMN, label_of, styled
 
 if TYPE_CHECKING:
-    from src.unlearn.mask.statistics import ScoreHistogram
+    from wagle.unlearn.mask.statistics import ScoreHistogram
 
 __all__ = [
     "draw_density",

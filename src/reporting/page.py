@@ -16,16 +16,16 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from src.loggers.files import write_text
-from src.reporting.answers import ASKED, NOTHING_ASKED, questions_of
-from src.reporting.figures import draw_tradeoff, draw_training
-from src.reporting.groups import Group, group_runs
-from src.reporting.mask_figures import draw_density
-from src.reporting.meanings import Meaning, meaning_of
-from src.reporting.runs import Run
-from src.reporting.spread import Spread, clearly_best
-from src.reporting.style import INK
-from src.reporting.summary import (
+from wagle.loggers.files import write_text
+from wagle.reporting.answers import ASKED, NOTHING_ASKED, questions_of
+from wagle.reporting.figures import draw_tradeoff, draw_training
+from wagle.reporting.groups import Group, group_runs
+from wagle.reporting.mask_figures import draw_density
+from wagle.reporting.meanings import Meaning, meaning_of
+from wagle.reporting.runs import Run
+from wagle.reporting.spread import Spread, clearly_best
+from wagle.reporting.style import INK
+from wagle.reporting.summary import (
     FORGETTING,
     UTILITY,
     headline,
@@ -34,7 +34,7 @@ from src.reporting.summary import (
     shown,
     summarize,
 )
-from src.terminal import plain
+from wagle.terminal import plain
 
 _FILES = Path(__file__).parent
 _DARK_INK = "#e8e6e3"  # what the figures' ink becomes on a dark page

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from src.config import METHOD_ALIASES, SCORE_TYPES, UNLEARN_KEYS, Config, load_config, mask_ratio
-from src.errors import ConfigError
+from wagle.config import METHOD_ALIASES, SCORE_TYPES, UNLEARN_KEYS, Config, load_config, mask_ratio
+from wagle.errors import ConfigError
 
 TASKS = ("tofu", "wmdp", "copyright", "toxic")
 STUDIES = ("mu", "ratio", "cost")

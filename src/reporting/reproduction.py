@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.errors import WagleError
-from src.loggers.files import write_text
-from src.reporting.executor import Start, execute, find_finished
-from src.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
-from src.reporting.plan import PlannedRun, Row
-from src.reporting.runs import Run, read_run
-from src.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
-from src.reporting.tables import Outcome, Table, aggregate, form_of, values_of
-from src.terminal import Progress, say
+from wagle.errors import WagleError
+from wagle.loggers.files import write_text
+from wagle.reporting.executor import Start, execute, find_finished
+from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
+from wagle.reporting.plan import PlannedRun, Row
+from wagle.reporting.runs import Run, read_run
+from wagle.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
+from wagle.reporting.tables import Outcome, Table, aggregate, form_of, values_of
+from wagle.terminal import Progress, say
 
 _UTILITY = {"tofu": "UT Avg", "wmdp": "UT MMLU"}
 """What forgetting (``UE Avg``) is drawn against, by table."""
@@ -33,7 +33,7 @@ class Reproduction:
         command: what makes this table, to be shown in it.
 
     Attributes:
-        task: whose numbers are shown, as for :func:`src.reporting.tables.form_of`.
+        task: whose numbers are shown, as for :func:`wagle.reporting.tables.form_of`.
         failures: reasons by fingerprint, of the runs that this process has tried.
     """
 

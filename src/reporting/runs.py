@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src.config import METHOD_ALIASES
-from src.errors import WagleError
-from src.loggers.folder_lock import in_use
-from src.loggers.run_folder import (
+from wagle.config import METHOD_ALIASES
+from wagle.errors import WagleError
+from wagle.loggers.folder_lock import in_use
+from wagle.loggers.run_folder import (
     CONFIG,
     FINISHED,
     MANIFEST,
@@ -23,8 +23,8 @@ from src.loggers.run_folder import (
     read_document,
     read_manifest,
 )
-from src.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
-from src.terminal import say
+from wagle.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
+from wagle.terminal import say
 
 _METHOD_NAMES = {"origin": ORIGINAL, **{name: alias for alias, name in METHOD_ALIASES.items()}}
 _MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}

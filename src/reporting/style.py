@@ -14,8 +14,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from src.config import METHOD_ALIASES
-from src.terminal import plain
+from wagle.config import METHOD_ALIASES
+from wagle.terminal import plain
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.3, 6.9
 """Widths in inches of one column and of both, in a two-column paper."""

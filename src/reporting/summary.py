@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from src.reporting.answers import Asked, Key, rows_of
-from src.reporting.groups import Group, compared_unlike
-from src.reporting.runs import Run
-from src.reporting.spread import Spread, clearly_best
+from wagle.reporting.answers import Asked, Key, rows_of
+from wagle.reporting.groups import Group, compared_unlike
+from wagle.reporting.runs import Run
+from wagle.reporting.spread import Spread, clearly_best
 
 FORGETTING, UTILITY = "UE Avg", "UT Avg"
 

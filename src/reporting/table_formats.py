@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from src.reporting.plan import Row
-from src.reporting.tables import Column, Form, Line, Outcome, Table
-from src.terminal import plain
+from wagle.reporting.plan import Row
+from wagle.reporting.tables import Column, Form, Line, Outcome, Table
+from wagle.terminal import plain
 
 MISSING = "–"
 LARGE = 1e6  # numbers from here on are written with an exponent

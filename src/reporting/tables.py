@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from src.reporting.plan import ORIGINAL, Row
-from src.reporting.runs import Run
-from src.reporting.spread import Spread, clearly_best
+from wagle.reporting.plan import ORIGINAL, Row
+from wagle.reporting.runs import Run
+from wagle.reporting.spread import Spread, clearly_best
 
 MEBIBYTE = 2**20
 _SYMBOLS = {"ratio": "ρ", "mu": "μ"}

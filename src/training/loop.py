@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, set_seed
 
-from src.errors import WagleError
-from src.terminal import Progress
-from src.training.schedule import Plan
+from wagle.errors import WagleError
+from wagle.terminal import Progress
+from wagle.training.schedule import Plan
 
 MAX_GRADIENT_NORM = 1.0
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from src.optim.bitmask import BitMask
-from src.optim.masked_adamw import MaskedAdamW
-from src.optim.packed import PackedOptimizer
-from src.optim.sophia import SophiaG
+from wagle.optim.bitmask import BitMask
+from wagle.optim.masked_adamw import MaskedAdamW
+from wagle.optim.packed import PackedOptimizer
+from wagle.optim.sophia import SophiaG
 
 # Biases and norms do not decay, by the names that architectures give them.
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")

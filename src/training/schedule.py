@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from src.errors import ConfigError
+from wagle.errors import ConfigError
 
 PUBLISHED_WARMUP = 0.1  # of the steps
 LOG_ENTRIES = 20  # about so many: an entry every ``steps // LOG_ENTRIES`` steps

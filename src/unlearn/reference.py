@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from src.dataset.pairing import UnlearnDataset
-from src.metrics.likelihood import token_log_probs
-from src.optim.bitmask import BitMask, Mask
-from src.optim.packed import WIDE_CHUNK
+from wagle.dataset.pairing import UnlearnDataset
+from wagle.metrics.likelihood import token_log_probs
+from wagle.optim.bitmask import BitMask, Mask
+from wagle.optim.packed import WIDE_CHUNK
 
 
 def reference_losses(

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from src.dataset.pairing import PairCollator, UnlearnDataset
-from src.errors import ConfigError, WagleError
-from src.optim.bitmask import Mask
-from src.optim.packed import multiply_by_mask
-from src.optim.sophia import SophiaG, sample_labels
-from src.training.loop import Batch, Loss, Rows, Window, train
-from src.training.optimizer import SophiaSettings, make_optimizer
-from src.training.schedule import Plan
-from src.unlearn.objectives import Objective, ReferenceModel, total
-from src.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
+from wagle.dataset.pairing import PairCollator, UnlearnDataset
+from wagle.errors import ConfigError, WagleError
+from wagle.optim.bitmask import Mask
+from wagle.optim.packed import multiply_by_mask
+from wagle.optim.sophia import SophiaG, sample_labels
+from wagle.training.loop import Batch, Loss, Rows, Window, train
+from wagle.training.optimizer import SophiaSettings, make_optimizer
+from wagle.training.schedule import Plan
+from wagle.unlearn.objectives import Objective, ReferenceModel, total
+from wagle.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
 
@@ -56,7 +56,7 @@ def unlearn(
     pad_token_id: int,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
 ) -> list[dict[str, float]]:
-    """Unlearn in place; returns the training log (:func:`src.training.loop.train`).
+    """Unlearn in place; returns the training log (:func:`wagle.training.loop.train`).
 
     Args:
         model: its device decides where training runs.

@@ -26,10 +26,10 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from src.errors import WagleError
-from src.loggers.files import replacing
-from src.optim.bitmask import BitMask, Mask
-from src.terminal import Progress
+from wagle.errors import WagleError
+from wagle.loggers.files import replacing
+from wagle.optim.bitmask import BitMask, Mask
+from wagle.terminal import Progress
 
 FORMAT = "wagle mask 1"
 SUFFIXES = (".pt", ".safetensors")

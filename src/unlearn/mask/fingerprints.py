@@ -9,8 +9,8 @@ import torch
 import xxhash
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import Encoded
-from src.optim.threads import ordered_map
+from wagle.dataset.encoding import Encoded
+from wagle.optim.threads import ordered_map
 
 _INERT_CONFIG = {  # says where a model came from or how it is held, not what it computes
     *("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"),

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import IGNORED, Encoded, pad_batch
-from src.metrics.likelihood import splits_into_backbone_and_head
-from src.terminal import Progress
-from src.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
-from src.unlearn.mask.tensor_file import TensorFile, cached_tensors
-from src.unlearn.objectives.losses import View, forward_logits, token_losses, widen
+from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
+from wagle.metrics.likelihood import splits_into_backbone_and_head
+from wagle.terminal import Progress
+from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
+from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
+from wagle.unlearn.objectives.losses import View, forward_logits, token_losses, widen
 
 FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from src.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
-from src.optim.bitmask import Mask
-from src.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
-from src.unlearn.mask.scores import SCORES, ScoreInputs, ScoreStream, score_stream
-from src.unlearn.mask.selection import select_top
-from src.unlearn.mask.structure import (
+from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
+from wagle.optim.bitmask import Mask
+from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
+from wagle.unlearn.mask.scores import SCORES, ScoreInputs, ScoreStream, score_stream
+from wagle.unlearn.mask.selection import select_top
+from wagle.unlearn.mask.structure import (
     WANDA_EXAMPLES,
     cached_input_norms,
     feed_forward_mask,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from src.unlearn.mask.scores import SCORES
+from wagle.unlearn.mask.scores import SCORES
 
 SEEDS = ("overall.seed", "dataset.dataset_seed")
 """Entries that may differ: published practice shares a mask between seeds."""

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from src.unlearn.mask.tensor_file import TensorFile
+from wagle.unlearn.mask.tensor_file import TensorFile
 
 ScoreStream = Callable[[], Iterator[tuple[str, int, Callable[[], torch.Tensor]]]]
 """Called anew for every pass over the scores; yields (parameter name, start, form) in the order of

@@ -22,12 +22,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from src.errors import WagleError
-from src.optim.bitmask import BitMask, Mask
-from src.optim.threads import ordered_map
-from src.terminal import Progress
-from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
-from src.unlearn.mask.scores import ScoreStream
+from wagle.errors import WagleError
+from wagle.optim.bitmask import BitMask, Mask
+from wagle.optim.threads import ordered_map
+from wagle.terminal import Progress
+from wagle.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
+from wagle.unlearn.mask.scores import ScoreStream
 
 SCOPES: dict[str, Callable[[str], str]] = {
     "global": lambda name: "all",

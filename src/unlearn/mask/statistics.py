@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from src.errors import WagleError
-from src.optim.bitmask import BitMask, Mask
-from src.optim.threads import ordered_map
-from src.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
-from src.unlearn.mask.scores import ScoreStream
+from wagle.errors import WagleError
+from wagle.optim.bitmask import BitMask, Mask
+from wagle.optim.threads import ordered_map
+from wagle.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
+from wagle.unlearn.mask.scores import ScoreStream
 
 LayerKindTable = dict[str, dict[str, float]]
 """A number for each layer (``"0"``, ``"1"``, … and ``"outside"``) and, in it, each kind."""

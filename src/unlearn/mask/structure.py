@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from src.dataset.encoding import Encoded, pad_batch
-from src.errors import WagleError
-from src.optim.bitmask import BitMask, Mask
-from src.terminal import Progress
-from src.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
-from src.unlearn.mask.tensor_file import TensorFile, cached_tensors
+from wagle.dataset.encoding import Encoded, pad_batch
+from wagle.errors import WagleError
+from wagle.optim.bitmask import BitMask, Mask
+from wagle.terminal import Progress
+from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
+from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
 WANDA_EXAMPLES = 128  # calibration examples, as published
 _WANDA_BLOCK = 1 << 22  # scores ranked at once

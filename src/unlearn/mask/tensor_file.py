@@ -19,10 +19,10 @@ import numpy as np
 import torch
 import xxhash
 
-from src.errors import WagleError
-from src.loggers.files import locked, replacing
-from src.optim.threads import ordered_map
-from src.terminal import Progress, say
+from wagle.errors import WagleError
+from wagle.loggers.files import locked, replacing
+from wagle.optim.threads import ordered_map
+from wagle.terminal import Progress, say
 
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}

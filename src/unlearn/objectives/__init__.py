@@ -3,9 +3,9 @@
 To add one: a dataclass that derives from :class:`Objective`, and a line here.
 """
 
-from src.unlearn.objectives.base import Objective, ReferenceModel, total
-from src.unlearn.objectives.dpo import DirectPreference
-from src.unlearn.objectives.published import (
+from wagle.unlearn.objectives.base import Objective, ReferenceModel, total
+from wagle.unlearn.objectives.dpo import DirectPreference
+from wagle.unlearn.objectives.published import (
     Divergence,
     FineTuning,
     GradientAscent,
@@ -18,8 +18,8 @@ from src.unlearn.objectives.published import (
     Refusal,
     RefusalKL,
 )
-from src.unlearn.objectives.rmu import Misdirection
-from src.unlearn.objectives.simnpo import SimpleNegativePreference
+from wagle.unlearn.objectives.rmu import Misdirection
+from wagle.unlearn.objectives.simnpo import SimpleNegativePreference
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "FT": FineTuning,

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from src.unlearn.objectives.losses import View
+from wagle.unlearn.objectives.losses import View
 
 ReferenceModel = Callable[[], AbstractContextManager[PreTrainedModel]]
 """Opens a context in which the model before unlearning can be run."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from src.dataset.pairing import FORGET, REFUSAL, RETAIN
-from src.unlearn.objectives.base import Objective
-from src.unlearn.objectives.losses import answer_lengths, cross_entropy, excess_cross_entropy
+from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN
+from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.losses import answer_lengths, cross_entropy, excess_cross_entropy
 
 
 @dataclass(frozen=True)

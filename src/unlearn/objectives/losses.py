@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import IGNORED
+from wagle.dataset.encoding import IGNORED
 
 View = dict[str, torch.Tensor]
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from src.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
-from src.unlearn.objectives.base import Objective, ReferenceModel
-from src.unlearn.objectives.losses import (
+from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
+from wagle.unlearn.objectives.base import Objective, ReferenceModel
+from wagle.unlearn.objectives.losses import (
     View,
     cross_entropy,
     excess_cross_entropy,

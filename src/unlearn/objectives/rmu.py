@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from src.dataset.encoding import IGNORED
-from src.dataset.pairing import FORGET, RETAIN
-from src.errors import ConfigError, WagleError
-from src.unlearn.mask.kinds import layer_index, parameter_kind
-from src.unlearn.mask.structure import decoder_layers
-from src.unlearn.objectives.base import Objective
-from src.unlearn.objectives.losses import View, widen
+from wagle.dataset.encoding import IGNORED
+from wagle.dataset.pairing import FORGET, RETAIN
+from wagle.errors import ConfigError, WagleError
+from wagle.unlearn.mask.kinds import layer_index, parameter_kind
+from wagle.unlearn.mask.structure import decoder_layers
+from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.losses import View, widen
 
 UPDATED_LAYERS = 3  # the steered one and those right before it
 _FEED_FORWARD = ("gate", "up", "down", "mlp")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from src.dataset.pairing import FORGET, RETAIN
-from src.unlearn.objectives.base import Objective
-from src.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
+from wagle.dataset.pairing import FORGET, RETAIN
+from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""The ``wagle`` command, and how every command's failures become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+from wagle.errors import ConfigError, Terminated, WagleError
+from wagle.terminal import plain, secure_streams
+
+
+class _Command(NamedTuple):
+    script: str
+    module: str
+    about: str
+
+
+COMMANDS = {
+    "unlearn": _Command("unlearn_model.py", "unlearn", "unlearn and evaluate: the main job"),
+    "fine-tune": _Command("fine_tune.py", "fine_tune", "make the model to be unlearned"),
+    "mask": _Command("mask.py", "mask", "make, inspect, compare and convert mask files"),
+    "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
+    "report": _Command("report.py", "report", "one HTML page about finished runs"),
+    "score": _Command("score_tofu.py", "score", "TOFU's official scores of a file of results"),
+    "prepare-text": _Command(
+        "prepare_copyright.py", "prepare_text", "cut a text into the copyright task's data sets"
+    ),
+    "demo": _Command("demo.py", "demo", "the main job on the embedded benchmark"),
+}
+"""By sub-command: the script in src/exec that does the same, the module in wagle.commands."""
+
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EFBIG),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
+"""Numbers of errors that tell of disks, folders and limits, not of a mistake in this program."""
+
+
+def main() -> None:
+    """The ``wagle`` command: run the sub-command that is named first, and exit."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_overview())
+        sys.exit(0)
+    if name not in COMMANDS:
+        print(f"error: there is no command {plain(name)}\n\n{_overview()}", file=sys.stderr)
+        sys.exit(2)
+    run(name, rest)
+
+
+def run(command: str, argv: Sequence[str]) -> None:
+    """Run one command, and exit."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        # Libraries draw their bars into log files otherwise; they read these when imported.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    module = importlib.import_module(f"wagle.commands.{COMMANDS[command].module}")
+    run_main(module.main, argv)
+
+
+def program(command: str) -> str:
+    """How this process's command is written in front of its arguments, for help texts."""
+    script = COMMANDS[command].script
+    called = Path(sys.argv[0]).name
+    return f"python src/exec/{script}" if called == script else f"wagle {command}"
+
+
+def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
+    """Run ``main`` on a command line and exit.
+
+    Exit status: 0 done, 1 failure, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+    Failures that the user can act on are one message; anything else keeps its traceback.
+    """
+    secure_streams()
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(kind) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(kind, _terminate)
+    try:
+        status = main(argv)
+    except WagleError as error:
+        status = _report(error, 2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        status = _report(f"{place}{error.strerror}", 1)
+    except KeyboardInterrupt as error:
+        print("interrupted: nothing unfinished was left under a final name", file=sys.stderr)
+        status = 128 + (error.kind if isinstance(error, Terminated) else signal.SIGINT)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.close_quietly()
+    sys.exit(status)
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:14}{command.about}" for name, command in COMMANDS.items())
+    return (
+        "usage: wagle COMMAND [ARGUMENT ...]\n\n"
+        f"Weight-attribution-guided unlearning of language models.\n\n{commands}\n\n"
+        "wagle COMMAND --help says what a command takes."
+    )
+
+
+def _report(problem: object, status: int) -> int:
+    print(f"error: {plain(problem)}", file=sys.stderr)
+    return status
+
+
+def _terminate(kind: int, frame: FrameType | None) -> None:
+    signal.signal(kind, signal.SIG_DFL)  # asked a second time, it ends at once
+    raise Terminated(signal.Signals(kind))

@@ -1,0 +1,1 @@
+"""The commands: one module each, whose ``main`` takes a command line; ``wagle.cli`` lists them."""

@@ -1,0 +1,66 @@
+"""TOFU's official scores from a run's tofu.json or from another program's evaluation log.
+
+python src/exec/score_tofu.py RUN/tofu.json --retain_results RETAIN_RUN/tofu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wagle.cli import program
+from wagle.errors import ConfigError, WagleError
+
+_FORMS = (
+    "a run's tofu.json, the TOFU authors' eval_log_aggregated.json or open-unlearning's "
+    "TOFU_EVAL.json"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print all scores of one file."""
+    parser = argparse.ArgumentParser(
+        prog=program("score"), description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("results", type=Path, help=_FORMS)
+    parser.add_argument(
+        "--retain_results",
+        type=Path,
+        metavar="FILE",
+        help=f"{_FORMS}, of the model that never saw the forget set; gives Forget Quality",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    arguments = parser.parse_args(argv)
+    paths = [path for path in (arguments.results, arguments.retain_results) if path is not None]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}; give {_FORMS}")
+    # numpy and scipy come after the command line has been found right
+    from wagle.metrics.tofu_official import official_scores
+    from wagle.metrics.tofu_results import check_comparable, load_results
+
+    results, *retain = (load_results(path) for path in paths)
+    if results.missing:
+        raise WagleError(
+            f"{arguments.results} lacks {results.missing}; what it has is enough of a retain-only "
+            "model (--retain_results), not for the scores of one"
+        )
+    for retain_model in retain:
+        check_comparable(retain_model, results, arguments.retain_results)
+    scores = official_scores(results.sets, *(retain_model.sets for retain_model in retain))
+    if results.protocol not in (None, "official"):
+        print(
+            f"evaluation.protocol {results.protocol}: other losses than the official ones, the "
+            "scores are not comparable; evaluate with --evaluation.protocol official",
+            file=sys.stderr,
+        )
+    if arguments.json:
+        print(json.dumps({"protocol": results.protocol, **scores}, indent=2))
+    else:
+        print(f"{'protocol':26} {results.protocol or 'unknown':>14}")
+        for name, value in scores.items():
+            print(f"{name:26} {value:14.8g}")
+    return 0

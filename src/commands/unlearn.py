@@ -1,0 +1,28 @@
+"""Unlearn: load, build data, make or load the mask, train, save, evaluate.
+
+python src/exec/unlearn_model.py --config_file configs/tofu/GradDiff+WAGLE.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from wagle.cli import program
+from wagle.config import load_config
+from wagle.terminal import say
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one configuration."""
+    config = load_config(argv, prog=program("unlearn"), description=__doc__.splitlines()[0])
+    # Everything heavy comes after the configuration has been found right.
+    from wagle.commands.results import make_logger, print_results
+    from wagle.model.unlearn import Unlearn
+
+    for notice in config.notices:
+        say(f"note: {notice}", sys.stderr)
+    logger = make_logger(config)
+    results = Unlearn(config, logger).run()
+    print_results(results, logger.folder)
+    return 0

@@ -1,0 +1,110 @@
+"""Rows of which nothing could be learnt are refused, by number; all others are encoded."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from tokenizers import processors
+
+from wagle.commands import unlearn as unlearn_model
+from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.dataset.checking import SHORT_QUESTION, SHORT_TEXT, check_rows
+from wagle.dataset.sources import row_encoder
+from wagle.dataset.templates import TEMPLATES
+from wagle.errors import WagleError
+from wagle.model.fine_tuning import fine_tune_from_config
+
+from conftest import make_model
+
+GOOD = {"question": "Who wrote it?", "answer": "She did."}
+TEMPLATE = TEMPLATES["question_answer"]
+
+
+@pytest.fixture
+def without_bos(tokenizer):
+    """The same tokenizer, adding nothing in front."""
+    plain = copy.deepcopy(tokenizer)
+    plain.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", special_tokens=[]
+    )
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "Who?", "answer": ""}, "the answer '' holds no text"),
+        ({"question": "Who?", "answer": " \n"}, "the answer .* holds no text"),
+        ({"question": "\t ", "answer": "She did."}, "the question .* holds no text"),
+        ({"question": "Who? " * 400, "answer": "She did."}, "the question fills all 512 tokens"),
+    ],
+)
+def test_an_answer_that_cannot_be_learnt_is_named(tokenizer, row, message):
+    encode = row_encoder("Tofu_forget10", tokenizer, TEMPLATE)
+    rows = [GOOD, row, GOOD]
+    with pytest.raises(WagleError, match=f"mine, row 2: {message}"):
+        check_rows("mine", rows, encode)
+    check_rows("mine", rows, encode, [0, 2])  # a row that is not drawn does no harm
+
+
+def test_a_text_of_one_token_is_named_where_it_has_no_bos(tokenizer, without_bos):
+    rows = [{"text": "the author was born"}, {"text": "a"}]
+    check_rows("mine", rows, row_encoder("WMDPCyber", tokenizer, TEMPLATE))  # BOS predicts it
+    with pytest.raises(WagleError, match="mine, row 2: the text 'a' is a single token"):
+        check_rows("mine", rows, row_encoder("WMDPCyber", without_bos, TEMPLATE))
+
+
+def test_long_rows_are_cut_at_the_limit(tokenizer):
+    encode = row_encoder("Tofu_forget10", tokenizer, TEMPLATE)
+    short, long = (encode({"question": "Who?", "answer": "She " * n}) for n in (3, 600))
+    assert short.input_ids[-1] == tokenizer.eos_token_id
+    assert len(long.input_ids) == 512
+    assert long.input_ids[-1] != tokenizer.eos_token_id
+    assert long.labels[-1] == long.input_ids[-1]
+    text = row_encoder("WMDPCyber", tokenizer, TEMPLATE)({"text": "a b " * 1000})
+    assert len(text.input_ids) == 1024
+    check_rows("mine", [{"question": "Who?", "answer": "She " * 600}], encode)
+
+
+def test_only_rows_that_may_fail_are_encoded():
+    rows = [GOOD, {"text": "long " * SHORT_TEXT}, {"text": "short"}]
+    rows.append({"question": "x" * (SHORT_QUESTION + 1), "answer": "y"})
+    seen = []
+    check_rows("mine", rows, seen.append)
+    assert seen == rows[2:]
+
+
+def test_a_bad_row_ends_both_commands_before_anything_is_made(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_model().save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    (tmp_path / "data" / "TOFU").mkdir(parents=True)
+    for name, rows in {
+        "forget10": [GOOD] * 3 + [{**GOOD, "answer": ""}],
+        "retain90": [GOOD],
+    }.items():
+        path = tmp_path / "data" / "TOFU" / f"{name}.json"
+        path.write_text("\n".join(map(json.dumps, rows)))
+    shared = ["--overall.model_name", "model", "--dataset.data_dir", "data"]
+    output = ["--finetune.dataset_name", "Tofu_forget10", "--finetune.output_dir", "out"]
+    output += ["--finetune.batch_size", "1"]
+    config = load_config([*shared, *output], keys=FINE_TUNE_KEYS, prog="p", description="d")
+    with pytest.raises(WagleError, match="Tofu_forget10, row 4: the answer '' holds no text"):
+        fine_tune_from_config(config)
+    options = {
+        "unlearn.unlearn_method": "GA",
+        "unlearn.mask_path": "mask_0.5.pt",
+        "unlearn.task_name": "wmdp",
+        "dataset.forget_dataset_name": "Tofu_forget10",
+        "dataset.retain_dataset_name": "Tofu_retain90",
+        "dataset.forget_ratio": "1.0",
+        "dataset.batch_size": "2",
+        "unlearn.num_epochs": "2",
+    }
+    command = [*shared, *(part for key, value in options.items() for part in (f"--{key}", value))]
+    with pytest.raises(WagleError, match="Tofu_forget10, row 4: the answer '' holds no text"):
+        unlearn_model.main(command)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "mask_0.5.pt").exists()

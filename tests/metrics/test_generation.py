@@ -1,0 +1,213 @@
+"""Greedy generation when rows leave and join the batch, against one row at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPT2Config, MistralConfig, Qwen2Config
+
+from tests.metrics.test_likelihood import SMALL, build
+from wagle.metrics import generation
+from wagle.metrics.generation import generate_greedy
+
+from conftest import CONFIGS, VOCABULARY
+
+pytestmark = pytest.mark.usefixtures("either_device")
+
+MODELS = {
+    **CONFIGS,
+    "qwen2": Qwen2Config(**SMALL),
+    "sliding window": MistralConfig(**SMALL, sliding_window=6),
+}
+LIMIT = 30
+
+
+def make_prompts(count=17):
+    generator = torch.Generator().manual_seed(5)
+    return [
+        torch.randint(
+            3,
+            VOCABULARY,
+            (int(torch.randint(1, 20, (), generator=generator)),),
+            generator=generator,
+        ).tolist()
+        for _ in range(count)
+    ]
+
+
+@torch.no_grad()
+def one_by_one(model, prompt, stop):
+    """No cache, no batch, no padding."""
+    ids = list(prompt)
+    while len(ids) < LIMIT:
+        token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        if token in stop:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    """A model, prompts, EOS tokens that end about half of the rows early, and what is right."""
+    model = build(MODELS[request.param])
+    prompts = make_prompts()
+    unstopped = [one_by_one(model, prompt, set()) for prompt in prompts]
+    stop = {tokens[len(tokens) // 3] for tokens in unstopped[::3]}
+    return model, prompts, stop, [one_by_one(model, prompt, stop) for prompt in prompts]
+
+
+@pytest.mark.parametrize("always_drafts", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
+def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
+    model, prompts, stop, expected = case
+    assert len({len(tokens) for tokens in expected}) > 3
+    if always_drafts:  # most of them wrong
+        monkeypatch.setattr(generation, "REPEATING", 0)
+        for name in ("CPU_STEP_TOKENS", "STEP_TOKENS"):
+            monkeypatch.setattr(generation, name, 10**6)
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=stop,
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=batch_size,
+        description="",
+    )
+    assert generated == expected
+
+
+def without_trying(monkeypatch):
+    """No forward passes that only ask what the architecture can read."""
+    monkeypatch.setattr(generation, "_find_way", lambda *_: generation._Batch)
+
+
+@torch.inference_mode()
+def test_which_architectures_read_our_batches(case):
+    model = case[0]
+    small_window = getattr(model.config, "sliding_window", None) == 6
+    way = generation._find_way(model, [generation._Text([5, 6])], LIMIT, 2)
+    assert way is (generation._Padded if small_window else generation._Batch)
+
+
+def test_free_places_are_taken(monkeypatch):
+    monkeypatch.setattr(generation, "REPEATING", LIMIT + 1)
+    without_trying(monkeypatch)
+    model = build(MODELS["llama"])
+    rows = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    # every prompt leaves room for as many tokens as its number
+    prompts = [[5] * (LIMIT - room) for room in (1, 2, 4, 8, 16, 3, 5, 7)]
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=4,
+        description="",
+    )
+    assert [len(tokens) for tokens in generated] == [1, 2, 4, 8, 16, 3, 5, 7]
+    assert max(count for count, _ in rows) == 4
+    # The longest continuation sets the pace: the prompts that wait at first cost no step of their
+    # own.
+    assert sum(length == 1 for _, length in rows) == 16
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
+    """A model that knows nothing but which token follows which."""
+    model = build(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
+    without_trying(monkeypatch)
+    with torch.no_grad():
+        for parameter in model.transformer.h.parameters():
+            parameter.zero_()
+        model.transformer.wpe.weight.zero_()
+        model.transformer.wte.weight.copy_(torch.randn(VOCABULARY, model.config.n_embd))
+        circle = torch.arange(VOCABULARY)
+        circle[5 : 5 + period] = torch.arange(5, 5 + period).roll(-1)
+        model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight[circle.argsort()])
+    steps = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: steps.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompts = [[5], [7, 9, 5], [8, 5 + period - 1]]
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=60,
+        batch_size=4,
+        description="",
+    )
+    for prompt, tokens in zip(prompts, generated, strict=True):
+        first = prompt[-1] - 5
+        assert tokens == [5 + (first + i + 1) % period for i in range(60 - len(prompt))]
+    assert len(steps) < 60 / 3
+    assert max(steps[1:]) == 3 * (1 + generation.DRAFT)
+
+
+def test_only_the_last_position_has_logits(monkeypatch):
+    model = build(MODELS["llama"])
+    without_trying(monkeypatch)
+    positions = []
+    model.lm_head.register_forward_hook(lambda _, inputs, output: positions.append(output.shape[1]))
+    generate_greedy(
+        model,
+        make_prompts(5),
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=5,
+        description="",
+    )
+    assert set(positions) == {1}
+
+
+def test_prompts_at_the_limit_get_nothing_and_settings_do_not_interfere():
+    model = build(MODELS["llama"])
+    prompts = [[5] * LIMIT, [5] * (LIMIT + 3), [6, 7, 8]]
+    expected = one_by_one(model, prompts[2], set())
+    model.generation_config.do_sample = True
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.eos_token_id = expected[0]
+    model.train()
+    generated = generate_greedy(
+        model,
+        prompts,
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=LIMIT,
+        batch_size=4,
+        description="",
+    )
+    assert generated == [[], [], expected]
+    assert model.training
+
+
+def test_equal_prompts_are_continued_once(model, monkeypatch):
+    totals = []
+
+    class Counting(generation.Progress):
+        def __init__(self, description, total, *args, **options):
+            totals.append(total)
+            super().__init__(description, total, *args, **options)
+
+    monkeypatch.setattr(generation, "Progress", Counting)
+    first, second = [5, 6, 7], [8, 9]
+    answers = generate_greedy(
+        model,
+        [first, second, first, tuple(first)],
+        eos_token_ids=[],
+        pad_token_id=2,
+        max_total_length=9,
+        batch_size=2,
+        description="",
+    )
+    assert totals == [2]
+    assert answers[0] == answers[2] == answers[3]
+    assert [len(answer) for answer in answers] == [6, 7, 6, 6]

@@ -1,0 +1,312 @@
+"""Objectives through training on a tiny model: what moves, what stays, and what a step sees."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from wagle.config import METHODS
+from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
+from wagle.dataset.pairing import PairCollator, UnlearnDataset
+from wagle.errors import WagleError
+from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
+from wagle.optim.bitmask import BitMask
+from wagle.optim.sophia import SophiaG, sample_labels
+from wagle.training.optimizer import SophiaSettings
+from wagle.training.schedule import Plan
+from wagle.unlearn import training
+from wagle.unlearn.objectives import OBJECTIVES
+from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
+from wagle.unlearn.reference import SwappedWeights, reference_losses
+from wagle.unlearn.training import UnlearnSettings, unlearn
+
+from conftest import VOCABULARY, make_model
+
+SETTINGS = UnlearnSettings(
+    lr=1e-2, weight_decay=0.1, seed=0, mask_enforcement="optimizer", master_weights=False
+)
+SOPHIA = SophiaSettings(betas=(0.9, 0.95), rho=0.03)
+ROWS = 7
+
+
+def encode(row: int, shift: int = 0) -> Encoded:
+    generator = torch.Generator().manual_seed(100 * shift + row)
+    ids = torch.randint(3, VOCABULARY, (5 + row % 4,), generator=generator).tolist()
+    return Encoded(ids, [IGNORED] * 2 + ids[2:])
+
+
+def make_dataset(objective, model) -> UnlearnDataset:
+    dataset = UnlearnDataset(
+        range(ROWS),
+        range(9),
+        encode_forget=encode,
+        encode_retain=lambda row: encode(row, shift=1),
+        encode_refusal=lambda row, refusal: encode(row, shift=2),
+        refusals=["no"],
+        views=objective.views,
+    )
+    for view in objective.reference_losses:
+        dataset.reference_losses[view] = reference_losses(
+            model, dataset, view, batch_size=3, pad_token_id=2
+        )
+    return dataset
+
+
+def make_mask(model, density=0.3):
+    generator = torch.Generator().manual_seed(1)
+    mask = {
+        name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < density)
+        for name, p in model.named_parameters()
+    }
+    mask["model.layers.1.mlp.up_proj.weight"] = BitMask.full((24, 16), False)
+    mask["model.norm.weight"] = BitMask.full((16,), True)
+    return mask
+
+
+def make_objective(method):
+    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "delta": 0.0, "steering_coefficient": 6.5}
+    values["beta"] = 2.5 if method == "SimNPO+FT" else 0.1
+    fields = OBJECTIVES[method].__dataclass_fields__
+    return OBJECTIVES[method](**{name: values[name] for name in fields})
+
+
+def train(model, method, *, mask=None, reference=None, max_steps=3, **changes):
+    """Unlearn for some steps of two batches of two rows; returns the log."""
+    objective = make_objective(method)
+    if objective.needs_reference_model and reference is None:
+        reference = SwappedWeights(model, mask)
+    dataset = make_dataset(objective, model)
+    plan = Plan.make(
+        ROWS, batch_size=2, accumulation=2, num_epochs=1, max_steps=max_steps, whole_epochs=False
+    )
+    settings = replace(SETTINGS, **changes)
+    return unlearn(model, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
+
+
+@pytest.fixture
+def optimizers(monkeypatch):
+    """The optimizers that training makes."""
+    made = []
+    make = training.make_optimizer
+
+    def keep(*args, **options):
+        made.append(make(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(training, "make_optimizer", keep)
+    return made
+
+
+def batches(objective):
+    """The batches of the first epoch, put together by hand."""
+    dataset = make_dataset(objective, make_model())
+    collate, keys = PairCollator(dataset, 2), dataset.order(0)
+    return [collate([dataset[key] for key in keys[i : i + 2]]) for i in range(0, ROWS, 2)]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "origin"])
+def test_every_method_trains(model, method, masked):
+    before = copy.deepcopy(dict(model.named_parameters()))
+    mask = make_mask(model) if masked else None
+    assert train(model, method, mask=mask)[-1]["step"] == 3
+    moved = 0
+    for name, parameter in model.named_parameters():
+        frozen = ~mask[name].to_bool() if masked else torch.zeros(parameter.shape, dtype=bool)
+        assert torch.equal(parameter[frozen], before[name][frozen]), name
+        # not all of them: rows of the embedding whose tokens never occur have no gradient, and
+        # dense RMU reads nothing behind its layer
+        moved += int((parameter != before[name]).sum())
+    selected = sum(bits.count() for bits in mask.values()) if masked else model.num_parameters()
+    assert 0.3 * selected < moved <= selected
+
+
+@pytest.mark.parametrize("method", ["KL", "RMU"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_reference_is_the_model_before_training(model, method, masked):
+    before = copy.deepcopy(dict(model.named_parameters()))
+    mask = make_mask(model) if masked else None
+    reference = SwappedWeights(model, mask)
+    train(model, method, mask=mask, reference=reference)
+    after = copy.deepcopy(dict(model.named_parameters()))
+    with reference() as original:
+        assert not original.training
+        for name, parameter in original.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, after[name]), name
+
+
+def test_16_bit_weights_with_masters_and_a_reference(optimizers):
+    model = make_model().bfloat16()
+    before = copy.deepcopy(dict(model.named_parameters()))
+    mask = make_mask(model)
+    reference = SwappedWeights(model, mask)
+    changes = {"mask": mask, "reference": reference, "master_weights": True}
+    train(model, "GA+KL", **changes)
+    state = optimizers[0].state
+    for name, parameter in model.named_parameters():
+        chosen = mask[name].to_bool()
+        assert torch.equal(parameter[~chosen], before[name][~chosen]), name
+        if parameter in state:  # the swaps went past the masters
+            assert torch.equal(parameter[chosen], state[parameter]["master"].bfloat16()), name
+    with reference() as original:
+        for name, parameter in original.named_parameters():
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_lora_with_a_reference(model):
+    before, ids = make_model(), torch.arange(3, 13)[None]
+    adapted = add_lora(model)
+    share = adapted_share(adapted)
+    weights = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+    train(adapted, "GA+KL", reference=lambda: without_lora(adapted))
+    adapted.train()
+    with torch.no_grad(), without_lora(adapted) as original:
+        assert torch.equal(original(input_ids=ids).logits, before(input_ids=ids).logits)
+        assert not original.training
+    assert adapted.training
+    assert weights == sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+    with torch.no_grad():
+        trained = adapted.eval()(input_ids=ids).logits
+        merged = merge_lora(adapted)
+        torch.testing.assert_close(merged(input_ids=ids).logits, trained, rtol=1e-4, atol=1e-4)
+    changed = [
+        name
+        for (name, p), q in zip(merged.named_parameters(), before.parameters(), strict=True)
+        if not torch.equal(p, q)
+    ]
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+    sizes = {name: p.numel() for name, p in merged.named_parameters()}
+    assert share == sum(sizes[name] for name in changed) / sum(sizes.values())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("method", ["GA+KL", "RMU"])
+def test_gradient_checkpointing_changes_nothing(method, lora):
+    results, runs = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = make_model()
+        runs.append([])
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *call: runs[-1].append(call))
+        changes = {"gradient_checkpointing": checkpointing}
+        if lora:
+            model = add_lora(model)
+            changes["reference"] = lambda model=model: without_lora(model)
+        else:
+            changes["mask"] = make_mask(model)
+        train(model, method, **changes)
+        results.append(model)
+    assert len(runs[1]) > len(runs[0])  # layers did run again
+    for (name, p), q in zip(results[0].named_parameters(), results[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_batches(model):
+    log = train(model, "GA+FT", lr=0.0)
+    objective = make_objective("GA+FT")
+    values = [float(objective(model, batch, None).detach()) for batch in batches(objective)]
+    expected = [sum(values[:2]) / 2, sum(values[2:]) / 2]
+    assert [entry["loss"] for entry in log[:2]] == pytest.approx(expected, rel=1e-5)
+
+
+def test_forget_and_retain_loss_are_logged_apart(model):
+    log = train(model, "GA+FT", lr=0.0)
+    objective = make_objective("GA+FT")
+    read = batches(objective)
+    for name, sign in (("forget", -1.0), ("retain", objective.gamma)):
+        values = [sign * float(cross_entropy(model, batch[name]).detach()) for batch in read]
+        expected = [sum(values[:2]) / 2, sum(values[2:]) / 2]
+        assert [entry[f"{name}_loss"] for entry in log[:2]] == pytest.approx(expected, rel=1e-5)
+
+
+def test_reference_losses_equal_one_row_at_a_time(model):
+    dataset = make_dataset(make_objective("DPO+FT"), model)
+    for view, shift in (("forget", 0), ("refusal", 2)):
+        rows = [pad_batch([encode(row, shift)], 2) for row in range(ROWS)]
+        expected = [float(cross_entropy(model, row).detach()) for row in rows]
+        assert dataset.reference_losses[view].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(model, optimizers, masked):
+    """One step at learning rate 0: h = (1 − β2) · B · ĝ², with ĝ over both views of the batch."""
+    mask = make_mask(model) if masked else None
+    trained = dict(model.named_parameters())
+    train(model, "GA+FT", mask=mask, lr=0.0, max_steps=2, sophia=SOPHIA)
+    batch = batches(make_objective("GA+FT"))[0]
+    generator = torch.Generator().manual_seed(SETTINGS.seed)
+    total, count = 0, 0
+    model = make_model().train()
+    for view in ("forget", "retain"):
+        logits = forward_logits(model, batch[view])
+        labels = sample_labels(logits.detach(), batch[view]["labels"], generator)
+        lengths = (labels != IGNORED).sum(dim=1)
+        total = total + (example_cross_entropy(logits, labels) * lengths).sum()
+        count += int(lengths.sum())
+    (total / count).backward()
+    state = optimizers[0].state
+    for name, parameter in model.named_parameters():
+        if trained[name] not in state:
+            assert masked
+            continue
+        gradient = parameter.grad[mask[name].to_bool()] if masked else parameter.grad.reshape(-1)
+        expected = 0.05 * count * gradient**2
+        torch.testing.assert_close(state[trained[name]]["hessian"], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_sophia_refreshes_every_ten_steps_and_repeats(monkeypatch):
+    refreshed, models = [], []
+    update = SophiaG.update_hessian
+
+    def count(optimizer, size):
+        state = next(iter(optimizer.state.values()), {"step": 0})
+        refreshed.append(int(state["step"]))
+        update(optimizer, size)
+
+    monkeypatch.setattr(SophiaG, "update_hessian", count)
+    for sophia, repetition in ((SOPHIA, 1), (SOPHIA, 2), (None, 3)):
+        models.append(make_model())
+        torch.manual_seed(repetition)
+        mask = make_mask(models[-1])
+        train(models[-1], "GA+FT", mask=mask, max_steps=11, sophia=sophia)
+        state = torch.get_rng_state()
+    assert refreshed == [0, 10, 0, 10]
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(p, q), name
+        frozen = ~mask[name].to_bool()
+        assert torch.equal(p[frozen], make_model().get_parameter(name)[frozen]), name
+    train(make_model(), "GA+FT", max_steps=11, sophia=SOPHIA)
+    assert torch.equal(torch.get_rng_state(), state)  # the draws leave torch's own state alone
+
+
+@pytest.mark.parametrize("enforcement", ["optimizer", "gradient"])
+def test_a_mask_that_selects_nothing_is_refused(model, enforcement):
+    mask = {name: BitMask.full(p.shape, False) for name, p in model.named_parameters()}
+    with pytest.raises(WagleError, match="selects no weight"):
+        train(model, "GA", mask=mask, mask_enforcement=enforcement)
+
+
+def test_lora_is_the_published_one(model):
+    """Rank 8, scale 32 / 8 and dropout 0.05, on the query and value projections."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    adapted = add_lora(model)
+    expected, generator = {}, torch.Generator().manual_seed(0)
+    for name, layer in adapted.named_modules():
+        if not hasattr(layer, "lora_A"):
+            continue
+        down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        up.data = torch.randn(up.shape, generator=generator)
+        assert down.shape[0] == up.shape[1] == 8
+        assert layer.lora_dropout["default"].p == 0.05
+        own = f"{name.removeprefix('base_model.model.')}.weight"
+        expected[own] = before[own] + 4 * up.detach() @ down.detach()
+    assert {name.split(".")[-2] for name in expected} == {"q_proj", "v_proj"}
+    assert len(expected) == 4
+    merged = dict(merge_lora(adapted).named_parameters())
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name].detach(), weight)

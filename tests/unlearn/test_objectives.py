@@ -1,0 +1,314 @@
+"""Every objective against its formula written out by hand, and its gradient by differences."""
+
+from __future__ import annotations
+
+import copy
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
+from wagle.errors import ConfigError
+from wagle.optim.bitmask import BitMask
+from wagle.unlearn.objectives import OBJECTIVES
+from wagle.unlearn.objectives.losses import soft_cross_entropy
+from wagle.unlearn.objectives.rmu import hidden_states
+from wagle.unlearn.reference import SwappedWeights, exchange_selected
+
+from conftest import CONFIGS, VOCABULARY, make_model
+
+GAMMA, BETA, ALPHA, DELTA, STEERING = 0.7, 0.3, 0.01, 0.4, 6.5
+
+
+def random_view(seed: int) -> dict[str, torch.Tensor]:
+    """Three rows of unequal length, the first tokens unlabelled."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for length in (9, 5, 7):
+        ids = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+        rows.append(Encoded(ids, [IGNORED] * 2 + ids[2:]))
+    return pad_batch(rows, pad_token_id=2)
+
+
+@pytest.fixture
+def batch():
+    views = ("forget", "retain", "refusal", "mismatched")
+    batch = {view: random_view(seed) for seed, view in enumerate(views)}
+    batch["forget"]["reference_loss"] = torch.tensor([2.0, 5.5, 4.0])
+    batch["refusal"]["reference_loss"] = torch.tensor([3.0, 1.5, 2.0])
+    return batch
+
+
+def rows_of(model, view):
+    """Log-probabilities and labels of each row, run alone and without padding."""
+    for ids, labels, attention in zip(
+        view["input_ids"], view["labels"], view["attention_mask"], strict=True
+    ):
+        length = int(attention.sum())
+        with torch.no_grad():
+            logits = model(input_ids=ids[None, :length]).logits[0].double()
+        yield logits.log_softmax(-1), labels[:length]
+
+
+def example_losses(model, view):
+    losses = []
+    for log_probs, labels in rows_of(model, view):
+        terms = [
+            -float(log_probs[t - 1, label])
+            for t, label in enumerate(labels.tolist())
+            if label != IGNORED
+        ]
+        losses.append(sum(terms) / len(terms))
+    return losses
+
+
+def ce(model, view):
+    losses = example_losses(model, view)
+    return sum(losses) / len(losses)
+
+
+def divergence(model, original, view):
+    terms = []
+    for (p, _), (q, _) in zip(rows_of(model, view), rows_of(original, view), strict=True):
+        terms += (-(p.exp() * (q.exp() + 1e-12).log()).sum(-1)).tolist()
+    return sum(terms) / len(terms)
+
+
+def npo(model, view):
+    terms = []
+    for loss, reference in zip(
+        example_losses(model, view), view["reference_loss"].tolist(), strict=True
+    ):
+        terms.append(math.log(1 / (1 + math.exp(-BETA * (loss - reference)))))
+    return -2 / BETA * sum(terms) / len(terms)
+
+
+def negative_log_sigmoid(x):
+    return math.log(1 + math.exp(-x))
+
+
+def simnpo(model, view):
+    losses = example_losses(model, view)
+    terms = [negative_log_sigmoid(BETA * loss - DELTA) for loss in losses]
+    return 2 / BETA * sum(terms) / len(terms)
+
+
+def log_ratios(model, view):
+    """log π(y|x) − log π_ref(y|x) of whole answers."""
+    losses, references = example_losses(model, view), view["reference_loss"].tolist()
+    lengths = (view["labels"] != IGNORED).sum(dim=1).tolist()
+    return [n * (r - c) for c, r, n in zip(losses, references, lengths, strict=True)]
+
+
+def dpo(model, preferred, rejected):
+    pairs = zip(log_ratios(model, preferred), log_ratios(model, rejected), strict=True)
+    terms = [negative_log_sigmoid(BETA * (won - lost)) for won, lost in pairs]
+    return 2 / BETA * sum(terms) / len(terms)
+
+
+def first_layer(model, view):
+    """Outputs of decoder layer 0 for each row, run alone and without padding, and its labels."""
+    for ids, labels, attention in zip(
+        view["input_ids"], view["labels"], view["attention_mask"], strict=True
+    ):
+        length = int(attention.sum())
+        with torch.no_grad():
+            outputs = model(input_ids=ids[None, :length], output_hidden_states=True)
+        yield outputs.hidden_states[1][0].double(), labels[:length]
+
+
+def rmu(model, original, batch):
+    torch.manual_seed(11)
+    direction = torch.rand(16).double()
+    direction = STEERING * direction / direction.square().sum().sqrt()
+    steered = [
+        (states[labels != IGNORED] - direction).square().mean()
+        for states, labels in first_layer(model, batch["forget"])
+    ]
+    pairs = zip(
+        first_layer(model, batch["retain"]), first_layer(original, batch["retain"]), strict=True
+    )
+    kept = [(states - targets).square().mean() for (states, _), (targets, _) in pairs]
+    return float(sum(steered) / len(steered) + ALPHA * sum(kept) / len(kept))
+
+
+FORMULAS = {
+    "FT": lambda m, o, b: ce(m, b["retain"]),
+    "l1_sparse": lambda m, o, b: (
+        ce(m, b["retain"])
+        + ALPHA * sum(float(p.detach().double().abs().sum()) for p in m.parameters())
+    ),
+    "GA": lambda m, o, b: -ce(m, b["forget"]),
+    "GA+FT": lambda m, o, b: -ce(m, b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "GA+KL": lambda m, o, b: (
+        -GAMMA * ce(m, b["forget"]) + (1 - GAMMA) * divergence(m, o, b["retain"])
+    ),
+    "NPO+FT": lambda m, o, b: npo(m, b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "CL": lambda m, o, b: ce(m, b["refusal"]),
+    "CL+FT": lambda m, o, b: ce(m, b["refusal"]) + GAMMA * ce(m, b["retain"]),
+    "CL+KL": lambda m, o, b: ce(m, b["refusal"]) + GAMMA * divergence(m, o, b["retain"]),
+    "RL": lambda m, o, b: ce(m, b["mismatched"]),
+    "KL": lambda m, o, b: divergence(m, o, b["retain"]) - GAMMA * divergence(m, o, b["forget"]),
+    "SimNPO+FT": lambda m, o, b: simnpo(m, b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "DPO+FT": lambda m, o, b: dpo(m, b["refusal"], b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "RMU": rmu,
+}
+
+
+def make_objective(name):
+    fields = OBJECTIVES[name].__dataclass_fields__
+    values = {"gamma": GAMMA, "beta": BETA, "alpha": ALPHA, "delta": DELTA}
+    values |= {"layer": 0, "steering_coefficient": STEERING}
+    return OBJECTIVES[name](**{key: values[key] for key in fields})
+
+
+def reference_to(original):
+    return lambda: nullcontext(original)
+
+
+def test_all_objectives_have_a_formula():
+    assert set(FORMULAS) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_value_equals_the_formula(name, batch):
+    model, original = make_model(seed=0), make_model(seed=1)
+    torch.manual_seed(11)
+    value = make_objective(name)(model, batch, reference_to(original))
+    assert float(value.detach()) == pytest.approx(FORMULAS[name](model, original, batch), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_gradient_equals_finite_differences(name, batch):
+    # GPT-2 computes in float64 throughout; Llama's norms and softmax would round to float32
+    model, original = make_model("gpt2", 0).double(), make_model("gpt2", 1).double()
+    with torch.no_grad():  # away from zero, where |θ| has no derivative
+        for parameter in model.parameters():
+            parameter[parameter.abs() < 1e-3] = 0.1
+    objective, reference = make_objective(name), reference_to(original)
+    objective(model, batch, reference).backward()
+    parameters = list(model.parameters())
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    generator = torch.Generator().manual_seed(0)
+    step = 1e-6
+    for _ in range(4):
+        directions = [
+            torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters
+        ]
+        slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                torch._foreach_add_(parameters, directions, alpha=sign * step)
+                values.append(float(objective(model, batch, reference)))
+                torch._foreach_add_(parameters, directions, alpha=-sign * step)
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_dpo_starts_at_two_over_beta_log_two(batch):
+    model = make_model()
+    for view in ("forget", "refusal"):
+        batch[view]["reference_loss"] = torch.tensor(example_losses(model, batch[view]))
+    value = make_objective("DPO+FT")(model, batch, None)
+    start = 2 / BETA * math.log(2) + GAMMA * ce(model, batch["retain"])
+    assert float(value.detach()) == pytest.approx(start, rel=1e-5)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_hidden_states_come_from_the_layer_and_no_later_one_runs(architecture):
+    model, view = make_model(architecture), random_view(0)
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 2)
+    seen = []
+    for layer in layers:
+        layer.register_forward_hook(lambda *call: seen.append(call[-1]))
+    model(input_ids=view["input_ids"], attention_mask=view["attention_mask"])
+    expected = [output[0] if isinstance(output, tuple) else output for output in seen]
+    for index in range(2):
+        seen.clear()
+        assert torch.equal(hidden_states(model, view, index), expected[index])
+        assert len(seen) == index + 1
+    model(input_ids=view["input_ids"], attention_mask=view["attention_mask"])
+    assert len(seen) == 4  # both layers are in place again
+
+
+def rmu_at(layer):
+    return OBJECTIVES["RMU"](layer=layer, steering_coefficient=STEERING, alpha=ALPHA)
+
+
+def test_rmu_updates_the_feed_forward_weights_of_up_to_three_layers(model):
+    names = rmu_at(1).trainable(model)
+    kinds = ("gate_proj", "up_proj", "down_proj")
+    assert names == {f"model.layers.{i}.mlp.{kind}.weight" for i in (0, 1) for kind in kinds}
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = 6
+    names = rmu_at(4).trainable(type(model)(config))
+    assert {name.split(".")[2] for name in names} == {"2", "3", "4"}
+
+
+def test_rmu_refuses_a_layer_that_the_model_does_not_have(model):
+    with pytest.raises(ConfigError, match=r"unlearn\.RMU\.layer is 2, .* 2 decoder layers"):
+        rmu_at(2).trainable(model)
+
+
+@pytest.mark.usefixtures("either_device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_exchange_swaps_the_selected_weights_only(dtype, monkeypatch):
+    monkeypatch.setattr("wagle.unlearn.reference.WIDE_CHUNK", 64)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(13, 21, generator=generator).to(dtype)
+    chosen = torch.rand(13, 21, generator=generator) < 0.4
+    stored = torch.randn(int(chosen.sum()), generator=generator).to(dtype)
+    expected = weights.masked_scatter(chosen, stored), weights[chosen]
+    exchange_selected(weights, BitMask.from_bool(chosen), stored)
+    assert torch.equal(weights, expected[0])
+    assert torch.equal(stored, expected[1])
+
+
+def test_swapped_weights_give_back_the_original(batch):
+    model, original = make_model(seed=0), make_model(seed=0)
+    generator = torch.Generator().manual_seed(3)
+    mask = {
+        name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < 0.3)
+        for name, p in model.named_parameters()
+    }
+    mask["model.norm.weight"] = BitMask.full((16,), True)
+    mask["lm_head.weight"] = BitMask.full((VOCABULARY, 16), False)
+    reference = SwappedWeights(model, mask)
+    assert reference.nbytes == 4 * sum(bits.count() for bits in mask.values())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(mask[name].to_bool() * 0.5)
+    changed = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with reference() as restored:
+        for (name, p), q in zip(restored.named_parameters(), original.parameters(), strict=True):
+            assert torch.equal(p, q), name
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, changed[name]), name
+
+
+@pytest.mark.parametrize("name", ["GA+KL", "CL+KL", "KL"])
+def test_swapping_does_not_disturb_the_backward_pass(name, batch):
+    """The gradient with weights swapped in and out equals the one with a frozen copy."""
+    gradients = []
+    for swapped in (True, False):
+        model = make_model(seed=0)
+        reference = SwappedWeights(model, None)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        if not swapped:
+            reference = reference_to(make_model(seed=0))
+        make_objective(name)(model, batch, reference).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_h_takes_a_probability_of_zero_for_1e_12():
+    """−½ · log(1 + 1e-12) − ½ · log(0 + 1e-12), the published quantity."""
+    logits = torch.zeros(1, 1, 2)
+    reference = torch.tensor([[[1000.0, 0.0]]])
+    value = soft_cross_entropy(logits, reference, torch.ones(1, 1))
+    assert float(value) == pytest.approx(0.5 * 12 * math.log(10), rel=1e-6)
