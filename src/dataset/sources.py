@@ -1,7 +1,7 @@
 """The data sets by name, from the hub or from local files; docs/data.md lists them.
 
 To add one: write a loader that returns rows with the columns ``question`` and ``answer`` (or
-``text``) and register it in ``SOURCES``, with its name in ``src/config.py``.
+``text``) and register it in ``SOURCES``, with its name in ``src/config/keys.py``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
-from wagle.config_kinds import read_date
+from wagle.config import read_date
 from wagle.errors import ConfigError, WagleError
 
 TEMPLATE_FILE = "prompt_template.json"

@@ -1,4 +1,4 @@
-"""Configuration files and the command line as pairs of keys and values, within bounds."""
+"""Configuration files and the command line as keys with values, within bounds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
+from wagle.config.keys import METHOD_ALIASES
 from wagle.errors import ConfigError
 from wagle.shipped import here_or_shipped
 
@@ -23,6 +24,16 @@ MOST_PROBLEMS = 20
 _FILE_OPTIONS = ("--config_file", "--config-file", "-C")
 
 Pairs = list[tuple[str, Any]]
+
+COMMAND_LINE, REPLACED = "command line", "replaced"  # where values are given beside files
+
+
+class Given(NamedTuple):
+    """A value as somebody gave it: the key as written, the value, and where it stood."""
+
+    name: str
+    value: Any
+    where: str
 
 
 def split_command_line(argv: Sequence[str]) -> tuple[list[str], Pairs]:
@@ -75,6 +86,34 @@ def read_file(name: str) -> Pairs:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {name} cannot be read: {error}") from error
     return list(_flatten(content))
+
+
+def by_key(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Given]:
+    """Given values by canonical name; the last of several for one key counts."""
+    return {canonical(name): Given(name, value, where) for name, value in pairs}
+
+
+def canonical(name: str) -> str:
+    """A key in the section of a method's alias, as the same key of the method itself."""
+    top, _, rest = name.partition(".")
+    section, dot, key = rest.partition(".")
+    if top == "unlearn" and section in METHOD_ALIASES:
+        return f"unlearn.{METHOD_ALIASES[section]}{dot}{key}"
+    return name
+
+
+def given_in(name: str) -> dict[str, Given]:
+    """What a configuration file gives, by canonical name.
+
+    Raises:
+        ConfigError: as :func:`read_file`, or it gives a key twice.
+    """
+    pairs = read_file(name)
+    given = by_key(pairs, name)
+    if len(given) < len(pairs):
+        twice = repeated(canonical(key) for key, _ in pairs)
+        raise ConfigError(f"the configuration file {name} gives {', '.join(twice)} twice")
+    return given
 
 
 def first(items: Sequence[str]) -> list[str]:

@@ -1,0 +1,46 @@
+"""Configuration: every key once, and strict parsing.
+
+The command line beats configuration files, which beat defaults. Sections, parameters and checks are
+those of fastargs; its gaps are closed here: unknown keys are errors that name the nearest known
+one, everything that is wrong is reported at once, environment variables play no part, and booleans
+mean what they say. Nothing heavy is imported, so that mistakes show at once.
+
+``keys`` declares, ``values`` checks a value, ``reading`` reads files and the command line,
+``checking`` and ``rules`` find what is wrong, ``resolved`` holds the outcome, ``help`` shows it.
+"""
+
+from wagle.config.keys import (
+    DATASETS,
+    FINE_TUNE_KEYS,
+    METHOD_ALIASES,
+    METHOD_PARAMS,
+    METHODS,
+    REFUSING_METHODS,
+    REQUIRED,
+    SCORE_TYPES,
+    TEXT_DATASETS,
+    UNLEARN_KEYS,
+    Key,
+)
+from wagle.config.mask_names import mask_ratio, plain_number
+from wagle.config.resolved import Config, load_config
+from wagle.config.values import read_date
+
+__all__ = [
+    "DATASETS",
+    "FINE_TUNE_KEYS",
+    "METHODS",
+    "METHOD_ALIASES",
+    "METHOD_PARAMS",
+    "REFUSING_METHODS",
+    "REQUIRED",
+    "SCORE_TYPES",
+    "TEXT_DATASETS",
+    "UNLEARN_KEYS",
+    "Config",
+    "Key",
+    "load_config",
+    "mask_ratio",
+    "plain_number",
+    "read_date",
+]

@@ -1,0 +1,188 @@
+"""A resolved configuration, read from the command line and from files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wagle.config.checking import resolve
+from wagle.config.help import help_text
+from wagle.config.keys import METHOD_PARAMS, UNLEARN_KEYS, Key
+from wagle.config.mask_names import SHARED, filled, mask_ratio
+from wagle.config.reading import (
+    COMMAND_LINE,
+    REPLACED,
+    Given,
+    by_key,
+    given_in,
+    split_command_line,
+)
+from wagle.config.rules import notices
+from wagle.errors import ConfigError
+
+
+class Config(Mapping[str, Any]):
+    """A resolved configuration, a mapping from every ``section.key`` to its value.
+
+    Args:
+        keys: those that the program knows.
+        given: values by canonical key name; ``None`` leaves the default.
+
+    Attributes:
+        notices: remarks for the user, about settings without effect.
+
+    Raises:
+        ConfigError: the message lists everything that is wrong.
+    """
+
+    def __init__(self, keys: Sequence[Key], given: Mapping[str, Given]) -> None:
+        self._keys = tuple(keys)
+        self._given = dict(given)
+        self._values = resolve(self._keys, self._given)
+        self._mask_template = self._values.get("unlearn.mask_path")
+        if self._mask_template is not None:
+            self._values["unlearn.mask_path"] = filled(self._mask_template, self._values)
+        self.notices = list(notices(self))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def method_params(self) -> dict[str, float]:
+        """Hyper-parameters of the chosen unlearning method, by name."""
+        method = self["unlearn.unlearn_method"]
+        return {row[0]: self[f"unlearn.{method}.{row[0]}"] for row in METHOD_PARAMS.get(method, ())}
+
+    @property
+    def files(self) -> list[str]:
+        """The configuration files that keys were taken from."""
+        places = dict.fromkeys(entry.where for entry in self._given.values())
+        return [place for place in places if place not in (COMMAND_LINE, REPLACED)]
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Values of the keys that influence results and were set elsewhere than in a file."""
+        inert = {key.name for key in self._keys if key.inert}
+        return {
+            name: self[name]
+            for name, entry in self._given.items()
+            if entry.where in (COMMAND_LINE, REPLACED) and name not in inert
+        }
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the weights that a missing mask selects; ``None`` where nothing says it."""
+        return self["unlearn.mask_ratio"] or mask_ratio(self["unlearn.mask_path"] or "")
+
+    def mask_file(self, ratio: float) -> Path:
+        """Where the mask of a ratio lies: ``unlearn.mask_path`` with that ratio in its name.
+
+        Raises:
+            ConfigError: the key is not set, or its name has no place for a ratio.
+        """
+        template = self._mask_template or ""
+        if "{ratio}" not in template:
+            if mask_ratio(template) is None:
+                raise ConfigError(
+                    "unlearn.mask_path should name a mask like mask/tofu_0.8.pt or "
+                    "mask/tofu_{ratio}.pt"
+                )
+            path = Path(template)
+            template = str(path.with_name(f"{path.stem.rpartition('_')[0]}_{{ratio}}{path.suffix}"))
+        return Path(filled(template, {**self._values, "unlearn.mask_ratio": ratio}))
+
+    def gradient_cache(self) -> Path:
+        """What the names of the files with sums of gradients start with.
+
+        They serve every score type, ratio and μ, so that none of these is in the default's name.
+        """
+        if self["unlearn.gradient_cache"] is not None:
+            return Path(self["unlearn.gradient_cache"])
+        template = Path(self._mask_template)
+        parts = (
+            re.sub(r"[ _.-]*\{(score|ratio|mu)\}", "", filled(part, {**self._values, **SHARED}))
+            for part in (str(template.parent), template.stem)
+        )
+        folder, name = parts
+        if mask_ratio(template) is not None:
+            name = name.rpartition("_")[0]
+        return Path(folder) / (name.strip(" _.-") or "sums")
+
+    def replace(self, changes: Mapping[str, Any]) -> Config:
+        """The configuration with some keys changed, checked anew; ``None`` restores a default.
+
+        Raises:
+            ConfigError: the message lists everything that is wrong.
+        """
+        return Config(self._keys, {**self._given, **by_key(changes.items(), REPLACED)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every key, as nested dicts; loading that as a file gives the same configuration."""
+        nested: dict[str, Any] = {}
+        for key, value in self.items():
+            *sections, name = key.split(".")
+            level = nested
+            for section in sections:
+                level = level.setdefault(section, {})
+            level[name] = value
+        return nested
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the keys that influence results."""
+        return self._fingerprint(lambda name: True)
+
+    def training_fingerprint(self) -> str:
+        """As :meth:`fingerprint`, of the keys that influence the unlearned model."""
+        return self._fingerprint(
+            lambda name: not name.startswith("evaluation.") and name != "unlearn.task_name"
+        )
+
+    def _fingerprint(self, counts: Callable[[str], bool]) -> str:
+        others = set(METHOD_PARAMS) - {self.get("unlearn.unlearn_method")}
+        idle = tuple(f"unlearn.{method}." for method in others)
+        relevant = {
+            key.name: self[key.name]
+            for key in self._keys
+            if not key.inert and not key.name.startswith(idle) and counts(key.name)
+        }
+        results = relevant.get("evaluation.retain_results")
+        if results is not None and Path(results).is_file():  # what it holds counts
+            content = Path(results).read_bytes()
+            relevant["evaluation.retain_results"] = hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def load_config(
+    argv: Sequence[str], *, keys: Sequence[Key] = UNLEARN_KEYS, prog: str, description: str
+) -> Config:
+    """Read the command line and the configuration files that it names.
+
+    Args:
+        argv: without the program's name: ``--config_file FILE``, ``--section.key value`` or
+            ``--section.key=value``, ``--help``.
+        keys: those that this program knows.
+        prog, description: for the help text.
+
+    Raises:
+        ConfigError: the message lists everything that is wrong.
+        SystemExit: after ``--help``.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(help_text(keys, prog, description))
+        sys.exit(0)
+    files, pairs = split_command_line(argv)
+    given: dict[str, Given] = {}
+    for path in files:
+        given |= given_in(path)
+    return Config(keys, given | by_key(pairs, COMMAND_LINE))

@@ -1,0 +1,174 @@
+"""Rules about several keys at once, about the files that they name, and what follows from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wagle.config.keys import REFUSING_METHODS, TEXT_DATASETS
+from wagle.config.mask_names import (
+    PLACEHOLDERS,
+    mask_file,
+    mask_ratio,
+    plain_number,
+    score_type_of_folder,
+)
+
+if TYPE_CHECKING:
+    from wagle.config.resolved import Config
+
+
+def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Rules about several keys, or about the files they name; keys with bad values are ``None``."""
+    yield from _mask_clashes(values)
+    yield from _text_clashes(values)
+    yield from _training_clashes(values)
+    for name in ("unlearn.resume_path", "dataset.data_dir"):
+        if values.get(name) is not None and not Path(values[name]).is_dir():
+            yield name, "there is no such folder"
+    results = values.get("evaluation.retain_results")
+    if results is not None and not Path(results).is_file():
+        yield "evaluation.retain_results", "there is no such file"
+    if "reference" in (values.get("evaluation.attacks") or []) and not values.get(
+        "evaluation.reference_model"
+    ):
+        yield "evaluation.attacks", "reference needs evaluation.reference_model"
+    if values.get("evaluation.protocol") == "official":
+        if values.get("evaluation.attacks"):
+            yield "evaluation.attacks", "evaluation.protocol official has none; leave this empty"
+        if values.get("evaluation.word_tokenizer") == "unicode":
+            yield "evaluation.word_tokenizer", "evaluation.protocol official means rouge_score"
+    ratio = values.get("dataset.forget_ratio")
+    if ratio is not None and ratio > 1 and not ratio.is_integer():
+        yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"
+    if ratio == 1 and values["dataset.self_retain"]:
+        yield "dataset.self_retain", "dataset.forget_ratio 1.0 leaves no row to retain; lower it"
+    name = values.get("logger.name")
+    if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+        yield "logger.name", "must name a folder below logger.json.root"
+
+
+def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    template, ratio = values.get("unlearn.mask_path"), values.get("unlearn.mask_ratio")
+    if template is None:
+        return
+    path = mask_file(values)
+    name = "unlearn.mask_path"
+    unknown = sorted(set(re.findall(r"\{([^{}]*)\}", template)) - set(PLACEHOLDERS))
+    if unknown:
+        known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
+        yield name, f"{{{unknown[0]}}} stands for nothing; what stands for a value: {known}"
+    if ratio is not None and mask_ratio(path) not in (None, ratio):
+        yield (
+            "unlearn.mask_ratio",
+            f"unlearn.mask_path says {plain_number(mask_ratio(path))}; drop either",
+        )
+    if Path(path).suffix not in (".pt", ".safetensors"):
+        yield name, "a mask file ends in .pt or .safetensors"
+    elif Path(path).is_dir():
+        yield name, "this is a folder, not a file"
+    elif not (Path(path).exists() or ratio or "{ratio}" in template) and mask_ratio(path) is None:
+        yield (
+            name,
+            "there is no such file, and its name carries no ratio to make one: name it "
+            "NAME_RATIO.pt, with a ratio above 0 and at most 1, like tofu_0.8.pt, or give "
+            "unlearn.mask_ratio",
+        )
+    if values["unlearn.use_lora"]:
+        yield name, "LoRA trains adapters, not masked weights; choose one of them"
+    score_type = values["unlearn.score_type"] or score_type_of_folder(template)
+    if score_type in ("wanda", "ffn"):
+        rule = f"{score_type} masks have a rule of their own"
+        if values["unlearn.mask_scope"] not in ("global", None):
+            yield "unlearn.mask_scope", f"{rule}; leave this at global"
+        if values["unlearn.mask_exclude"]:
+            yield "unlearn.mask_exclude", f"{rule}; leave this empty"
+
+
+def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What would train nothing, or nothing right."""
+    section = "unlearn" if "unlearn.unlearn_method" in values else "finetune"
+    if values.get("unlearn.unlearn_method") == "origin" or values.get("unlearn.resume_path"):
+        return
+    if values["overall.dtype"] == "float16":
+        yield (
+            "overall.dtype",
+            "small gradients vanish in float16, and losses are not scaled against that; train in "
+            "bfloat16 or float32 (float16 can be evaluated)",
+        )
+    if values[f"{section}.max_steps"] == 1:
+        yield (
+            f"{section}.max_steps",
+            "the first step has learning rate 0 (warm-up), so 1 step trains nothing; allowed: -1 "
+            "or int >= 2",
+        )
+    if values[f"{section}.lr"] == 0:
+        yield f"{section}.lr", "a learning rate of 0 trains nothing; allowed: float > 0"
+
+
+def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Running text has no question to be refused and no answer to be exchanged."""
+    names = ["dataset.forget_dataset_name"]
+    if not values.get("dataset.self_retain"):
+        names.append("dataset.retain_dataset_name")
+    texts = [name for name in names if values.get(name) in (*TEXT_DATASETS, "Demo_dialogues")]
+    if not texts:
+        return
+    wrong = "{} needs questions with answers, and this is running text; change either"
+    method = values["unlearn.unlearn_method"]
+    needed = names if method == "RL" else names[:1] if method in REFUSING_METHODS else []
+    if values["unlearn.resume_path"] is None:
+        yield from ((name, wrong.format(method)) for name in texts if name in needed)
+    score_type = values["unlearn.score_type"] or score_type_of_folder(values["unlearn.mask_path"])
+    made = values["unlearn.mask_path"] and not Path(mask_file(values)).exists()
+    if made and score_type == "wagle_cl" and names[0] in texts:
+        yield names[0], wrong.format(score_type)
+    if values["unlearn.task_name"] == "toxic" and names[0] in texts:
+        yield names[0], wrong.format("unlearn.task_name toxic")
+
+
+_EVALUATIONS = {
+    # by the family of the forget set: the task, and a file below data_dir that only it needs
+    "Tofu": ("tofu", "TOFU/retain_perturbed.json"),
+    "Demo": ("tofu", "demo/retain_perturbed.json"),
+    "HP": ("copyright", "HP/hp_test_qa_{}.jsonl"),
+    "SafePku": ("toxic", "SafePku/test.jsonl"),
+    **{f"WMDP{part}": ("wmdp", None) for part in ("Cyber", "Bio", "ALL")},
+}
+
+
+def fit_to_data(values: dict[str, Any]) -> None:
+    """What is not set and follows from the forget set: the evaluation, and how many rows."""
+    family, _, subset = (values["dataset.forget_dataset_name"] or "").partition("_")
+    if values["dataset.forget_ratio"] is None:
+        some = family == "SafePku" or values["dataset.self_retain"]
+        values["dataset.forget_ratio"] = 200.0 if some else 1.0
+    if values["unlearn.task_name"] is None:
+        task, file = _EVALUATIONS.get(family, ("none", None))
+        folder = values["dataset.data_dir"]
+        if folder and file:
+            path = Path(folder, file.format(values["evaluation.prompt_tokens"]))
+            task = task if path.is_file() else "none"
+        if task == "tofu" and not re.match(r"forget|full|retain\d", subset):
+            task = "none"
+        values["unlearn.task_name"] = task
+
+
+def notices(config: Config) -> Iterator[str]:
+    """Remarks about settings without effect."""
+    unused = [name for name in ("unlearn.p", "unlearn.q") if name in config._given]
+    if unused:
+        yield f"accepted for old configs, without effect: {' and '.join(unused)}"
+    if "unlearn.unlearn_method" not in config:
+        return
+    if config["unlearn.task_name"] == "none" and not config["evaluation.tasks"]:
+        yield "unlearn.task_name is none: no evaluation runs"
+    method = config["unlearn.unlearn_method"]
+    trains = method != "origin" and config["unlearn.resume_path"] is None
+    if config["unlearn.mask_path"] is not None and not trains:
+        yield "unlearn.mask_path has no effect: nothing is trained"
+    for name in ("gamma", "alpha"):
+        if trains and config.method_params.get(name) == 0:
+            yield f"unlearn.{method}.{name} is 0: that term of the loss is off"
