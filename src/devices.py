@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 
 
@@ -12,3 +15,13 @@ def on_cpu(where: torch.Tensor | torch.nn.Module | torch.device) -> bool:
     puts ``lambda where: False`` in its place therefore sees what an accelerator would do.
     """
     return getattr(where, "device", where).type == "cpu"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch, those of all its devices included.
+
+    As transformers' function does, whose module takes a second to import.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what libraries draw from
+    torch.manual_seed(seed)

@@ -126,3 +126,14 @@ def test_a_command_that_does_not_exist():
     assert run.returncode == 2
     assert "there is no command forget" in run.stderr
     assert "  unlearn " in run.stderr
+
+
+def test_a_tofu_run_imports_what_is_used_alone():
+    program = (
+        "import sys\n"
+        "import wagle.model.unlearn, wagle.commands.unlearn\n"
+        "slow = {'peft', 'lm_eval', 'sentence_transformers', 'matplotlib', 'wandb', 'nltk'}\n"
+        "print(sorted(slow & set(sys.modules)))\n"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert printed == "[]\n"

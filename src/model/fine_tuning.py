@@ -10,13 +10,14 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.config import Config
 from wagle.dataset.checking import check_rows
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.dataset.sources import find_source, load_rows, row_encoder
 from wagle.dataset.templates import announcement, resolve_template
+from wagle.devices import seed_everything
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers.files import check_room, read_json
 from wagle.loggers.folder_lock import FolderLock
@@ -201,7 +202,7 @@ def _read_rows(config: Config) -> dict[str, datasets.Dataset]:
 
 
 def _make(config: Config, output: Path) -> None:
-    set_seed(config["overall.seed"])
+    seed_everything(config["overall.seed"])
     tables = _read_rows(config)
     names = list(tables)
     plan = _plan(config, sum(map(len, tables.values())))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from wagle.config import Config
 from wagle.dataset.checking import check_rows
@@ -21,6 +21,7 @@ from wagle.dataset.templates import (
     announcement,
     resolve_template,
 )
+from wagle.devices import seed_everything
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
@@ -55,8 +56,6 @@ from wagle.model.record import (
     read_record,
 )
 from wagle.optim.bitmask import BitMask, Mask
-from wagle.reporting.figures import draw_training
-from wagle.reporting.mask_figures import draw_density
 from wagle.terminal import say
 from wagle.training.optimizer import SophiaSettings
 from wagle.training.schedule import Plan
@@ -176,7 +175,7 @@ class Unlearn:
         return f"{where}{lost}; the same command runs it again"
 
     def _run(self) -> dict[str, Any]:
-        set_seed(self.config["overall.seed"])
+        seed_everything(self.config["overall.seed"])
         # Without a network the model is missing first: its message says how to give all that is.
         check_model(self._model_name, self._cache_dir)
         check_evaluation(self.config, self._rows)
@@ -508,6 +507,10 @@ class Unlearn:
         """Keep pictures of the training and of what the mask selects, and the latter's numbers."""
         if self.logger.folder is None:
             return
+        # matplotlib takes its time to import
+        from wagle.reporting.figures import draw_training
+        from wagle.reporting.mask_figures import draw_density
+
         method = self.config["unlearn.unlearn_method"]
         self.logger.save_figure("training", draw_training([(method, "", self.training_log)]))
         if self.mask is not None:

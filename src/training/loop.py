@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
+from wagle.devices import seed_everything
 from wagle.errors import WagleError
 from wagle.terminal import Progress
 from wagle.training.schedule import Plan
@@ -97,7 +98,7 @@ def train(
         WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
             loss or gradient does not touch the weights.
     """
-    set_seed(seed)
+    seed_everything(seed)
     model.train()
     model.zero_grad()
     full_rates = [group["lr"] for group in optimizer.param_groups]

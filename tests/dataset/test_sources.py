@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wagle.commands import prepare_text as prepare_copyright
 from wagle.config import DATASETS, REFUSING_METHODS, TEXT_DATASETS, load_config
-from wagle.dataset import reading, sources
+from wagle.dataset import reading
 from wagle.dataset.chunks import CHUNK_TOKENS, PROMPT_LENGTHS, cut_chunks, split_chunks
 from wagle.dataset.pairing import MISMATCHED, REFUSAL
 from wagle.dataset.sources import find_source, load_rows, row_encoder
@@ -375,15 +375,17 @@ def test_what_is_asked_of_the_hub(hub, tmp_path, name, role, asked):
 
 
 def test_the_gated_corpus_and_the_users_own_text_lie_in_files_data(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "DATA", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("files/data")
+    folder.mkdir(parents=True)
     with pytest.raises(WagleError, match=r"bio_remove_dataset\.jsonl: WMDP's biology corpus"):
         load("WMDPALL", data_dir=None, cache_dir=tmp_path)
-    shutil.copy(DATA / "WMDP" / "bio_remove_dataset.jsonl", tmp_path)
+    shutil.copy(DATA / "WMDP" / "bio_remove_dataset.jsonl", folder)
     rows = load("WMDPALL", data_dir=None, cache_dir=tmp_path)
     assert list(rows) == list(load("WMDPALL"))
     with pytest.raises(WagleError, match="prepare_copyright"):
         load("HP", data_dir=None, cache_dir=tmp_path)
-    shutil.copytree(DATA / "HP", tmp_path / "hp")
+    shutil.copytree(DATA / "HP", folder / "hp")
     assert list(load("HP", data_dir=None, cache_dir=tmp_path)) == list(load("HP"))
 
 
