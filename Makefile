@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test browser lint clean
+.PHONY: help venv demo test browser lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,11 @@ browser:
 
 lint: $(STAMP)  ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# mypy finds a package by its folder's name, and the package wagle lies in src.
+types: $(STAMP)  ## check types
+	@mkdir -p $(VENV)/types && ln -sfn ../../src $(VENV)/types/wagle
+	$(BIN)/mypy
 
 clean:  ## remove the environment
 	rm -rf $(VENV)
