@@ -113,8 +113,8 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
 
 
 def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
+    from wagle.model.architecture import KINDS
     from wagle.unlearn.mask.file import load_mask, read_provenance
-    from wagle.unlearn.mask.kinds import KINDS
     from wagle.unlearn.mask.statistics import density, density_by, density_table
 
     mask = load_mask(path)

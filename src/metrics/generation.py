@@ -27,7 +27,7 @@ from wagle.metrics.likelihood import (
     most_tokens,
     takes_own_masks,
 )
-from wagle.metrics.reading import agree, evaluating, read_alone, succeeds, trial_tokens
+from wagle.model.reading import agree, evaluating, read_alone, succeeds, trial_tokens
 from wagle.terminal import Progress
 
 LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.errors import ConfigError, WagleError
 from wagle.hub import connect_to_hub
-from wagle.metrics.reading import evaluating
+from wagle.model.reading import evaluating
 from wagle.shipped import shipped
 
 OWN_TASKS = shipped("lm-evaluation-harness")

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from wagle import devices
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.errors import WagleError
-from wagle.metrics.reading import agree, evaluating, succeeds
+from wagle.model.reading import agree, evaluating, succeeds
 from wagle.terminal import Progress
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once

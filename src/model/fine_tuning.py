@@ -21,7 +21,6 @@ from wagle.devices import seed_everything
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers.files import check_room, read_json
 from wagle.loggers.folder_lock import FolderLock
-from wagle.metrics.reading import check_readable
 from wagle.model.environment import rows_fingerprint
 from wagle.model.loading import (
     find_saved_template,
@@ -30,6 +29,7 @@ from wagle.model.loading import (
     resolve_dtype,
     save_model,
 )
+from wagle.model.reading import check_readable
 from wagle.model.tiny import build_tiny_llama
 from wagle.terminal import say
 from wagle.training.loop import Batch, Loss, Rows, Window, train

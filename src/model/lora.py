@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from wagle.errors import ConfigError
+from wagle.model.architecture import FUSED_QUERY_KEY_VALUE, QUERY_VALUE, query_value_modules
 
 if TYPE_CHECKING:  # four seconds of imports, for those who use adapters
     from peft import PeftModel
 
 RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as published
-_QUERY_VALUE = ("q_proj", "v_proj")
-_FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")  # GPT-2, NeoX, Phi-3, MPT
 
 
 def add_lora(model: PreTrainedModel) -> PeftModel:
@@ -28,13 +27,11 @@ def add_lora(model: PreTrainedModel) -> PeftModel:
     """
     from peft import LoraConfig, get_peft_model
 
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    targets = [name for name in _QUERY_VALUE if name in present]
-    targets = targets or [name for name in _FUSED if name in present]
+    targets = query_value_modules(model)
     if not targets:
         raise ConfigError(
             f"unlearn.use_lora: {type(model).__name__} has no layer named "
-            f"{', '.join(_QUERY_VALUE + _FUSED)}"
+            f"{', '.join(QUERY_VALUE + FUSED_QUERY_KEY_VALUE)}"
         )
     config = LoraConfig(
         r=RANK,

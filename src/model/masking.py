@@ -13,6 +13,7 @@ from wagle.config import Config, plain_number
 from wagle.dataset.pairing import FORGET, UnlearnDataset
 from wagle.errors import WagleError
 from wagle.loggers.files import locked
+from wagle.model.architecture import linear_names
 from wagle.model.environment import rows_fingerprint
 from wagle.optim.bitmask import Mask
 from wagle.terminal import say
@@ -22,7 +23,6 @@ from wagle.unlearn.mask.gradients import GradientSettings
 from wagle.unlearn.mask.make import MaskSettings, make_masks, mask_scores
 from wagle.unlearn.mask.provenance import Comparison, MaskOrigin, compare, recipe
 from wagle.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
-from wagle.unlearn.mask.structure import linear_names
 
 
 class MaskFiles:

@@ -26,7 +26,6 @@ from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST
-from wagle.metrics.reading import check_readable
 from wagle.model.environment import (
     Stopwatch,
     git_commit,
@@ -48,6 +47,7 @@ from wagle.model.loading import (
 from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from wagle.model.masking import MaskFiles
 from wagle.model.measured import Measured
+from wagle.model.reading import check_readable
 from wagle.model.record import (
     RECORD,
     Record,

@@ -16,7 +16,7 @@ from wagle.errors import WagleError
 from wagle.metrics import generation
 from wagle.metrics.generation import generate_greedy
 from wagle.metrics.likelihood import token_log_probs
-from wagle.metrics.reading import check_readable, evaluating
+from wagle.model.reading import check_readable, evaluating
 
 VOCABULARY = 97
 LIMIT = 40  # tokens of the longest text; windows have 8

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from wagle.errors import WagleError
+from wagle.model.architecture import KINDS, layer_index, parameter_kind
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.optim.threads import ordered_map
 from wagle.terminal import Progress
-from wagle.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
 from wagle.unlearn.mask.scores import ScoreStream
 
 SCOPES: dict[str, Callable[[str], str]] = {

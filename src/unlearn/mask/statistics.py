@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from wagle.errors import WagleError
+from wagle.model.architecture import KINDS, layer_index, parameter_kind
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.optim.threads import ordered_map
-from wagle.unlearn.mask.kinds import KINDS, layer_index, parameter_kind
 from wagle.unlearn.mask.scores import ScoreStream
 
 LayerKindTable = dict[str, dict[str, float]]

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.errors import WagleError
+from wagle.model.architecture import (
+    FEED_FORWARD_MODULES,
+    block_linears,
+    decoder_layers,
+    feed_forward_names,
+    is_transposed,
+    stacked_experts,
+)
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.terminal import Progress
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
@@ -19,59 +26,6 @@ from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
 WANDA_EXAMPLES = 128  # calibration examples, as published
 _WANDA_BLOCK = 1 << 22  # scores ranked at once
-_FEED_FORWARD = ("mlp", "feed_forward", "ffn", "fc1", "fc2", "block_sparse_moe")
-_FEED_FORWARD_NORMS = (
-    "pre_feedforward_layernorm",  # Gemma 2 and later
-    "post_feedforward_layernorm",  # OLMo 2 too
-    "final_layer_norm",  # OPT, inside a layer
-    "ln_2",  # GPT-2, GPT-Neo
-    "norm_2",  # MPT
-)
-# In Llama, Mistral, Qwen and GPT-NeoX the norm of the feed-forward module's input. Where there are
-# norms of the names above it is that of the attention's output.
-_NORM_BETWEEN = "post_attention_layernorm"
-
-
-def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
-    """The list of decoder blocks and its name.
-
-    Raises:
-        WagleError: the architecture has no such list.
-    """
-    count = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return name, module
-    raise WagleError(f"{type(model).__name__} has no list of {count} decoder blocks")
-
-
-def block_linears(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
-    """Linear layers of the decoder blocks by weight name, in module order."""
-    prefix, layers = decoder_layers(model)
-    return {
-        f"{prefix}.{name}.weight": module
-        for name, module in layers.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    }
-
-
-def _stacked_experts(model: PreTrainedModel) -> list[str]:
-    """Parameters of the decoder blocks that are several matrices in one, as mixtures of experts."""
-    prefix, layers = decoder_layers(model)
-    return [
-        f"{prefix}.{name}.{own}" if name else f"{prefix}.{own}"
-        for name, module in layers.named_modules()
-        for own, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3 and not isinstance(module, torch.nn.Conv1d)
-    ]
-
-
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Names of :func:`block_linears`; none where the architecture has no list of blocks."""
-    try:
-        return list(block_linears(model))
-    except WagleError:
-        return []
 
 
 def feed_forward_mask(model: PreTrainedModel) -> Mask:
@@ -81,19 +35,12 @@ def feed_forward_mask(model: PreTrainedModel) -> Mask:
         WagleError: no feed-forward module is found in the decoder blocks.
     """
     prefix, _ = decoder_layers(model)
-    inside = {
-        name: set(name.split("."))
-        for name, _ in model.named_parameters()
-        if name.startswith(f"{prefix}.")
-    }
-    wanted = {*_FEED_FORWARD, *_FEED_FORWARD_NORMS}
-    if not any(modules & set(_FEED_FORWARD_NORMS) for modules in inside.values()):
-        wanted.add(_NORM_BETWEEN)
-    selected = {name for name, modules in inside.items() if modules & wanted}
+    names = (name for name, _ in model.named_parameters())
+    selected = feed_forward_names(name for name in names if name.startswith(f"{prefix}."))
     if not selected:
         raise WagleError(
             f"no feed-forward module found in {type(model).__name__}'s decoder blocks; known names "
-            f"are {', '.join(_FEED_FORWARD)}"
+            f"are {', '.join(FEED_FORWARD_MODULES)}"
         )
     return {name: BitMask.full(p.shape, name in selected) for name, p in model.named_parameters()}
 
@@ -118,7 +65,7 @@ def wanda_masks(
     masks = {r: {name: BitMask.full(shape, True) for name, shape in shapes.items()} for r in ratios}
     linears = block_linears(model)
     for name, module in Progress("wanda", len(linears), "layer").over(linears.items()):
-        transposed = isinstance(module, Conv1D)  # stored (in, out)
+        transposed = is_transposed(module)
         weight = module.weight.detach()
         if transposed:
             weight = weight.T
@@ -165,7 +112,7 @@ def cached_input_norms(
     Raises:
         WagleError: weights of the decoder blocks are experts that lie together in one tensor.
     """
-    experts = _stacked_experts(model)
+    experts = stacked_experts(model)
     if experts:
         raise WagleError(
             f"Wanda ranks linear layers, but {type(model).__name__} keeps experts in one tensor "
@@ -176,7 +123,7 @@ def cached_input_norms(
         prefix.with_name(f"{prefix.name}.input_norms.safetensors"),
         f"1 {model_fingerprint(model)} {examples_fingerprint(examples)}",
         {  # a layer's number of input features
-            name: module.weight.shape[:1] if isinstance(module, Conv1D) else module.weight.shape[1:]
+            name: module.weight.shape[:1] if is_transposed(module) else module.weight.shape[1:]
             for name, module in block_linears(model).items()
         },
         torch.float32,

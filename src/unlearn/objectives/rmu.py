@@ -10,13 +10,16 @@ from transformers import PreTrainedModel
 from wagle.dataset.encoding import IGNORED
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import ConfigError, WagleError
-from wagle.unlearn.mask.kinds import layer_index, parameter_kind
-from wagle.unlearn.mask.structure import decoder_layers
+from wagle.model.architecture import (
+    FEED_FORWARD_KINDS,
+    decoder_layers,
+    layer_index,
+    parameter_kind,
+)
 from wagle.unlearn.objectives.base import Objective
 from wagle.unlearn.objectives.losses import View, widen
 
 UPDATED_LAYERS = 3  # the steered one and those right before it
-_FEED_FORWARD = ("gate", "up", "down", "mlp")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Misdirection(Objective):
         names = {
             name
             for name, _ in model.named_parameters()
-            if layer_index(name) in layers and parameter_kind(name) in _FEED_FORWARD
+            if layer_index(name) in layers and parameter_kind(name) in FEED_FORWARD_KINDS
         }
         if not names:
             raise WagleError(

@@ -13,12 +13,12 @@ from tests.unlearn.mask.test_attribution import random_examples, sums_by_hand
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
 from wagle.errors import WagleError
+from wagle.model.architecture import block_linears
 from wagle.unlearn.mask.gradients import GradientSettings
 from wagle.unlearn.mask.make import MaskSettings, make_masks
 from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.structure import (
     _without_smallest,
-    block_linears,
     cached_input_norms,
     feed_forward_mask,
 )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wagle.errors import WagleError
-from wagle.unlearn.mask.kinds import layer_index, parameter_kind
+from wagle.model.architecture import layer_index, parameter_kind
 from wagle.unlearn.mask.selection import select_top
 
 from conftest import CONFIGS, make_model
