@@ -80,7 +80,7 @@ def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
     Exit status: 0 done, 1 failure, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     Failures that the user can act on are one message; anything else keeps its traceback.
     """
-    secure_streams()
+    streams = secure_streams()
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) is not signal.SIG_IGN:  # as under nohup
             signal.signal(kind, _terminate)
@@ -97,7 +97,7 @@ def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
         print("interrupted: nothing unfinished was left under a final name", file=sys.stderr)
         status = 128 + (error.kind if isinstance(error, Terminated) else signal.SIGINT)
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in streams:
             stream.close_quietly()
     sys.exit(status)
 

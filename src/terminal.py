@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -131,7 +132,7 @@ def _say_now(text: str) -> None:
 # ------------------------------------------------------------------------------------ streams
 
 
-def secure_streams() -> None:
+def secure_streams() -> tuple[UnfailingStream, UnfailingStream]:
     """Make standard output and standard error never raise, whatever they are connected to.
 
     A descriptor that is closed is opened on the null device: otherwise the next file that is opened
@@ -143,13 +144,17 @@ def secure_streams() -> None:
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
             os.set_inheritable(opened, True)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, UnfailingStream(stream))
+    sys.stdout = output = _secured(sys.stdout)
+    sys.stderr = errors = _secured(sys.stderr)
+    return output, errors
+
+
+def _secured(stream: TextIO | None) -> UnfailingStream:
+    if stream is None:
+        stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
+    elif isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return UnfailingStream(stream)
 
 
 class UnfailingStream:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FINE_TUNE_KEYS, Config, load_config
 from wagle.errors import ConfigError
 from wagle.reporting.plan import PlannedRun, Request, Row, plan_runs
 from wagle.shipped import shipped
@@ -98,7 +98,7 @@ def _digest(*models: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def _load_fine_tuning(arguments: Sequence[str]):
+def _load_fine_tuning(arguments: Sequence[str]) -> Config:
     return load_config(arguments, keys=FINE_TUNE_KEYS, prog="demo", description="")
 
 
@@ -135,7 +135,7 @@ def _unlearn(arguments: Sequence[str]) -> None:
 class _PooledRun:
     """A run in one of the worker processes, which import torch but once."""
 
-    def __init__(self, future: Future) -> None:
+    def __init__(self, future: Future[None]) -> None:
         self.future = future
 
     def ended(self) -> bool:

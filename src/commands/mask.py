@@ -118,34 +118,35 @@ def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
     from wagle.unlearn.mask.statistics import density, density_by, density_table
 
     mask = load_mask(path)
-    report = {
-        "weights": sum(bits.numel for bits in mask.values()),
-        "selected": sum(bits.count() for bits in mask.values()),
-        "density": density(mask),
-        "provenance": read_provenance(path),
-        "by kind": density_by(mask, "kind"),
-        "by layer": density_by(mask, "layer"),
-        "by layer and kind": density_table(mask),
-    }
+    weights = sum(bits.numel for bits in mask.values())
+    selected = sum(bits.count() for bits in mask.values())
+    overall, provenance = density(mask), read_provenance(path)
+    by_kind, by_layer = density_by(mask, "kind"), density_by(mask, "layer")
+    by_both = density_table(mask)
     if figure is not None:
         from wagle.reporting.mask_figures import draw_density
 
-        _write_figure(figure, draw_density(report["by layer and kind"], report["density"]))
+        _write_figure(figure, draw_density(by_both, overall))
     if as_json:
+        report = {
+            "weights": weights,
+            "selected": selected,
+            "density": overall,
+            "provenance": provenance,
+            "by kind": by_kind,
+            "by layer": by_layer,
+            "by layer and kind": by_both,
+        }
         print(json.dumps(report, indent=2))
         return 0
-    print(
-        f"{path}: {report['selected']} of {report['weights']} weights selected "
-        f"({report['density']:.4%})"
-    )
-    for key, value in report["provenance"].items():
+    print(f"{path}: {selected} of {weights} weights selected ({overall:.4%})")
+    for key, value in provenance.items():
         say(f"  {key}: {value}")
-    shares = report["by layer and kind"]
-    kinds = [kind for kind in KINDS if kind in report["by kind"]]
     rows = {
-        **{layer: {**by, "all": report["by layer"][layer]} for layer, by in shares.items()},
-        "all": {**report["by kind"], "all": report["density"]},
+        **{layer: {**shares, "all": by_layer[layer]} for layer, shares in by_both.items()},
+        "all": {**by_kind, "all": overall},
     }
+    kinds = [kind for kind in KINDS if kind in by_kind]
     title = "percent selected, per layer and kind"
     _print_table(title, [*kinds, "all"], rows, lambda share: f"{share:.1%}"[:-1])
     return 0
@@ -208,8 +209,14 @@ def _print_table(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    tight = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
-    table = Table(title=title, title_justify="left", **tight)  # a Llama's kinds fit 80 columns
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,  # with what follows, a Llama's kinds fit 80 columns
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column(no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")

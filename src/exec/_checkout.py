@@ -24,6 +24,8 @@ def _bind(folder: Path) -> None:
     spec = importlib.util.spec_from_file_location(
         "wagle", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec is not None  # the file is there
+    assert spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules["wagle"] = package
     spec.loader.exec_module(package)

@@ -42,6 +42,8 @@ class JsonLogger(Logger):
         folder: the run folder, made when the run starts.
     """
 
+    folder: Path
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FolderLock(folder, "logger.name or --logger.json.root")

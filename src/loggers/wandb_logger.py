@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from matplotlib.figure import Figure
@@ -14,6 +14,8 @@ from wagle.errors import WagleError
 from wagle.loggers.base import Logger
 from wagle.loggers.json_logger import JsonLogger
 from wagle.terminal import say
+
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 class WandbLogger(Logger):
@@ -28,7 +30,9 @@ class WandbLogger(Logger):
         mode: ``online``, ``offline`` (files only, for a later ``wandb sync``) or ``disabled``.
     """
 
-    def __init__(self, folder: Path, *, project: str, mode: str) -> None:
+    folder: Path
+
+    def __init__(self, folder: Path, *, project: str, mode: WandbMode) -> None:
         self.folder = folder
         self._files = JsonLogger(folder)
         self._project = project
@@ -72,7 +76,7 @@ class WandbLogger(Logger):
         """Record one entry, as curves over its ``step``."""
         self._files.log_step(entry)
         curves = {f"train/{name}": value for name, value in entry.items() if name != "step"}
-        self._run.log(curves, step=entry["step"])
+        self._run.log(curves, step=int(entry["step"]))
 
     def save(self, name: str, content: Any) -> None:
         """Keep a document; rows in it, such as questions with answers, become a table too."""
@@ -81,7 +85,7 @@ class WandbLogger(Logger):
         if rows:
             columns = list(dict.fromkeys(column for row in rows for column in row))
             data = [[row.get(column) for column in columns] for row in rows]
-            table = wandb.Table(columns=columns, data=data)
+            table = wandb.Table(columns=[*columns], data=data)
             self._run.log({f"tables/{Path(name).stem}": table})
 
     def save_figure(self, name: str, figure: Figure) -> None:

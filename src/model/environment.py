@@ -70,7 +70,7 @@ def mask_fingerprint(mask: Mask) -> str:
     digest = xxhash.xxh3_128()
     for name, selected in mask.items():
         digest.update(name.encode())
-        digest.update(selected.bits.cpu().numpy())
+        digest.update(selected.bits.cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from wagle.dataset.templates import TEMPLATE_FILE, Template, read_saved_template
 from wagle.errors import ConfigError, WagleError
@@ -96,7 +96,7 @@ def load_model(
             model = load_whole(
                 AutoModelForCausalLM, name, dtype=dtype, **hub_options(name, cache_dir)
             )
-    model = model.to(device).eval()
+    model.to(device).eval()  # type: ignore[arg-type]  # its wrapper hides the self of to
     _check_fit(name, model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -121,10 +121,10 @@ def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         WagleError: tokens without a row in the embedding; no EOS token; weights that are NaN or
             infinite.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
     if beyond:
-        token = max(beyond, key=beyond.get)
+        token = max(beyond, key=beyond.__getitem__)
         pad = " (its PAD token)" if token == tokenizer.pad_token else ""
         raise WagleError(
             f"the tokenizer of {name} has tokens that the model has no embedding for: {token!r}"

@@ -49,7 +49,7 @@ def adapted_share(model: PeftModel) -> float:
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    adapted = sum(layer.get_base_layer().weight.numel() for layer in layers)
+    adapted = sum(layer.get_base_layer().get_parameter("weight").numel() for layer in layers)
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
     return adapted / own
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
 from wagle.unlearn.mask.gradients import GradientSettings
 from wagle.unlearn.mask.make import MaskSettings, make_masks, mask_scores
-from wagle.unlearn.mask.provenance import Comparison, MaskOrigin, compare, recipe
+from wagle.unlearn.mask.provenance import Comparison, MaskOrigin, Origin, compare, recipe
 from wagle.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
 
 
@@ -76,6 +77,7 @@ class MaskFiles:
 
     def _make(self, path: Path) -> tuple[Mask, MaskOrigin]:
         ratio = self.config.ratio
+        assert ratio is not None  # else the configuration was refused
         mask = self.make([ratio])[ratio]
         provenance = self.provenance(ratio)
         save_mask(mask, path, provenance=provenance)
@@ -87,7 +89,7 @@ class MaskFiles:
             return None
         found = read_provenance(path)
         comparison = compare(found, self.provenance(self.config.ratio))
-        origin = "loaded" if found else "unknown origin"
+        origin: Origin = "loaded" if found else "unknown origin"
         if comparison.differences:
             choice = self.config["unlearn.mask_mismatch"]
             if choice == "error":
@@ -200,7 +202,7 @@ class MaskFiles:
             say(f"note: a mask of another seed is used: {_pairs(origin.seeds)}")
 
 
-def _pairs(entries: dict[str, tuple[str, str]]) -> str:
+def _pairs(entries: Mapping[str, tuple[str, str]]) -> str:
     return "; ".join(
         f"{key} was {file} when it was made and is {run} in this run"
         for key, (file, run) in entries.items()

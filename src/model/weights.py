@@ -14,7 +14,7 @@ from wagle.errors import WagleError
 from wagle.terminal import say
 
 
-def load_whole(kind: type, name: str, **options: Any) -> PreTrainedModel:
+def load_whole(kind: type[Any], name: str, **options: Any) -> PreTrainedModel:
     """A model all of whose weights come from its files, and all of whose files' weights it has.
 
     transformers fills in random numbers for what is missing, and leaves out what it has no place

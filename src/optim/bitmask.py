@@ -99,7 +99,7 @@ class BitMask:
             and torch.equal(self.bits, other.bits)
         )
 
-    __hash__ = None  # mutable storage
+    __hash__ = None  # type: ignore[assignment]  # how Python says it: the storage is mutable
 
     def __repr__(self) -> str:
         return f"BitMask(shape={tuple(self.shape)}, selected={self.count()}/{self.numel})"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 import xxhash
@@ -28,7 +28,12 @@ MASTER = "master"
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Elements ``start:stop`` of a flat parameter, and where their packed state lies."""
+    """Elements ``start:stop`` of a flat parameter, and where their packed state lies.
+
+    With the mask 0110 1001 cut into two chunks of four, the second is
+    ``Chunk(start=4, stop=8, packed=slice(2, 4), mask)``: its positions are 0 and 3, and its state
+    are the elements 2 and 3 of the parameter's packed vectors, which have four elements in all.
+    """
 
     start: int
     stop: int
@@ -53,6 +58,10 @@ class Chunk:
             part.copy_(values)
         else:
             part.scatter_(0, positions, values.to(part.dtype))
+
+
+Work = Callable[[dict[str, Any], torch.Tensor, Chunk], None]
+"""Something to do with a chunk of a parameter: (the parameter's group, the parameter, chunk)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +130,14 @@ class PackedOptimizer(torch.optim.Optimizer):
         for parameter in self.param_groups[-1]["params"]:
             self._layouts[parameter] = _layout(parameter, self._masks.get(parameter))
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update the selected weights of every parameter that has a gradient.
 
         Args:
@@ -144,7 +159,7 @@ class PackedOptimizer(torch.optim.Optimizer):
                 if parameter.grad is not None and self._layouts[parameter].selected:
                     yield group, parameter
 
-    def _for_each_chunk(self, work: Callable[[dict[str, Any], torch.Tensor, Chunk], None]) -> None:
+    def _for_each_chunk(self, work: Work) -> None:
         """Call ``work(group, parameter, chunk)`` for all chunks of the trained parameters.
 
         Chunks are independent and their bounds fixed, so the order changes no result.
@@ -163,7 +178,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         state, flat, positions = self.state[parameter], parameter.view(-1), chunk.positions()
         master = MASTER in state
         weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
-        gradients = chunk.gather(parameter.grad.reshape(-1), positions).to(weights.dtype)
+        gradients = chunk.gather(flat_gradient(parameter), positions).to(weights.dtype)
         vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
         self._update(Selected(weights, gradients, vectors, state["step"]), group)
         if master or positions is not None:  # else the weights are the parameter's own
@@ -224,6 +239,12 @@ class PackedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{of} was saved {word} master weights; set master_weights alike")
 
 
+def flat_gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """The gradient of a parameter that has one, as a flat vector."""
+    assert parameter.grad is not None
+    return parameter.grad.reshape(-1)
+
+
 def multiply_by_mask(tensor: torch.Tensor, mask: BitMask) -> None:
     """Set what the mask does not select to zero, in place, unpacking a chunk of it at a time.
 
@@ -258,17 +279,17 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
 
 
 def _digest(mask: BitMask | None) -> str:
-    return "all" if mask is None else xxhash.xxh3_128_hexdigest(mask.bits.cpu().numpy())
+    return "all" if mask is None else xxhash.xxh3_128_hexdigest(mask.bits.cpu().numpy().data)
 
 
-def _run_in_threads(work: Callable[..., None], jobs: Sequence[tuple]) -> None:
+def _run_in_threads(work: Work, jobs: Sequence[tuple[dict[str, Any], torch.Tensor, Chunk]]) -> None:
     """``work(*job)`` for every job, in as many threads as torch uses within an operation.
 
     Finding and gathering positions is serial within torch and numpy, but releases the interpreter.
     """
 
     @torch.no_grad()
-    def run(share: Sequence[tuple]) -> None:
+    def run(share: Sequence[tuple[dict[str, Any], torch.Tensor, Chunk]]) -> None:
         for job in share:
             work(*job)
 

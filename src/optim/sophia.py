@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from wagle.optim.bitmask import BitMask
-from wagle.optim.packed import Chunk, PackedOptimizer, Selected
+from wagle.optim.packed import Chunk, PackedOptimizer, Selected, flat_gradient
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits
@@ -65,8 +65,7 @@ class SophiaG(PackedOptimizer):
 
         def refresh(group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
             hessian = self.state[parameter]["hessian"][chunk.packed]
-            flat = parameter.grad.reshape(-1)
-            gradients = chunk.gather(flat, chunk.positions()).to(hessian.dtype)
+            gradients = chunk.gather(flat_gradient(parameter), chunk.positions()).to(hessian.dtype)
             decay = group["betas"][1]
             hessian.mul_(decay)
             hessian.addcmul_(gradients, gradients, value=(1 - decay) * batch_size)
@@ -91,7 +90,7 @@ def sample_labels(
     sampled = labels.clone()
     rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
     for row, column in zip(
-        rows.split(SAMPLED_AT_ONCE), columns.split(SAMPLED_AT_ONCE), strict=True
+        torch.split(rows, SAMPLED_AT_ONCE), torch.split(columns, SAMPLED_AT_ONCE), strict=True
     ):
         probabilities = logits[row, column].float().softmax(dim=-1)
         drawn = torch.multinomial(probabilities, 1, generator=generator)

@@ -10,7 +10,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -31,7 +31,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> It
         yield from map(function, items)
         return
     pool = _pool(count)
-    ahead = deque()
+    ahead: deque[Future[Result]] = deque()
     try:
         for item in items:
             ahead.append(pool.submit(function, item))

@@ -56,12 +56,13 @@ class SwappedWeights:
         self._whole: dict[torch.nn.Parameter, torch.Tensor] = {}
         self._packed: dict[torch.nn.Parameter, tuple[BitMask, torch.Tensor]] = {}
         for name, parameter in model.named_parameters():
-            selected = parameter.numel() if mask is None else mask[name].count()
+            selected = None if mask is None else mask[name]
+            count = parameter.numel() if selected is None else selected.count()
             weights = parameter.detach()
-            if selected == parameter.numel():
+            if selected is None or count == parameter.numel():
                 self._whole[parameter] = weights.clone()
-            elif selected:
-                bits = mask[name].to(parameter.device)
+            elif count:
+                bits = selected.to(parameter.device)
                 self._packed[parameter] = bits, weights.masked_select(bits.to_bool())
 
     @property

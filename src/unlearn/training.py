@@ -94,12 +94,12 @@ def unlearn(
         return Loss(loss, {name: term / len(window) for name, term in terms.items()})
 
     def refresh_curvature(step: int, window: Window) -> None:
-        if settings.sophia is not None and step % SOPHIA_REFRESH_STEPS == 0:
+        if isinstance(optimizer, SophiaG) and step % SOPHIA_REFRESH_STEPS == 0:
             generator = torch.Generator(model.device).manual_seed(settings.seed + step)
             _refresh_hessian(model, optimizer, objective, window[0], generator)
 
     def mask_gradients() -> None:
-        if masks_gradients:
+        if mask is not None and masks_gradients:
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     multiply_by_mask(parameter.grad, mask[name])

@@ -164,16 +164,17 @@ class _Tensor:
 class _Pickler(pickle.Pickler):
     """Describes tensors and storages as ``torch.save`` does."""
 
-    def persistent_id(self, obj: object) -> tuple | None:
+    def persistent_id(self, obj: object) -> tuple[str, type, str, str, int] | None:
         if isinstance(obj, _Storage):
             return ("storage", torch.BoolStorage, obj.key, "cpu", obj.numel)
         return None
 
-    def reducer_override(self, obj: object):
+    def reducer_override(self, obj: object) -> Any:
         if not isinstance(obj, _Tensor):
             return NotImplemented
         stride = torch.empty(obj.shape, device="meta").stride()
-        arguments = (obj.storage, 0, tuple(obj.shape), stride, False, OrderedDict())
+        hooks: OrderedDict[int, object] = OrderedDict()
+        arguments = (obj.storage, 0, tuple(obj.shape), stride, False, hooks)
         return torch._utils._rebuild_tensor_v2, arguments
 
 
@@ -330,15 +331,15 @@ def _bit_mask(name: str, bits: torch.Tensor, shape: Any, path: Path) -> BitMask:
     return mask
 
 
-def _open_packed(path: Path):
+def _open_packed(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 
 
-def _packed_header(file, path: Path) -> dict[str, str]:
-    header = file.metadata() or {}
+def _packed_header(file: safe_open, path: Path) -> dict[str, str]:
+    header: dict[str, str] = file.metadata() or {}  # type: ignore[no-untyped-call]  # no stub
     if header.get("format") != FORMAT:
         found = f", its format is {header['format']!r}" if "format" in header else ""
         raise WagleError(f"{path} is a safetensors file but no mask of this program{found}")
@@ -353,7 +354,7 @@ def _checksum(tensors: Mapping[str, torch.Tensor], shapes: str, provenance: str)
     digest.update(f"{shapes}\n{provenance}".encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].numpy())
+        digest.update(tensors[name].numpy().data)
     return digest.hexdigest()
 
 

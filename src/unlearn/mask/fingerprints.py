@@ -29,7 +29,7 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 def _digest(named: tuple[str, torch.Tensor]) -> bytes:
     name, tensor = named
     digest = xxhash.xxh3_128(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().to("cpu").reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.detach().to("cpu").reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
 
 

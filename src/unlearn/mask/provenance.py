@@ -52,6 +52,10 @@ def recipe(score_type: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*entries, *words]))
 
 
+Origin = Literal["made", "loaded", "unknown origin", "accepted"]
+"""How a run came by its mask; :class:`MaskOrigin` says what each means."""
+
+
 @dataclass(frozen=True)
 class MaskOrigin:
     """Where a run's mask comes from; ``manifest.json`` holds it under ``mask``.
@@ -71,7 +75,7 @@ class MaskOrigin:
     """
 
     path: str
-    origin: Literal["made", "loaded", "unknown origin", "accepted"]
+    origin: Origin
     provenance: Mapping[str, str]
     differences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     seeds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -85,7 +89,7 @@ class MaskOrigin:
             "seeds": {key: list(pair) for key, pair in self.seeds.items()},
             "unrecorded": list(self.unrecorded),
         }
-        origin = self.origin
+        origin: str = self.origin
         if origin == "accepted":
             origin += f" although it differs in {', '.join(self.differences)}"
         return {"path": self.path, "origin": origin, **{k: v for k, v in parts.items() if v}}

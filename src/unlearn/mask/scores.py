@@ -42,6 +42,13 @@ class ScoreInputs:
     seed: int
 
 
+Gradients = Mapping[str, torch.Tensor]
+"""Gradients of a chunk of weights by kind: ``forget``, ``retain``, ``refusal``."""
+
+Place = tuple[int, int]
+"""Where a chunk of weights lies: (position of the parameter in the model, start of the chunk)."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A score type.
@@ -55,22 +62,24 @@ class Score:
     """
 
     gradients: tuple[str, ...]
-    function: Callable[
-        [torch.Tensor, Mapping[str, torch.Tensor], ScoreInputs, tuple[int, int]], torch.Tensor
-    ]
+    function: Callable[[torch.Tensor, Gradients, ScoreInputs, Place], torch.Tensor]
 
 
 def _wagle(forget_kind: str) -> Score:
     """|(θ − g_r / μ) · g_f| (Jia et al. 2024, arXiv 2410.17509, eq. 8)."""
 
-    def score(weight, gradients, inputs, where):
+    def score(
+        weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+    ) -> torch.Tensor:
         adjusted = weight - gradients["retain"] / inputs.mu
         return adjusted.mul_(gradients[forget_kind]).abs_()
 
     return Score((forget_kind, "retain"), score)
 
 
-def _wagle_gauss_newton(weight, gradients, inputs, where):
+def _wagle_gauss_newton(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
     """As WAGLE with a Gauss-Newton diagonal: h = (mean over batches of g_r)², at least 1e-12."""
     retain = gradients["retain"]
     mean = retain * (inputs.accumulation_steps / inputs.batches)
@@ -78,7 +87,9 @@ def _wagle_gauss_newton(weight, gradients, inputs, where):
     return (weight - retain / hessian).mul_(gradients["forget"]).abs_()
 
 
-def _random(weight, gradients, inputs, where):
+def _random(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
     position, start = where
     scores = torch.empty_like(weight)
     for offset in range(0, len(weight), RANDOM_BLOCK):
@@ -115,9 +126,7 @@ def score_stream(
     score = SCORES[score_type]
 
     @torch.no_grad()
-    def form(
-        where: tuple[int, int], weights: torch.Tensor, sums_of: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def form(where: Place, weights: torch.Tensor, sums_of: Gradients) -> torch.Tensor:
         part = slice(where[1], where[1] + CHUNK)
         gradients = {kind: s[part] / inputs.accumulation_steps for kind, s in sums_of.items()}
         dtype = next((g.dtype for g in gradients.values()), torch.float32)

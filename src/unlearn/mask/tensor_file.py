@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from wagle.loggers.files import locked, replacing
 from wagle.optim.threads import ordered_map
 from wagle.terminal import Progress, say
 
-_DTYPES = {"F32": np.float32, "F64": np.float64}
+_DTYPES: dict[str, type[np.floating[Any]]] = {"F32": np.float32, "F64": np.float64}
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}
 _UNUSABLE = (  # what headers of other kinds raise
     *(struct.error, ValueError, KeyError, TypeError, AttributeError),
@@ -69,7 +69,7 @@ class TensorFile:
                 raise ValueError("its metadata is no object")
             self._data = 8 + length
             self.shapes: dict[str, torch.Size] = {}
-            self._entries: dict[str, tuple[type[np.floating], int]] = {}
+            self._entries: dict[str, tuple[type[np.floating[Any]], int]] = {}
             end = self._data
             for name, entry in header.items():
                 dtype, shape = _DTYPES[entry["dtype"]], torch.Size(entry["shape"])
@@ -190,7 +190,7 @@ class TensorFile:
                 bar.update()
         return digest.hexdigest()
 
-    def _map(self, name: str, mode: str) -> torch.Tensor:
+    def _map(self, name: str, mode: Literal["c", "r+"]) -> torch.Tensor:
         dtype, offset = self._entries[name]
         shape = self.shapes[name]
         if math.prod(shape) == 0:

@@ -42,7 +42,7 @@ class Objective(ABC):
 
     @abstractmethod
     def terms(
-        self, model: PreTrainedModel, batch: dict[str, View], reference: ReferenceModel | None
+        self, model: PreTrainedModel, batch: Mapping[str, View], reference: ReferenceModel | None
     ) -> dict[str, torch.Tensor]:
         """The summands of a batch's loss by ``FORGET`` or ``RETAIN``, whichever they are about.
 
@@ -50,7 +50,7 @@ class Objective(ABC):
         """
 
     def __call__(
-        self, model: PreTrainedModel, batch: dict[str, View], reference: ReferenceModel | None
+        self, model: PreTrainedModel, batch: Mapping[str, View], reference: ReferenceModel | None
     ) -> torch.Tensor:
         """The scalar loss of a batch: the sum of its terms, in their order."""
         return total(self.terms(model, batch, reference))
