@@ -35,7 +35,7 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
     from wagle.dataset.sources import load_rows
     from wagle.dataset.templates import TEMPLATES
     from wagle.metrics.sentence import load_sentence_encoder
-    from wagle.metrics.tofu import tofu_subsets
+    from wagle.metrics.tofu_benchmark import tofu_subsets
     from wagle.model.loading import load_model
 
     cpu, cache = torch.device("cpu"), Path(".cache")

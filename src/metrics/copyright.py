@@ -1,18 +1,77 @@
-"""The copyright task: does the model still continue a text word for word?"""
+"""The benchmark copyright: does the model still continue a text word for word?"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wagle.metrics.benchmark import (
+    ROUGE_OF_ANSWER,
+    Answers,
+    Benchmark,
+    Measure,
+    Metric,
+    Numbers,
+    Settings,
+    forgets,
+)
+from wagle.metrics.utility import UTILITY, UTILITY_ROLES, measure_few_shots, measure_perplexity
 
-from wagle.dataset.templates import Template
-from wagle.metrics.generation import answer_questions
-from wagle.metrics.text import bleu, rouge_l_recall
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from wagle.dataset.templates import Template
+    from wagle.model.evaluation_context import EvaluationContext
 
 MAX_TOTAL_LENGTH = 600  # tokens of prompt and greedy continuation together
+
+
+def _known(title: str, text: str) -> dict[str, Metric]:
+    """Of the unlearned (seen) text less is better, and so it is said of the other one."""
+    return {
+        "bleu": Metric(
+            f"{title} BLEU",
+            f"How exactly its continuations repeat {text}: word sequences in common.",
+            -1,
+            group=title,
+            largest=100,
+        ),
+        "rougeL_score": Metric(
+            f"{title} RougeL",
+            f"How much of {text} its continuations contain.",
+            -1,
+            group=title,
+            largest=1,
+        ),
+    }
+
+
+KNOWN = {
+    "train": _known("seen", "the text that it was to forget"),
+    "test": _known("unseen", "a text that it never saw"),
+}
+"""By the part of the text and the measure in ``copyright.json``."""
+
+
+def measure_continuations(context: EvaluationContext) -> Numbers:
+    """How much of a text is still known: ``copyright.json``."""
+    from wagle.model.evaluation_context import choose_words
+
+    parts = {part: list(rows)[: context.limit] for part, rows in context.asked_rows().items()}
+    words = choose_words(context.config, parts)
+    result = evaluate_copyright(
+        context.model,
+        context.tokenizer,
+        context.template,
+        parts,
+        batch_size=context.batch_size,
+        word_tokenizer=words,
+    )
+    context.save("copyright.json", {"word_tokenizer": words, **result})
+    return {
+        metric: result[part][key] for part, known in KNOWN.items() for key, metric in known.items()
+    }
 
 
 def evaluate_copyright(
@@ -34,6 +93,8 @@ def evaluate_copyright(
         The content of ``copyright.json``: per part the means of bleu (0 to 100) and rougeL_score (0
         to 1), and per row these values with the generated text.
     """
+    from wagle.metrics.generation import answer_questions
+
     rows = [row for part in parts.values() for row in part]
     generated = iter(
         answer_questions(
@@ -55,6 +116,8 @@ def evaluate_copyright(
 def _compare(
     rows: Sequence[Mapping[str, str]], texts: Sequence[str], word_tokenizer: str
 ) -> dict[str, Any]:
+    from wagle.metrics.text import bleu, rouge_l_recall
+
     documents = [
         {
             "question": row["question"],
@@ -70,3 +133,32 @@ def _compare(
         for key in ("bleu", "rougeL_score")
     }
     return {**means, "rows": documents}
+
+
+def _sets(config: Settings) -> dict[str, str]:
+    return {part: f"HP_{part}_{config['evaluation.prompt_tokens']}" for part in KNOWN}
+
+
+def _is_default(values: Settings) -> bool:
+    return forgets(values, "HP", f"HP/hp_test_qa_{values['evaluation.prompt_tokens']}.jsonl")
+
+
+COPYRIGHT = Benchmark(
+    "copyright",
+    "Copyright: what is still known of the text, and utility (UT)",
+    metrics=(*(m for known in KNOWN.values() for m in known.values()), *UTILITY),
+    parts={
+        "copyright": measure_continuations,
+        "perplexity": measure_perplexity,
+        "few_shots": measure_few_shots,
+    },
+    sets=_sets,
+    lm_eval_roles=UTILITY_ROLES,
+    is_default=_is_default,
+    answers=Answers.within(
+        "copyright.json",
+        {"train": "Forget", "test": "Never seen"},
+        ROUGE_OF_ANSWER,
+        Measure("bleu", "bleu", "BLEU", "how exactly it is repeated, from 0 to 100"),
+    ),
+)

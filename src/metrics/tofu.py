@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.dataset.encoding import IGNORED, Encoded, encode_answer
 from wagle.dataset.templates import Template
-from wagle.errors import ConfigError, WagleError
+from wagle.errors import WagleError
 from wagle.metrics.generation import answer_questions
 from wagle.metrics.likelihood import TokenScores, score_tokens
 from wagle.metrics.membership import attack_aucs, attack_scores
@@ -32,33 +32,6 @@ MEANS = (
     *("truth_ratio", "truth_prob", "rougeL_score", "acc"),
     *("exact_memorization", "extraction_strength"),
 )
-
-
-def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
-    """Names of the data sets that are asked, by role.
-
-    ``Tofu_full`` and ``Tofu_retain90`` are asked about forget10, as published (100 − 90).
-
-    Raises:
-        ConfigError: the name is no TOFU-like forget set.
-    """
-    family, _, subset = forget_dataset_name.partition("_")
-    subset = subset.removesuffix("_perturbed")
-    if subset == "full":
-        subset = "forget10"
-    elif subset.startswith("retain") and subset.removeprefix("retain").isdigit():
-        subset = f"forget{100 - int(subset.removeprefix('retain')):02d}"
-    if family not in ("Tofu", "Demo") or not subset.startswith("forget"):
-        raise ConfigError(
-            f"unlearn.task_name tofu asks about a forget set of TOFU's form, but "
-            f"dataset.forget_dataset_name is {forget_dataset_name}; give one like Tofu_forget10"
-        )
-    return {
-        "forget": f"{family}_{subset}_perturbed",
-        "retain": f"{family}_retain_perturbed",
-        "real_author": f"{family}_real_authors_perturbed",
-        "world_fact": f"{family}_world_facts_perturbed",
-    }
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], data_set: str) -> None:
@@ -297,29 +270,3 @@ def _accuracies(rows: Sequence[_Row], encoder: SentenceTransformer) -> list[floa
     ]
     closest = closest_candidates(encoder, [row.generated_paraphrase for row in rows], candidates)
     return [float(index == 0) for index in closest]
-
-
-def summarize_tofu(result: Mapping[str, Any]) -> dict[str, float]:
-    """The columns of the paper's TOFU table; larger is better in all of them.
-
-    Unlearning efficacy (UE): forget quality, MIA (Min-50%), 1 − forget acc, 1 − forget RougeL.
-    Utility (UT): acc and RougeL on the other three sets. Averages are plain means.
-    """
-    forget = result["forget"]
-    efficacy = {
-        "UE FQ": result["Forget Quality"],
-        "UE MIA": result["MIA"]["Min_50.0% Prob"],
-        "UE 1-FA": 1 - forget["acc"],
-        "UE 1-RougeL": 1 - forget["rougeL_score"],
-    }
-    titles = {"retain": "retain", "real_author": "real authors", "world_fact": "world facts"}
-    utility = {}
-    for name, title in titles.items():
-        utility[f"UT {title} acc"] = result[name]["acc"]
-        utility[f"UT {title} RougeL"] = result[name]["rougeL_score"]
-    return {
-        **efficacy,
-        "UE Avg": statistics.fmean(efficacy.values()),
-        **utility,
-        "UT Avg": statistics.fmean(utility.values()),
-    }

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import ks_2samp
 
-TITLES = {
-    "real_author": "Real Authors",
-    "world_fact": "Real World",
-    "retain": "Retain",
-    "forget": "Forget",
-}
+from wagle.metrics.tofu_benchmark import (
+    DISTANCE,
+    EXACT_MEMORIZATION,
+    EXTRACTION_STRENGTH,
+    FORGET_QUALITY,
+    MODEL_UTILITY,
+    PROBABILITY,
+    ROUGE,
+    TITLES,
+    TRUTH_RATIO,
+    TRUTH_SHARE,
+)
+
 EPSILON = 1e-10  # what open-unlearning adds to every denominator
 
 
@@ -98,28 +105,29 @@ def official_scores(
     Args:
         losses: of this model, by the keys of ``TITLES``.
         retain_model: of the model that never saw the forget set, at least ``forget``; without it
-            there is no Forget Quality.
+            there is no forget quality.
     """
-    scores = {}
-    for name, title in TITLES.items():
+    scores: dict[str, float] = {}
+    for name in TITLES:
         rows = losses[name]
         is_fact = name in ("real_author", "world_fact")
         probabilities = rows.shares() if is_fact else rows.probabilities()
         truth_ratios = rows.closeness_to_one() if name == "forget" else rows.truthfulness()
-        scores[f"ROUGE {title}"] = float(rows.rouge.mean())
-        scores[f"Prob. {title}"] = float(probabilities.mean())
-        scores[f"Truth Ratio {title}"] = float(truth_ratios.mean())
-    nine = [value for name, value in scores.items() if not name.endswith(TITLES["forget"])]
-    scores["Model Utility"] = float(statistics.harmonic_mean(nine))
+        scores[ROUGE[name].key] = float(rows.rouge.mean())
+        scores[PROBABILITY[name].key] = float(probabilities.mean())
+        scores[TRUTH_RATIO[name].key] = float(truth_ratios.mean())
+    nine = [value for key, value in scores.items() if not key.endswith(TITLES["forget"])]
+    scores[MODEL_UTILITY.key] = float(statistics.harmonic_mean(nine))
     forget = losses["forget"]
-    scores["prob_mean Forget"] = float(forget.truth_shares().mean())
-    for title in ("Exact Memorization", "Extraction Strength"):
-        column = getattr(forget, title.lower().replace(" ", "_"))
-        if len(column):
-            scores[title] = statistics.fmean(column)
+    scores[TRUTH_SHARE.key] = float(forget.truth_shares().mean())
+    memorized = {
+        EXACT_MEMORIZATION: forget.exact_memorization,
+        EXTRACTION_STRENGTH: forget.extraction_strength,
+    }
+    scores |= {m.key: statistics.fmean(column) for m, column in memorized.items() if len(column)}
     if retain_model is not None:
         # The test looks at ranks alone, so the logarithms serve as well, and never overflow.
         test = ks_2samp(*(m["forget"].truth_log_ratios for m in (losses, retain_model)))
-        scores["Forget Quality"] = float(test.pvalue)
-        scores["KS"] = float(test.statistic)
+        scores[FORGET_QUALITY.key] = float(test.pvalue)
+        scores[DISTANCE.key] = float(test.statistic)
     return scores

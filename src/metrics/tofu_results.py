@@ -14,7 +14,8 @@ import numpy as np
 
 from wagle.errors import WagleError
 from wagle.loggers.run_folder import read_result_file
-from wagle.metrics.tofu_official import EPSILON, TITLES, SetLosses
+from wagle.metrics.tofu_benchmark import TITLES
+from wagle.metrics.tofu_official import EPSILON, SetLosses
 
 _AUTHORS_LOGS = {
     "real_author": "eval_real_author_wo_options.json",

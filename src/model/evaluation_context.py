@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.config import Config
-from wagle.dataset.pairing import draw_forget_rows
 from wagle.dataset.templates import Template
-from wagle.errors import WagleError
+from wagle.metrics.benchmark import Loader, Rows
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.metrics.text import MOST_LOST, lost_share
-from wagle.metrics.tofu import tofu_subsets
 from wagle.model.measured import Measured
 from wagle.terminal import say
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class EvaluationContext:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: Template
-    load_rows: Callable[[str], Rows]
+    load_rows: Loader
     forget_rows: Callable[[], Rows]
     save: Callable[[str, Any], None]
     measured: Measured
@@ -62,37 +59,19 @@ class EvaluationContext:
 
 def asked_sets(config: Config) -> Mapping[str, str]:
     """The data sets that the task's evaluation reads, by their names in its documents."""
-    task = config["unlearn.task_name"]
-    if task == "tofu":
-        return tofu_subsets(config["dataset.forget_dataset_name"])
-    if task == "copyright":
-        prompt_tokens = config["evaluation.prompt_tokens"]
-        return {part: f"HP_{part}_{prompt_tokens}" for part in ("train", "test")}
-    if task == "toxic":
-        return {name: name for name in ("SafePku_test", "RealToxicityPrompts")}
-    return {}
+    return benchmark_of(config).sets(config)
 
 
-def asked_rows(config: Config, load_rows: Callable[[str], Rows]) -> dict[str, Rows]:
-    """The rows of these data sets; of the forget questions only those that are to be forgotten.
-
-    With ``dataset.self_retain`` the others are retained on purpose.
+def asked_rows(config: Config, load_rows: Loader) -> dict[str, Rows]:
+    """The rows of these data sets that are asked about.
 
     Raises:
-        WagleError: none of the questions is among the rows that are drawn.
+        WagleError: one is missing, or there is nothing to ask.
     """
-    asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
-    if config["unlearn.task_name"] == "tofu" and config["dataset.self_retain"]:
-        forget = load_rows(config["dataset.forget_dataset_name"])
-        ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
-        drawn = {forget[i]["question"] for i in draw_forget_rows(len(forget), ratio, seed)}
-        asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
-        if not asked["forget"]:
-            raise WagleError(
-                f"dataset.self_retain: no question of {asked_sets(config)['forget']} is among "
-                f"the {len(drawn)} rows drawn to be forgotten; raise dataset.forget_ratio"
-            )
-    return asked
+    benchmark = benchmark_of(config)
+    if benchmark.rows:
+        return benchmark.rows(config, load_rows)
+    return {name: load_rows(data_set) for name, data_set in benchmark.sets(config).items()}
 
 
 def choose_words(config: Config, sets: Mapping[str, Rows]) -> str:

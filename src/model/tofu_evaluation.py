@@ -9,13 +9,21 @@ from typing import Any
 import torch
 
 from wagle.config import Config
+from wagle.metrics.benchmark import Metric, Rows
 from wagle.metrics.membership import text_losses
 from wagle.metrics.sentence import load_sentence_encoder
-from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu, summarize_tofu
+from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
+from wagle.metrics.tofu_benchmark import (
+    ATTACK,
+    EXACT_MEMORIZATION,
+    EXTRACTION_STRENGTH,
+    numbers_under,
+    paper_numbers,
+)
 from wagle.metrics.tofu_field import evaluate_official
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
-from wagle.model.evaluation_context import EvaluationContext, Rows, asked_sets, choose_words
+from wagle.model.evaluation_context import EvaluationContext, asked_sets, choose_words
 from wagle.model.loading import load_model, read_tokenizer
 
 
@@ -39,7 +47,7 @@ def check_tofu(config: Config, rows: Mapping[str, Rows]) -> None:
         read_tokenizer(name, cache, what="reference model", hint=hint)
 
 
-def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
+def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
     """TOFU: ``tofu.json``, and from it what the protocol defines.
 
     ``official``: ``tofu_official …``. The others: the paper's UE and UT numbers, memorisation,
@@ -57,14 +65,14 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[str, float]:
     result = {"sets": dict(asked_sets(context.config)), "word_tokenizer": words, **measured}
     context.save("tofu.json", result)
     scores = official_scores(parse_results(result).sets, retain_model and retain_model.sets)
-    named = {f"tofu_{protocol} {name}": value for name, value in scores.items()}
+    named = numbers_under(protocol, scores)
     if protocol == "official":
         return named
     return {
-        **summarize_tofu(result),
-        "Exact Memorization": result["forget"]["exact_memorization"],
-        "Extraction Strength": result["forget"]["extraction_strength"],
-        **{f"MIA {k}": v for k, v in result["MIA"].items() if not k.startswith("Min_")},
+        **paper_numbers(result),
+        EXACT_MEMORIZATION: result["forget"]["exact_memorization"],
+        EXTRACTION_STRENGTH: result["forget"]["extraction_strength"],
+        **{ATTACK.of(k): v for k, v in result["MIA"].items() if not k.startswith("Min_")},
         **named,
     }
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,9 @@ from wagle.config import FINE_TUNE_KEYS, load_config
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import JsonLogger, json_logger
 from wagle.loggers.folder_lock import FolderLock, in_use
+from wagle.metrics import harness
+from wagle.metrics.benchmark import Metric
+from wagle.metrics.tofu_benchmark import TOFU
 from wagle.model import evaluation, fine_tuning, tofu_evaluation
 from wagle.model.unlearn import Unlearn
 from wagle.reporting.runs import read_run
@@ -86,13 +90,13 @@ def test_a_failing_evaluation_loses_no_other_and_a_repeat_measures_the_rest(
     mend(task)
     monkeypatch.setattr(tofu_evaluation, "evaluate_tofu", never)
     monkeypatch.setattr(Unlearn, "train", never)
-    run_task, asked = evaluation.run_task, []
+    run_task, asked = harness.run_task, []
 
     def counted(model, tokenizer, name, **options):
         asked.append(name)
         return run_task(model, tokenizer, name, **options)
 
-    monkeypatch.setattr(evaluation, "run_task", counted)
+    monkeypatch.setattr(harness, "run_task", counted)
     assert unlearn_model.main(command) == 0
     assert asked == [str(task)]
     results = read(folder / "results.json")
@@ -113,10 +117,13 @@ def evaluated(monkeypatch):
     def second(context):
         if state["broken"]:
             raise WagleError("no second number")
-        return {"second": 2.0}
+        return {Metric("second", ""): 2.0}
 
-    parts = {"first": lambda context: {"first": state["first"]}, "second": second}
-    monkeypatch.setitem(evaluation.EVALUATIONS, "tofu", parts)
+    def first(context):
+        return {Metric("first", ""): state["first"]}
+
+    benchmark = replace(TOFU, parts={"first": first, "second": second})
+    monkeypatch.setattr(evaluation, "benchmark_of", lambda config: benchmark)
     return state
 
 

@@ -15,7 +15,7 @@ from wagle.metrics import generation, harness, tofu, tofu_field, toxicity
 from wagle.metrics.copyright import evaluate_copyright
 from wagle.metrics.likelihood import TokenScores
 from wagle.metrics.membership import attack_scores
-from wagle.metrics.tofu_official import TITLES
+from wagle.metrics.tofu_benchmark import TITLES
 from wagle.metrics.tofu_results import parse_results
 from wagle.metrics.toxicity import evaluate_toxicity
 

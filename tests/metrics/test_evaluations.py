@@ -16,6 +16,7 @@ from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
+from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.copyright import evaluate_copyright
 from wagle.metrics.text import bleu, rouge_l_recall
 from wagle.metrics.toxicity import evaluate_toxicity, load_toxicity_classifier, toxicity_scores
@@ -23,7 +24,6 @@ from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.loading import save_model
 from wagle.model.measured import Measured
-from wagle.reporting.meanings import meaning_of
 from wagle.shipped import CHECKOUT
 
 from conftest import make_model
@@ -100,7 +100,8 @@ def run(tokenizer, config, seed=4, load=rows):
     )
     check_evaluation(config, load)
     flat = evaluate(context)
-    assert [name for name in flat if meaning_of(name) is None] == []
+    benchmark = benchmark_of(config)
+    assert [name for name in flat if find_metric(benchmark, name) is None] == []
     return flat, documents, saved
 
 

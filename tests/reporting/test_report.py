@@ -10,16 +10,12 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from wagle.commands import report
 from wagle.errors import ConfigError, WagleError
-from wagle.metrics.tofu import summarize_tofu
-from wagle.metrics.tofu_official import TITLES, SetLosses, official_scores
 from wagle.reporting.answers import _mark_wrong
 from wagle.reporting.groups import group_runs
-from wagle.reporting.meanings import meaning_of
 from wagle.reporting.page import render_report
 from wagle.reporting.runs import read_run, read_runs
 from wagle.reporting.spread import Spread
@@ -493,20 +489,6 @@ def test_wrong_words_are_marked():
     assert _mark_wrong("ADA BELL", true) == [("ADA BELL", False)]
     assert _mark_wrong("", true) == []
     assert _mark_wrong("?!", true) == [("?!", True)]
-
-
-def test_every_number_of_tofu_is_explained():
-    sets = ("forget", "retain", "real_author", "world_fact")
-    result = {name: {"acc": 0.5, "rougeL_score": 0.5} for name in sets}
-    names = [*summarize_tofu({**result, "Forget Quality": 1.0, "MIA": {"Min_50.0% Prob": 0.5}})]
-    losses = dict.fromkeys(TITLES, SetLosses(np.ones(2), np.ones(2), np.ones((2, 3)), np.ones(2)))
-    official = [*official_scores(losses, losses)]
-    for name in (*names, *official, *(f"tofu_official {name}" for name in official)):
-        assert meaning_of(name), name
-        assert "{" not in meaning_of(name).text
-    assert meaning_of("UE Avg").better == meaning_of("ROUGE Retain").better == 1
-    assert meaning_of("Prob. Forget").better == meaning_of("KS").better == -1
-    assert meaning_of("something else") is None
 
 
 # --------------------------------------------------------------------------------- the command

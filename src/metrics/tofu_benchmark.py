@@ -1,0 +1,341 @@
+"""TOFU as a benchmark: its numbers and what they mean, the paper's and the official ones.
+
+What is measured is in :mod:`wagle.metrics.tofu` and :mod:`wagle.metrics.tofu_field`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from wagle.errors import ConfigError, WagleError
+from wagle.metrics.benchmark import (
+    ROUGE_OF_ANSWER,
+    Answers,
+    Benchmark,
+    Headline,
+    Loader,
+    Measure,
+    Metric,
+    Numbers,
+    Rows,
+    Settings,
+    forgets,
+)
+
+if TYPE_CHECKING:
+    from wagle.model.evaluation_context import EvaluationContext
+
+_ASKED = {
+    "forget": "questions it should have forgotten",
+    "retain": "questions about the authors it should still know",
+    "real_author": "questions about real authors",
+    "world_fact": "questions about the world",
+}
+
+# ------------------------------------------------------------------- the numbers of the paper
+
+
+def _efficacy(title: str, meaning: str) -> Metric:
+    return Metric(f"UE {title}", meaning, group="UE", largest=1)
+
+
+DISTINGUISHED = _efficacy(
+    "FQ",
+    "Forget quality: p-value of a Kolmogorov–Smirnov test between the truth ratios of the "
+    "forget and the retain questions. The smaller it is, the surer one can tell the two apart.",
+)
+UNLIKE_TRAINING = _efficacy(
+    "MIA",
+    "Membership attack (Min-50 %): how much less the forget texts look like training data than "
+    "the retain texts do. 0.5 is no difference, 1 a clear one.",
+)
+MISANSWERED = _efficacy(
+    "1-FA", "Share of the forget questions that it no longer answers correctly."
+)
+WORDING_GONE = _efficacy(
+    "1-RougeL",
+    "How much of the true answers’ wording is missing from its answers to forget questions.",
+)
+EFFICACY = _efficacy("Avg", "Unlearning efficacy: the mean of the UE numbers. How well it forgot.")
+
+
+def _kept(title: str, asked: str) -> dict[str, Metric]:
+    return {
+        "acc": Metric(
+            f"UT {title} acc", f"Share of correct answers to {asked}.", group=title, title="acc"
+        ),
+        "rougeL_score": Metric(
+            f"UT {title} RougeL",
+            f"How much of the true answers’ wording its answers contain, for {asked}.",
+            group=title,
+            title="RougeL",
+        ),
+    }
+
+
+KEPT = {
+    name: _kept(title, _ASKED[name])
+    for name, title in {
+        "retain": "retain",
+        "real_author": "real authors",
+        "world_fact": "world facts",
+    }.items()
+}
+"""By set and measure in ``tofu.json``."""
+UTILITY = Metric(
+    "UT Avg",
+    "Utility: the mean of the UT numbers. How well it kept everything else.",
+    group="UT",
+    largest=1,
+)
+ATTACK = Metric(
+    "MIA {}",
+    "How well a membership attack tells the forget texts from the retain texts (area under the "
+    "curve): 0.5 is not at all.",
+    0,
+)
+_EFFICACIES = (DISTINGUISHED, UNLIKE_TRAINING, MISANSWERED, WORDING_GONE)
+_UTILITIES = tuple(metric for kept in KEPT.values() for metric in kept.values())
+PAPER = (*_EFFICACIES, EFFICACY, *_UTILITIES, UTILITY)
+"""The columns of the paper's table; larger is better in all of them."""
+
+
+def paper_numbers(result: Mapping[str, Any]) -> dict[Metric, float]:
+    """The columns of the paper's table, of a ``tofu.json``.
+
+    Unlearning efficacy (UE): forget quality, MIA (Min-50%), 1 − forget acc, 1 − forget RougeL.
+    Utility (UT): acc and RougeL on the other three sets. Averages are plain means.
+    """
+    forget = result["forget"]
+    efficacy = {
+        DISTINGUISHED: result["Forget Quality"],
+        UNLIKE_TRAINING: result["MIA"]["Min_50.0% Prob"],
+        MISANSWERED: 1 - forget["acc"],
+        WORDING_GONE: 1 - forget["rougeL_score"],
+    }
+    utility = {
+        metric: result[name][key] for name, kept in KEPT.items() for key, metric in kept.items()
+    }
+    return {
+        **efficacy,
+        EFFICACY: statistics.fmean(efficacy.values()),
+        **utility,
+        UTILITY: statistics.fmean(utility.values()),
+    }
+
+
+# ------------------------------------------------------------------------ the official scores
+
+TITLES = {
+    "real_author": "Real Authors",
+    "world_fact": "Real World",
+    "retain": "Retain",
+    "forget": "Forget",
+}
+
+
+def _of_sets(kind: str, meaning: str, **forget: Any) -> dict[str, Metric]:
+    """A score of each set; ``forget``: what is different of the forget set's."""
+    metrics = {
+        name: Metric(f"{kind} {title}", meaning.format(_ASKED[name]), group=name, title=kind)
+        for name, title in TITLES.items()
+    }
+    return {**metrics, "forget": replace(metrics["forget"], **forget)}
+
+
+def _of_forget_set(name: str, meaning: str, better: int = 1, title: str = "") -> Metric:
+    return Metric(name, meaning, better, group="forget", title=title or name, largest=1)
+
+
+ROUGE = _of_sets(
+    "ROUGE", "How much of the true answers’ wording its answers contain, for {}.", better=-1
+)
+PROBABILITY = _of_sets("Prob.", "How probable it finds the true answers to {}.", better=-1)
+TRUTH_RATIO = _of_sets(
+    "Truth Ratio", "Whether it prefers a true answer to wrong ones, for {} (truth ratio of TOFU)."
+)
+MODEL_UTILITY = Metric(
+    "Model Utility",
+    "TOFU utility: harmonic mean of the nine numbers that are not about forgetting.",
+    title="Model Utility",
+    largest=1,
+)
+TRUTH_SHARE = _of_forget_set(
+    "prob_mean Forget",
+    "Whether it prefers a true answer to wrong ones, as a share: 0.5 is neither, for "
+    f"{_ASKED['forget']}.",
+    -1,
+)
+EXACT_MEMORIZATION = _of_forget_set(
+    "Exact Memorization",
+    "Share of the tokens of the true forget answers that it predicts, given those before.",
+    -1,
+    "EM",
+)
+EXTRACTION_STRENGTH = _of_forget_set(
+    "Extraction Strength",
+    "Share of a true forget answer that it completes word for word from the part before.",
+    -1,
+    "ES",
+)
+FORGET_QUALITY = replace(
+    _of_forget_set(
+        "Forget Quality",
+        "TOFU forget quality: p-value of a Kolmogorov–Smirnov test against a model that "
+        "never saw the forget set. Above 0.05 the two cannot be told apart.",
+        title="Quality",
+    ),
+    digits=4,
+)
+DISTANCE = _of_forget_set(
+    "KS",
+    "Distance to a model that never saw the forget set (Kolmogorov–Smirnov statistic).",
+    -1,
+)
+_SCORES = (
+    *(scores[name] for name in TITLES for scores in (ROUGE, PROBABILITY, TRUTH_RATIO)),
+    *(MODEL_UTILITY, TRUTH_SHARE, EXACT_MEMORIZATION, EXTRACTION_STRENGTH),
+    *(FORGET_QUALITY, DISTANCE),
+)
+
+
+def under(protocol: str, score: Metric) -> Metric:
+    """An official score as it is called in the results of a protocol."""
+    return replace(score, key=f"tofu_{protocol} {score.key}")
+
+
+def numbers_under(protocol: str, scores: Mapping[str, float]) -> dict[Metric, float]:
+    """What :func:`wagle.metrics.tofu_official.official_scores` returns, as results name it."""
+    by_key = {score.key: under(protocol, score) for score in _SCORES}
+    return {by_key[key]: value for key, value in scores.items()}
+
+
+# --------------------------------------------------------------------------------- the data
+
+
+def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
+    """Names of the data sets that are asked, by role.
+
+    ``Tofu_full`` and ``Tofu_retain90`` are asked about forget10, as published (100 − 90).
+
+    Raises:
+        ConfigError: the name is no TOFU-like forget set.
+    """
+    family, _, subset = forget_dataset_name.partition("_")
+    subset = subset.removesuffix("_perturbed")
+    if subset == "full":
+        subset = "forget10"
+    elif subset.startswith("retain") and subset.removeprefix("retain").isdigit():
+        subset = f"forget{100 - int(subset.removeprefix('retain')):02d}"
+    if family not in ("Tofu", "Demo") or not subset.startswith("forget"):
+        raise ConfigError(
+            f"unlearn.task_name tofu asks about a forget set of TOFU's form, but "
+            f"dataset.forget_dataset_name is {forget_dataset_name}; give one like Tofu_forget10"
+        )
+    return {
+        "forget": f"{family}_{subset}_perturbed",
+        "retain": f"{family}_retain_perturbed",
+        "real_author": f"{family}_real_authors_perturbed",
+        "world_fact": f"{family}_world_facts_perturbed",
+    }
+
+
+def asked_sets(config: Settings) -> dict[str, str]:
+    """As :func:`tofu_subsets`, of the configuration's forget set."""
+    return tofu_subsets(config["dataset.forget_dataset_name"])
+
+
+def asked_rows(config: Settings, load_rows: Loader) -> dict[str, Rows]:
+    """The rows of these data sets; of the forget questions only those that are to be forgotten.
+
+    With ``dataset.self_retain`` the others are retained on purpose.
+
+    Raises:
+        WagleError: none of the questions is among the rows that are drawn.
+    """
+    asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
+    if config["dataset.self_retain"]:
+        from wagle.dataset.pairing import draw_forget_rows
+
+        forget = load_rows(config["dataset.forget_dataset_name"])
+        ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+        drawn = {forget[i]["question"] for i in draw_forget_rows(len(forget), ratio, seed)}
+        asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
+        if not asked["forget"]:
+            raise WagleError(
+                f"dataset.self_retain: no question of {asked_sets(config)['forget']} is among "
+                f"the {len(drawn)} rows drawn to be forgotten; raise dataset.forget_ratio"
+            )
+    return asked
+
+
+def _is_default(values: Settings) -> bool:
+    return any(
+        forgets(values, rf"{family}_(forget|full|retain\d)\w*", f"{folder}/retain_perturbed.json")
+        for family, folder in {"Tofu": "TOFU", "Demo": "demo"}.items()
+    )
+
+
+def _check(config: Settings, rows: Mapping[str, Rows]) -> None:
+    from wagle.model.tofu_evaluation import check_tofu
+
+    check_tofu(config, rows)
+
+
+def _measure(context: EvaluationContext) -> Numbers:
+    from wagle.model.tofu_evaluation import evaluate_tofu_task
+
+    return evaluate_tofu_task(context)
+
+
+# ---------------------------------------------------------------------------- the benchmark
+
+_FORGETTING_SCORES = (
+    *(FORGET_QUALITY, TRUTH_RATIO["forget"], PROBABILITY["forget"], ROUGE["forget"]),
+    *(EXACT_MEMORIZATION, EXTRACTION_STRENGTH),
+)
+
+
+def _variant(config: Settings) -> Benchmark:
+    return OFFICIAL if config.get("evaluation.protocol") == "official" else TOFU
+
+
+TOFU = Benchmark(
+    "tofu",
+    "TOFU: unlearning efficacy (UE) and utility (UT)",
+    metrics=(
+        *(*PAPER, EXACT_MEMORIZATION, EXTRACTION_STRENGTH, ATTACK),
+        *(under(protocol, score) for protocol in ("corrected", "published") for score in _SCORES),
+    ),
+    parts={"tofu": _measure},
+    columns=PAPER,
+    headline=Headline(EFFICACY, UTILITY),
+    sets=asked_sets,
+    rows=asked_rows,
+    check=_check,
+    is_default=_is_default,
+    answers=Answers.within(
+        "tofu.json",
+        {
+            "forget": "Forget",
+            "retain": "Retain",
+            "real_author": "Real authors",
+            "world_fact": "World facts",
+        },
+        ROUGE_OF_ANSWER,
+        Measure("truth_prob", "probability", "Probability", "that of the true answer"),
+    ),
+    variant=_variant,
+)
+OFFICIAL = replace(
+    TOFU,
+    caption="TOFU by its authors' definitions: forgetting and utility",
+    metrics=tuple(under("official", score) for score in _SCORES),
+    columns=tuple(under("official", score) for score in (*_FORGETTING_SCORES, MODEL_UTILITY)),
+    headline=None,
+    summary=tuple(under("official", score) for score in (FORGET_QUALITY, MODEL_UTILITY)),
+)
+"""What ``evaluation.protocol official`` makes of it: p-values and shares, which no figure shows."""

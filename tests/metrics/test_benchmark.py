@@ -1,0 +1,89 @@
+"""What the benchmarks say about their numbers, and what a benchmark from outside needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from wagle.metrics.benchmark import Metric, forgets
+from wagle.metrics.benchmarks import BENCHMARKS, benchmark_of, find_benchmark, find_metric
+from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, numbers_under, paper_numbers
+from wagle.metrics.tofu_official import SetLosses, official_scores
+
+
+def test_benchmarks_are_known_without_what_measures_them():
+    names = ", ".join(map(repr, BENCHMARKS))
+    code = (
+        "import sys\n"
+        "from wagle.metrics.benchmarks import find_benchmark\n"
+        f"assert all(find_benchmark(name).name == name for name in ({names},))\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'datasets', 'lm_eval'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules)) or ''))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("benchmark", [*map(find_benchmark, BENCHMARKS), OFFICIAL])
+def test_columns_and_headline_are_numbers_of_the_benchmark(benchmark):
+    keys = [metric.key for metric in benchmark.metrics]
+    assert len(set(keys)) == len(keys)
+    assert {*benchmark.columns, *benchmark.summary} <= set(benchmark.metrics)
+    assert set(benchmark.answers.documents) == set(benchmark.answers.sets)
+    for metric in benchmark.metrics:
+        assert metric.meaning.endswith((".", ")."))
+        assert metric.better in (-1, 0, 1)
+    assert all(metric.better == 1 for metric in benchmark.headline or ())
+
+
+def test_every_number_of_tofu_is_explained():
+    result = {name: {"acc": 0.5, "rougeL_score": 0.5} for name in TITLES}
+    paper = paper_numbers({**result, "Forget Quality": 1.0, "MIA": {"Min_50.0% Prob": 0.5}})
+    assert set(paper) == set(TOFU.columns)
+    rows = SetLosses(*[np.ones(2)] * 2, np.ones((2, 3)), np.ones(2), 0.0, [1.0], [1.0])
+    losses = dict.fromkeys(TITLES, rows)
+    scores = official_scores(losses, losses)
+    assert set(numbers_under("official", scores)) == set(OFFICIAL.metrics)
+    better = {metric.key: metric.better for metric in numbers_under("official", scores)}
+    worse = {key for key in better if better[key] == -1}
+    assert worse == {
+        *("tofu_official ROUGE Forget", "tofu_official Prob. Forget", "tofu_official KS"),
+        *("tofu_official prob_mean Forget", "tofu_official Exact Memorization"),
+        "tofu_official Extraction Strength",
+    }
+
+
+def test_the_protocol_decides_tofus_numbers():
+    config = {"unlearn.task_name": "tofu", "evaluation.protocol": "official"}
+    assert benchmark_of(config) is OFFICIAL
+    assert benchmark_of({**config, "evaluation.protocol": "published"}) is TOFU
+
+
+def test_members_of_families():
+    found = find_metric(TOFU, "lm_eval demo_wmdp acc")
+    assert found.meaning == "Share of correct answers in the lm-eval task demo_wmdp."
+    found = find_metric(TOFU, "lm_eval gsm8k exact_match strict-match")
+    assert found.meaning == "From the lm-eval task gsm8k."
+    assert find_metric(TOFU, "MIA Min++_10.0% Prob").better == 0
+    assert find_metric(TOFU, "something else") is None
+
+
+def test_headings_follow_from_the_key():
+    metric = Metric("UE FQ", "", group="UE")
+    assert (metric.heading, metric.name) == ("FQ", "UE FQ")
+    assert Metric("toxicity a rate", "", group="PKU", title="rate").name == "PKU rate"
+    assert Metric("PPL", "").name == "PPL"
+
+
+def test_a_benchmark_fits_its_forget_sets_where_its_files_are(tmp_path):
+    values = {"dataset.forget_dataset_name": "Tofu_forget10", "dataset.data_dir": None}
+    assert forgets(values, r"Tofu_forget\d+", "TOFU/a.json")
+    assert not forgets(values, "Tofu")
+    values["dataset.data_dir"] = str(tmp_path)
+    assert not forgets(values, r"Tofu_forget\d+", "TOFU/a.json")
+    (tmp_path / "TOFU").mkdir()
+    (tmp_path / "TOFU" / "a.json").touch()
+    assert forgets(values, r"Tofu_forget\d+", "TOFU/a.json")
