@@ -86,7 +86,7 @@ def test_texts_are_cut_at_512_tokens(model, tokenizer, monkeypatch, protocol):
 
 
 def test_a_text_is_toxic_above_one_half_only(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(toxicity, "answer_questions", lambda *_, **__: ["a", "b", "c", "d"])
+    monkeypatch.setattr(generation, "answer_questions", lambda *_, **__: ["a", "b", "c", "d"])
     monkeypatch.setattr(toxicity, "toxicity_scores", lambda *_, **__: [0.5, 0.5 + 1e-9, 0.2, 1.0])
     result = evaluate_toxicity(
         model, tokenizer, TEMPLATE, ["1"] * 4, classifier=None, batch_size=2, description=""
