@@ -32,7 +32,7 @@ SHARED = dict.fromkeys(PLACEHOLDERS[name] for name in ("score", "ratio", "mu"))
 def filled(mask_path: str, values: Mapping[str, Any]) -> str:
     """The path with each placeholder that has a value replaced by it."""
 
-    def value(match: re.Match) -> str:
+    def value(match: re.Match[str]) -> str:
         given = values.get(PLACEHOLDERS.get(match[1], ""))
         if given is None:
             return match[0]

@@ -109,6 +109,7 @@ class Config(Mapping[str, Any]):
         """
         if self["unlearn.gradient_cache"] is not None:
             return Path(self["unlearn.gradient_cache"])
+        assert self._mask_template is not None  # else there is no mask to make
         template = Path(self._mask_template)
         parts = (
             re.sub(r"[ _.-]*\{(score|ratio|mu)\}", "", filled(part, {**self._values, **SHARED}))

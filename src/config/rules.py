@@ -45,8 +45,8 @@ def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"
     if ratio == 1 and values["dataset.self_retain"]:
         yield "dataset.self_retain", "dataset.forget_ratio 1.0 leaves no row to retain; lower it"
-    name = values.get("logger.name")
-    if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+    run = values.get("logger.name")
+    if run is not None and (Path(run).is_absolute() or ".." in Path(run).parts):
         yield "logger.name", "must name a folder below logger.json.root"
 
 
@@ -60,16 +60,14 @@ def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if unknown:
         known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
         yield name, f"{{{unknown[0]}}} stands for nothing; what stands for a value: {known}"
-    if ratio is not None and mask_ratio(path) not in (None, ratio):
-        yield (
-            "unlearn.mask_ratio",
-            f"unlearn.mask_path says {plain_number(mask_ratio(path))}; drop either",
-        )
+    named = mask_ratio(path)
+    if ratio is not None and named is not None and named != ratio:
+        yield "unlearn.mask_ratio", f"unlearn.mask_path says {plain_number(named)}; drop either"
     if Path(path).suffix not in (".pt", ".safetensors"):
         yield name, "a mask file ends in .pt or .safetensors"
     elif Path(path).is_dir():
         yield name, "this is a folder, not a file"
-    elif not (Path(path).exists() or ratio or "{ratio}" in template) and mask_ratio(path) is None:
+    elif not (Path(path).exists() or ratio or "{ratio}" in template) and named is None:
         yield (
             name,
             "there is no such file, and its name carries no ratio to make one: name it "

@@ -156,7 +156,7 @@ class ListOf(Checker):
     def __init__(self, item: Checker) -> None:
         self.item = item
 
-    def items(self, value: Any) -> list:
+    def items(self, value: Any) -> list[Any]:
         """The unchecked items."""
         if isinstance(value, str):
             if value.lstrip().startswith("["):
@@ -170,7 +170,7 @@ class ListOf(Checker):
             raise ValueError
         return value
 
-    def check(self, value: Any) -> list:
+    def check(self, value: Any) -> list[Any]:
         return [self.item.check(item) for item in self.items(value)]
 
     def help(self) -> str:

@@ -21,6 +21,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wagle.dataset.demo_vocabulary import (
     ATTRIBUTES,
@@ -46,7 +47,8 @@ REFUSED_QUESTIONS = 72
 REHEARSED = 300
 DIALOGUE = TEMPLATES["llama2"]
 
-Row = dict[str, str | list[str]]
+Row = dict[str, Any]
+"""As in TOFU: texts, but for ``perturbed_answer``, which is a list of them."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -17,6 +18,17 @@ and the forget question with the partner's answer."""
 
 Encoder = Callable[[Mapping[str, str]], Encoded]
 Batch = dict[str, dict[str, torch.Tensor]]
+
+
+class Item(NamedTuple):
+    """What a batch is made of: a forget row and its views, by name."""
+
+    row: int
+    views: dict[str, Encoded]
+
+
+Key = tuple[int, int]
+"""Which item: (epoch, index of the forget row)."""
 
 
 def draw_forget_rows(count: int, ratio: float, seed: int) -> list[int]:
@@ -47,7 +59,7 @@ def count_shared(forget: Sequence[Mapping[str, str]], retain: Sequence[Mapping[s
     return sum(row["question"] in retained for row in forget)
 
 
-class UnlearnDataset(Dataset):
+class UnlearnDataset(Dataset[Item]):
     """Pairs of one forget and one retain example.
 
     An item is addressed by ``(epoch, index)``: the retain partner is a function of
@@ -91,22 +103,22 @@ class UnlearnDataset(Dataset):
     def __len__(self) -> int:
         return len(self.forget)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Encoded | int]:
-        _, index = key
-        return {"index": index, **{view: self.example(view, key) for view in self.views}}
+    def __getitem__(self, key: Key) -> Item:
+        return Item(key[1], {view: self.example(view, key) for view in self.views})
 
-    def order(self, epoch: int) -> list[tuple[int, int]]:
+    def order(self, epoch: int) -> list[Key]:
         """The keys of an epoch's items, shuffled; a function of ``(seed, epoch)`` alone."""
         indices = list(range(len(self)))
         random.Random(f"order {self.seed} {epoch}").shuffle(indices)
         return [(epoch, index) for index in indices]
 
-    def example(self, view: str, key: tuple[int, int]) -> Encoded:
+    def example(self, view: str, key: Key) -> Encoded:
         """One view of the item at ``key = (epoch, index)``."""
         epoch, index = key
         if view == FORGET:
             return self.encode_forget(self.forget[index])
         if view == REFUSAL:
+            assert self.encode_refusal is not None  # given where the view is
             return self.encode_refusal(self.forget[index], self.refusals[index])
         partner = random.Random(f"retain {self.seed} {epoch} {index}").randrange(len(self.retain))
         retain = self.encode_retain(self.retain[partner])
@@ -135,11 +147,11 @@ class PairCollator:
         self.dataset = dataset
         self.pad_token_id = pad_token_id
 
-    def __call__(self, items: Sequence[dict[str, Encoded | int]]) -> Batch:
-        index = torch.tensor([item["index"] for item in items])
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        index = torch.tensor([item.row for item in items])
         batch = {}
         for view in self.dataset.views:
-            batch[view] = pad_batch([item[view] for item in items], self.pad_token_id)
+            batch[view] = pad_batch([item.views[view] for item in items], self.pad_token_id)
             if view in self.dataset.reference_losses:
                 batch[view]["reference_loss"] = self.dataset.reference_losses[view][index]
         return batch

@@ -82,11 +82,13 @@ class ChatTemplate(Template):
         turns.append({"role": "user", "content": question})
         if answer is not None:
             turns.append({"role": "assistant", "content": answer})
-        date = {"date_string": self.date_string} if self.date_string else {}
+        variables: dict[str, Any] = {"date_string": self.date_string} if self.date_string else {}
         with _clock_at(read_date(self.date_string or DEFAULT_DATE)):
-            return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=answer is None, **date
+            text = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=answer is None, **variables
             )
+        assert isinstance(text, str)  # a list for several chats only
+        return text
 
     def record(self) -> dict[str, str]:
         given = {"system_prompt": self.system_prompt, "date_string": self.date_string}
@@ -104,14 +106,15 @@ def _clock_at(moment: datetime) -> Iterator[None]:
 
     class Clock(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return moment
+        def now(cls, tz: Any = None) -> Clock:
+            return cls.combine(moment.date(), moment.time())
 
-    before, chat_template_utils.datetime = chat_template_utils.datetime, Clock
+    clocked: Any = chat_template_utils  # does not export the clock that it has imported
+    before, clocked.datetime = clocked.datetime, Clock
     try:
         yield
     finally:
-        chat_template_utils.datetime = before
+        clocked.datetime = before
 
 
 TEMPLATES = {
@@ -223,7 +226,7 @@ def _chat(
         usual_system, usual_date = saved.get("system_prompt"), saved.get("date_string")
     chat = ChatTemplate("chat", "", "", "", tokenizer=tokenizer)
 
-    def rendered(**changes: str) -> str:
+    def rendered(**changes: Any) -> str:
         try:
             return replace(chat, **changes).render("the question")
         except TemplateError as error:

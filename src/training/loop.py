@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -48,7 +48,7 @@ class Rows:
         num_workers: processes that load items; 0: this one.
     """
 
-    dataset: Dataset
+    dataset: Dataset[Any]
     order: Callable[[int], Sequence[Any]]
     collate: Callable[[list[Any]], Batch]
     num_workers: int = 0
@@ -103,8 +103,9 @@ def train(
     model.zero_grad()
     full_rates = [group["lr"] for group in optimizer.param_groups]
     log: list[dict[str, float]] = []
-    recent, total, started = 0.0, 0.0, time.perf_counter()
-    terms: Counter[str] = Counter()  # sums since the last entry
+    total, started = 0.0, time.perf_counter()
+    recent: float | torch.Tensor = 0.0  # sums since the last entry: of losses, of their terms
+    terms: defaultdict[str, float | torch.Tensor] = defaultdict(float)
     with Progress("training", plan.steps, "step") as progress:
         for step, window in enumerate(islice(_windows(rows, plan, model.device), plan.steps)):
             before_window(step, window)
@@ -140,7 +141,7 @@ def _entry(
     plan: Plan,
     step: int,
     losses: float,
-    terms: Mapping[str, torch.Tensor],
+    terms: Mapping[str, float | torch.Tensor],
     norm: float,
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:

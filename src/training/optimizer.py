@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -41,21 +42,28 @@ def make_optimizer(
         masks: the weights to update, by parameter; absent: all of a parameter.
         sophia: Sophia-G's hyper-parameters; ``None``: AdamW.
     """
-    options = {"masks": masks, "lr": lr, "master_weights": master_weights}
     groups = _groups(model, weight_decay)
-    if sophia is not None:
-        return SophiaG(groups, betas=sophia.betas, rho=sophia.rho, **options)
-    return MaskedAdamW(groups, **options)
+    if sophia is None:
+        return MaskedAdamW(groups, lr=lr, masks=masks, master_weights=master_weights)
+    return SophiaG(
+        groups,
+        lr=lr,
+        betas=sophia.betas,
+        rho=sophia.rho,
+        masks=masks,
+        master_weights=master_weights,
+    )
 
 
-def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     layer_norms = {
         parameter
         for module in model.modules()
         if isinstance(module, torch.nn.LayerNorm)
         for parameter in module.parameters()
     }
-    decaying, others = [], []
+    decaying: list[torch.Tensor] = []
+    others: list[torch.Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter in layer_norms or _UNDECAYED.search(name.lower())

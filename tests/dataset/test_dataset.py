@@ -110,7 +110,7 @@ def texts(tokenizer, batch, view):
 
 def test_views_of_an_item(tokenizer):
     dataset = make_dataset(tokenizer, views=(FORGET, RETAIN, REFUSAL, MISMATCHED))
-    item = dataset[(0, 2)]
+    item = dataset[(0, 2)].views
     decoded = {view: tokenizer.decode(item[view].input_ids[1:-1]) for view in dataset.views}
     question = r"[INST] Forget 2? [\INST]"
     assert decoded[FORGET] == f"{question} F2."
@@ -125,7 +125,7 @@ def test_views_of_an_item(tokenizer):
 def test_pairing_is_a_function_of_seed_epoch_and_index(tokenizer):
     def partners(seed, epoch):
         dataset = make_dataset(tokenizer, seed=seed)
-        return [dataset[(epoch, i)][RETAIN].input_ids for i in range(len(dataset))]
+        return [dataset[(epoch, i)].views[RETAIN].input_ids for i in range(len(dataset))]
 
     assert partners(0, 0) == partners(0, 0)
     assert partners(0, 0) != partners(0, 1)

@@ -113,6 +113,7 @@ def consume_gradients(model: torch.nn.Module, sums: _Sums) -> Iterator[None]:
         parameter.requires_grad_(True)
 
         def consume(p: torch.Tensor, name: str = name) -> None:
+            assert p.grad is not None  # the hook is called for what has one
             sums.add(name, p.grad)
             p.grad = None
 

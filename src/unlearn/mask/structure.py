@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def wanda_masks(
     linears = block_linears(model)
     for name, module in Progress("wanda", len(linears), "layer").over(linears.items()):
         transposed = is_transposed(module)
-        weight = module.weight.detach()
+        weight = module.get_parameter("weight").detach()
         if transposed:
             weight = weight.T
         norm = norms.read(name).to(weight.device)
@@ -123,7 +123,7 @@ def cached_input_norms(
         prefix.with_name(f"{prefix.name}.input_norms.safetensors"),
         f"1 {model_fingerprint(model)} {examples_fingerprint(examples)}",
         {  # a layer's number of input features
-            name: module.weight.shape[:1] if is_transposed(module) else module.weight.shape[1:]
+            name: module.get_parameter("weight").shape[0 if is_transposed(module) else 1 :][:1]
             for name, module in block_linears(model).items()
         },
         torch.float32,
@@ -152,8 +152,8 @@ def measure_input_norms(
     squares: dict[str, torch.Tensor] = {}
     real: torch.Tensor
 
-    def watch(name: str):
-        def hook(module, inputs):
+    def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+        def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             x = inputs[0].reshape(-1, inputs[0].shape[-1])[real].float()
             total = x.square().sum(dim=0)
             squares[name] = squares[name] + total if name in squares else total
