@@ -157,7 +157,7 @@ def _without_duplicates(pairs: Pairs) -> dict[str, Any]:
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is there
 
 
-class _StrictYaml(_SafeLoader):  # type: ignore[misc]  # one of two classes without types
+class _StrictYaml(_SafeLoader):
     """YAML without duplicate keys, whose numbers and dates are texts, as on the command line.
 
     YAML 1.1 reads 1:30 as 90, 010 as 8 and 2024-01-01 as a date, and 1e-5 as a text.
