@@ -54,13 +54,17 @@ def _of(file: str, tests: str, *faults: tuple[str, str, str]) -> tuple[Mutation,
 
 MUTATIONS = (
     *_of(
-        "config",
+        "catalogue",
         "test_recipe",
-        ("default: NPO's beta", '("beta", _POSITIVE, 0.1,', '("beta", _POSITIVE, 0.2,'),
-        ("default: SimNPO's beta", '("beta", _POSITIVE, 2.5,', '("beta", _POSITIVE, 4.5,'),
-        ("default: gamma of PO", '("gamma", Float(), 1.0,', '("gamma", Float(), 0.0,'),
-        ("default: RMU's alpha", '("alpha", _RATE, 1200.0,', '("alpha", _RATE, 100.0,'),
-        ("default: RMU's layer", "Int(at_least=0), 7,", "Int(at_least=0), 6,"),
+        ("default: NPO's beta", 'Option("beta", float, 0.1', 'Option("beta", float, 0.2'),
+        ("default: SimNPO's beta", 'Option("beta", float, 2.5', 'Option("beta", float, 4.5'),
+        ("default: gamma of PO", 'Option("gamma", float, 1.0', 'Option("gamma", float, 0.0'),
+        ("default: RMU's alpha", 'Option("alpha", float, 1200.0', 'Option("alpha", float, 100.0'),
+        ("default: RMU's layer", 'Option("layer", int, 7', 'Option("layer", int, 6'),
+    ),
+    *_of(
+        "config/keys",
+        "test_recipe",
         ("default: mu", '("mu", _POSITIVE, 1e-3,', '("mu", _POSITIVE, 1e-2,'),
         ("default: Sophia's betas", "_DECAY, 0.95,", "_DECAY, 0.99,"),
         ("default: Sophia's rho", "_POSITIVE, 0.03,", "_POSITIVE, 0.04,"),
@@ -70,10 +74,10 @@ MUTATIONS = (
         "test_attribution test_make_masks",
         (
             "score: sign of the correction",
-            'weight - gradients["retain"] / inputs.mu',
-            'weight + gradients["retain"] / inputs.mu',
+            "weight - retain / mu",
+            "weight + retain / mu",
         ),
-        ("score: without mu", 'gradients["retain"] / inputs.mu', 'gradients["retain"]'),
+        ("score: without mu", "retain / mu", "retain"),
         ("score: floor of H", "HESSIAN_FLOOR = 1e-12", "HESSIAN_FLOOR = 1e-7"),
         ("score: without 1/A", "s[part] / inputs.accumulation_steps", "s[part]"),
         (

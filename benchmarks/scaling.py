@@ -121,9 +121,9 @@ def _attribute(model, dataset, offload: str, folder: Path) -> None:
 def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
     import torch
 
+    from wagle.catalogue import METHODS
     from wagle.optim.bitmask import BitMask
     from wagle.training.schedule import Plan
-    from wagle.unlearn.objectives import OBJECTIVES
     from wagle.unlearn.training import UnlearnSettings, unlearn
 
     if tokenizer.pad_token_id is None:
@@ -148,7 +148,7 @@ def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
         max_steps=STEPS,
         whole_epochs=False,
     )
-    objective = OBJECTIVES["GA+FT"](gamma=1.0)
+    objective = METHODS["GA+FT"].load()(gamma=1.0)
     pad = tokenizer.pad_token_id
     unlearn(model, dataset, objective, mask, None, plan, settings, pad_token_id=pad)
 

@@ -40,7 +40,8 @@ def test_commands_name_files_that_exist(page):
 
 
 def test_the_documentation_mentions_no_key_that_does_not_exist():
-    from wagle.config import FINE_TUNE_KEYS, METHOD_PARAMS, UNLEARN_KEYS
+    from wagle.catalogue import METHODS
+    from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS
 
     known = {key.name for key in (*UNLEARN_KEYS, *FINE_TUNE_KEYS)}
     sections = {name.rpartition(".")[0] for name in known}
@@ -48,5 +49,5 @@ def test_the_documentation_mentions_no_key_that_does_not_exist():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for name in re.findall(rf"`(?:--)?((?:{tops})\.[\w.+]+)", text):
-            fine = name in known | sections or name.split(".")[1] in METHOD_PARAMS
+            fine = name in known | sections or name.split(".")[1] in METHODS
             assert fine, f"{page.name} mentions {name}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wagle.catalogue import SCORES
 from wagle.cli import program
 from wagle.config import load_config
 from wagle.errors import ConfigError, WagleError
@@ -91,7 +92,7 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
         raise ConfigError(f"--ratios takes numbers above 0 and up to 1, not {ratios!r}")
     config.mask_file(wanted[0])  # before anything is loaded
     score_type = config["unlearn.score_type"]
-    if figure is not None and score_type in ("wanda", "ffn"):
+    if figure is not None and not SCORES[score_type].ranks:
         raise ConfigError(f"--figure draws scores of all weights, and {score_type} has none")
     from wagle.loggers import Logger
     from wagle.model.unlearn import Unlearn

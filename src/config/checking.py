@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import fastargs
 from fastargs.validation import Checker
 
+from wagle.catalogue import METHODS
 from wagle.config.help import shown, table, terminal_width
-from wagle.config.keys import METHODS, REQUIRED, Key
+from wagle.config.keys import REQUIRED, Key
 from wagle.config.mask_names import score_type_of_folder
 from wagle.config.reading import MOST_PROBLEMS, Given, shortened
 from wagle.config.rules import clashes, fit_to_data
@@ -85,7 +86,7 @@ def _sections(known: Iterable[str]) -> set[str]:
         parts = name.split(".")
         sections |= {".".join(parts[:end]) for end in range(1, len(parts))}
     if "unlearn" in sections:
-        sections |= {f"unlearn.{method}" for method in METHODS}
+        sections |= {f"unlearn.{method}" for method in ("origin", *METHODS)}
     return sections
 
 

@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wagle.config.keys import METHOD_PARAMS, REQUIRED, TOFU_SUBSETS, Key
+from wagle.catalogue import METHODS
+from wagle.config.keys import REQUIRED, TOFU_SUBSETS, Key
 from wagle.config.reading import shortened
 
 _GROUPS = {
@@ -55,7 +56,7 @@ def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
 
 def _group(key: Key) -> str:
     top, method = key.name.split(".")[:2]
-    return "unlearn.METHOD" if method in METHOD_PARAMS else top
+    return "unlearn.METHOD" if method in METHODS else top
 
 
 def help_text(keys: Sequence[Key], prog: str, description: str) -> str:

@@ -7,7 +7,27 @@ from typing import Any
 
 from fastargs.validation import Checker
 
-from wagle.config.values import Choice, Date, Flag, Float, Int, ListOf, Maybe, Steps, Text
+from wagle.catalogue import (
+    ATTACKS,
+    METHOD_ALIASES,
+    METHODS,
+    SCORE_ALIASES,
+    SCORES,
+    Method,
+    Option,
+)
+from wagle.config.values import (
+    Choice,
+    Date,
+    Flag,
+    Float,
+    Int,
+    ListOf,
+    Maybe,
+    Steps,
+    Text,
+    checker_of,
+)
 
 # ---------------------------------------------------------------------------------- the names
 
@@ -26,28 +46,6 @@ DATASETS = (
     *_PLAIN_DATASETS,
 )
 DATASET_ALIASES = {"Copyright": "HP"}
-
-SCORE_TYPES = (
-    *("wagle", "wagle_cl", "wagle_gn", "random", "magnitude", "gradient", "snip"),
-    *("wanda", "ffn"),
-)
-PUBLISHED_SCORE_TYPES = {
-    "snip_advanced": "wagle",
-    "snip_advanced_CL": "wagle_cl",
-    "snip_advanced_gn": "wagle_gn",
-    "weight": "magnitude",
-    "FFN": "ffn",
-}
-
-METHODS = (
-    *("origin", "FT", "l1_sparse", "GA", "GA+FT", "GA+KL", "NPO+FT"),
-    *("CL", "CL+FT", "CL+KL", "RL", "KL", "SimNPO+FT", "DPO+FT", "RMU"),
-)
-METHOD_ALIASES = {
-    **{"GradDiff": "GA+FT", "NPO": "NPO+FT", "PO": "CL+FT"},
-    **{"SimNPO": "SimNPO+FT", "DPO": "DPO+FT"},
-}
-REFUSING_METHODS = ("CL", "CL+FT", "CL+KL", "DPO+FT")  # they answer forget questions with refusals
 
 # ----------------------------------------------------------------------------------- the keys
 
@@ -92,32 +90,20 @@ _DATASET = Choice(
     aliases=DATASET_ALIASES,
     summary=", ".join(["Tofu_SUBSET", "Demo_SUBSET", *_PLAIN_DATASETS, *DATASET_ALIASES]),
 )
-_RETAIN_WEIGHT = ("gamma", Float(), 0.0, "weight of the retain term")
-_FORGET_WEIGHT = ("gamma", Float(), 0.0, "weight of the forget term")
-_BETA = ("beta", _POSITIVE, 0.1, "inverse temperature")
+
+
+def method_keys(method: Method) -> tuple[Key, ...]:
+    """The keys of a method's hyper-parameters, ``unlearn.METHOD.option``."""
+    return tuple(_option_key(f"unlearn.{method.name}.{o.name}", o) for o in method.options)
+
+
+def _option_key(name: str, option: Option) -> Key:
+    bounds = {"above": option.above, "at_least": option.at_least}
+    checker = checker_of(option.kind, **{k: v for k, v in bounds.items() if v is not None})
+    return Key(name, checker, option.default, option.meaning)
+
 
 # fmt: off
-METHOD_PARAMS: dict[str, tuple[_Row, ...]] = {
-    "l1_sparse": (("alpha", _RATE, 0.0, "weight of the sum of all |weights|"),),
-    "GA+FT": (_RETAIN_WEIGHT,),
-    "GA+KL": (("gamma", Float(), 0.0, "weight of the forget term; the retain term has 1 - gamma"),),
-    "NPO+FT": (_RETAIN_WEIGHT, _BETA),
-    "CL+FT": (("gamma", Float(), 1.0, "weight of the retain term"),),
-    "CL+KL": (_RETAIN_WEIGHT,),
-    "KL": (_FORGET_WEIGHT,),
-    "SimNPO+FT": (
-        _RETAIN_WEIGHT,
-        ("beta", _POSITIVE, 2.5, "inverse temperature"),
-        ("delta", _RATE, 0.0, "margin"),
-    ),
-    "DPO+FT": (_RETAIN_WEIGHT, _BETA),
-    "RMU": (
-        ("layer", Int(at_least=0), 7, "decoder layer whose output is steered"),
-        ("steering_coefficient", _RATE, 6.5, "length of the vector that it is steered to"),
-        ("alpha", _RATE, 1200.0, "weight of the retain term"),
-    ),
-}
-
 OVERALL_KEYS = _section(
     "overall",
     ("model_name", Text("hub id or folder"), REQUIRED, "model to start from"),
@@ -151,7 +137,7 @@ UNLEARN_KEYS = (
     *OVERALL_KEYS,
     *_section(
         "unlearn",
-        ("unlearn_method", Choice(*METHODS, aliases=METHOD_ALIASES), "origin",
+        ("unlearn_method", Choice("origin", *METHODS, aliases=METHOD_ALIASES), "origin",
          "objective; GradDiff is GA+FT, PO is CL+FT, NPO, SimNPO and DPO have +FT"),
         ("num_epochs", _COUNT, 1, "passes over the forget set"),
         ("lr", _RATE, 1e-4, "learning rate"),
@@ -168,7 +154,7 @@ UNLEARN_KEYS = (
          "what to do with a mask file that other settings, data or another model made"),
         ("lock_timeout", _RATE, None,
          "seconds to wait for another process that makes the same files; not set: no limit", True),
-        ("score_type", Choice(*SCORE_TYPES, aliases=PUBLISHED_SCORE_TYPES), None,
+        ("score_type", Choice(*SCORES, aliases=SCORE_ALIASES), None,
          "how a missing mask is made; not set: what the mask's folder is named after, else wagle"),
         ("mu", _POSITIVE, 1e-3, "Hessian diagonal in WAGLE's scores"),
         ("mask_scope", Choice("global", "layer", "tensor"), "global",
@@ -201,8 +187,7 @@ UNLEARN_KEYS = (
         ("gradient_checkpointing", Flag(), False, "saves memory, takes time"),
         ("save_model", Flag(), True, "false: keep the run's numbers, not its model", True),
     ),
-    *_section("unlearn", *((f"{method}.{name}", *rest) for method, rows in METHOD_PARAMS.items()
-                           for name, *rest in rows)),
+    *(key for method in METHODS.values() for key in method_keys(method)),
     *_section(
         "dataset",
         ("forget_dataset_name", _DATASET, "SafePku", "forget set"),
@@ -242,7 +227,7 @@ UNLEARN_KEYS = (
         ("retain_results", Text("file"), None,
          "the retain-only model's tofu.json, TOFU_EVAL.json or eval_log_aggregated.json, for the "
          "forget quality"),
-        ("attacks", ListOf(Choice("loss", "zlib", "min_k++", "reference")), [],
+        ("attacks", ListOf(Choice(*ATTACKS)), [],
          "TOFU's membership attacks beside Min-k%"),
         ("reference_model", Text("hub id or folder"), None, "model of the reference attack"),
         ("prompt_tokens", _COUNT, 300, "of the copyright task's prompts: 50, 100, 200 or 300"),

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from wagle.config.keys import PUBLISHED_SCORE_TYPES, SCORE_TYPES
+from wagle.catalogue import SCORE_ALIASES, SCORES
 
 
 def plain_number(number: float) -> str:
@@ -62,5 +62,5 @@ def mask_file(values: Mapping[str, Any]) -> str:
 def score_type_of_folder(mask_path: str | None) -> str:
     """Published masks lie in a folder that is named after their score type."""
     folder = Path(mask_path).parent.name if mask_path else ""
-    folder = PUBLISHED_SCORE_TYPES.get(folder, folder)
-    return folder if folder in SCORE_TYPES else "wagle"
+    folder = SCORE_ALIASES.get(folder, folder)
+    return folder if folder in SCORES else "wagle"

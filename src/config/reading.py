@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
-from wagle.config.keys import METHOD_ALIASES
+from wagle.catalogue import METHOD_ALIASES
 from wagle.errors import ConfigError
 from wagle.shipped import here_or_shipped
 

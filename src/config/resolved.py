@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wagle.catalogue import METHODS
 from wagle.config.checking import resolve
 from wagle.config.help import help_text
-from wagle.config.keys import METHOD_PARAMS, UNLEARN_KEYS, Key
+from wagle.config.keys import UNLEARN_KEYS, Key
 from wagle.config.mask_names import SHARED, filled, mask_ratio
 from wagle.config.reading import (
     COMMAND_LINE,
@@ -61,8 +62,8 @@ class Config(Mapping[str, Any]):
     @property
     def method_params(self) -> dict[str, float]:
         """Hyper-parameters of the chosen unlearning method, by name."""
-        method = self["unlearn.unlearn_method"]
-        return {row[0]: self[f"unlearn.{method}.{row[0]}"] for row in METHOD_PARAMS.get(method, ())}
+        section = f"unlearn.{self['unlearn.unlearn_method']}."
+        return {key.removeprefix(section): self[key] for key in self if key.startswith(section)}
 
     @property
     def files(self) -> list[str]:
@@ -150,7 +151,7 @@ class Config(Mapping[str, Any]):
         )
 
     def _fingerprint(self, counts: Callable[[str], bool]) -> str:
-        others = set(METHOD_PARAMS) - {self.get("unlearn.unlearn_method")}
+        others = set(METHODS) - {self.get("unlearn.unlearn_method")}
         idle = tuple(f"unlearn.{method}." for method in others)
         relevant = {
             key.name: self[key.name]

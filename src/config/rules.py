@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wagle.config.keys import REFUSING_METHODS, TEXT_DATASETS
+from wagle.catalogue import ATTACKS, METHODS, SCORES
+from wagle.config.keys import TEXT_DATASETS
 from wagle.config.mask_names import (
     PLACEHOLDERS,
     mask_file,
@@ -31,10 +32,9 @@ def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     results = values.get("evaluation.retain_results")
     if results is not None and not Path(results).is_file():
         yield "evaluation.retain_results", "there is no such file"
-    if "reference" in (values.get("evaluation.attacks") or []) and not values.get(
-        "evaluation.reference_model"
-    ):
-        yield "evaluation.attacks", "reference needs evaluation.reference_model"
+    for name in values.get("evaluation.attacks") or []:
+        if ATTACKS[name].reference and not values.get("evaluation.reference_model"):
+            yield "evaluation.attacks", f"{name} needs evaluation.reference_model"
     if values.get("evaluation.protocol") == "official":
         if values.get("evaluation.attacks"):
             yield "evaluation.attacks", "evaluation.protocol official has none; leave this empty"
@@ -77,7 +77,7 @@ def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if values["unlearn.use_lora"]:
         yield name, "LoRA trains adapters, not masked weights; choose one of them"
     score_type = values["unlearn.score_type"] or score_type_of_folder(template)
-    if score_type in ("wanda", "ffn"):
+    if not SCORES[score_type].ranks:
         rule = f"{score_type} masks have a rule of their own"
         if values["unlearn.mask_scope"] not in ("global", None):
             yield "unlearn.mask_scope", f"{rule}; leave this at global"
@@ -116,12 +116,13 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     wrong = "{} needs questions with answers, and this is running text; change either"
     method = values["unlearn.unlearn_method"]
-    needed = names if method == "RL" else names[:1] if method in REFUSING_METHODS else []
+    asked = METHODS[method].questions if method in METHODS else ()
+    needed = [f"dataset.{role}_dataset_name" for role in asked]
     if values["unlearn.resume_path"] is None:
         yield from ((name, wrong.format(method)) for name in texts if name in needed)
     score_type = values["unlearn.score_type"] or score_type_of_folder(values["unlearn.mask_path"])
     made = values["unlearn.mask_path"] and not Path(mask_file(values)).exists()
-    if made and score_type == "wagle_cl" and names[0] in texts:
+    if made and "refusal" in SCORES[score_type].gradients and names[0] in texts:
         yield names[0], wrong.format(score_type)
     if values["unlearn.task_name"] == "toxic" and names[0] in texts:
         yield names[0], wrong.format("unlearn.task_name toxic")

@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from fastargs.validation import Checker
 
@@ -175,3 +176,26 @@ class ListOf(Checker):
 
     def help(self) -> str:
         return f"list of {self.item.help()}"
+
+
+def checker_of(kind: Any, **bounds: float) -> Checker:
+    """What a value of an annotated kind must be.
+
+    Args:
+        kind: ``int``, ``float``, ``bool`` or ``str``, or one of them ``| None``.
+        bounds: of a number, as in :class:`Float`.
+
+    Raises:
+        TypeError: it is another kind.
+
+    >>> checker_of(float, above=0).help()
+    'float > 0'
+    """
+    if get_origin(kind) in (Union, UnionType):
+        others = [part for part in get_args(kind) if part is not NoneType]
+        kind = others[0] if len(others) == 1 else kind
+    if kind in (int, float):
+        return {int: Int, float: Float}[kind](**bounds)
+    if kind in (bool, str) and not bounds:
+        return Flag() if kind is bool else Text("text")
+    raise TypeError(f"{kind} is none of int, float, bool and str, or one of them | None")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from wagle.catalogue import ATTACKS
 from wagle.dataset.encoding import encode_text
 from wagle.metrics.likelihood import TokenScores, token_log_probs
 
@@ -30,39 +32,73 @@ def lowest_mean(values: np.ndarray, percent: int) -> float:
     return float(np.sort(values)[:count].mean(dtype=np.float64))
 
 
+@dataclass(frozen=True)
+class AttackedText:
+    """What an attack knows of a text.
+
+    Attributes:
+        text: the text itself.
+        tokens: scores of all its tokens but the first; ``standardized`` where an attack asks for
+            them.
+        loss: token-mean negative log-likelihood.
+        reference_loss: that under the reference model, where an attack asks for it.
+    """
+
+    text: str
+    tokens: TokenScores
+    loss: float
+    reference_loss: float | None = None
+
+
+def min_k(attacked: AttackedText) -> dict[str, float]:
+    """−mean of the lowest k % of the log-probabilities (Shi et al. 2024, arXiv 2310.16789)."""
+    log_probs = attacked.tokens.log_probs
+    return {f"Min_{k:.1f}% Prob": -lowest_mean(log_probs, k) for k in MIN_K_PERCENT}
+
+
+def loss(attacked: AttackedText) -> dict[str, float]:
+    """Token-mean negative log-likelihood (Yeom et al. 2018, arXiv 1709.01604)."""
+    return {"LOSS": attacked.loss}
+
+
+def zlib_loss(attacked: AttackedText) -> dict[str, float]:
+    """Loss per byte of the zlib-compressed text (Carlini et al. 2021, arXiv 2012.07805)."""
+    return {"zlib": attacked.loss / len(zlib.compress(attacked.text.encode()))}
+
+
+def min_k_plus_plus(attacked: AttackedText) -> dict[str, float]:
+    """Min-k% of standardised log-probabilities (Zhang et al. 2024, arXiv 2404.02936, eq. 3)."""
+    values = attacked.tokens.standardized
+    return {f"Min++_{k:.1f}% Prob": -lowest_mean(values, k) for k in MIN_K_PERCENT}
+
+
+def excess_loss(attacked: AttackedText) -> dict[str, float]:
+    """Loss minus that of a reference model (Carlini et al. 2021, arXiv 2012.07805).
+
+    Rounded: where both models find a text equally likely, the last bits must not decide.
+    """
+    return {"reference": round(attacked.loss - attacked.reference_loss, REFERENCE_DIGITS)}
+
+
 def attack_scores(
     text: str,
     tokens: TokenScores,
     attacks: Collection[str] = (),
     reference_loss: float | None = None,
 ) -> dict[str, float]:
-    """The scores of one text by the names of the attacks.
+    """The scores of one text by the names of the attacks' columns.
 
     Args:
-        tokens: of all tokens of the text but the first; ``standardized`` for min_k++.
-        attacks: what to compute beside Min-k% (Shi et al. 2024, arXiv 2310.16789: −mean of the
-            lowest k % log-probabilities).
-
-            - loss: token-mean negative log-likelihood (Yeom et al. 2018, arXiv 1709.01604).
-            - zlib: that per byte of the zlib-compressed text (Carlini et al. 2021,
-              arXiv 2012.07805).
-            - min_k++: Min-k% of standardised log-probabilities (Zhang et al. 2024,
-              arXiv 2404.02936, equation 3).
-            - reference: loss minus that of a reference model (Carlini et al. 2021).
-        reference_loss: of the reference model, for that attack.
+        tokens: of all tokens of the text but the first.
+        attacks: names in :data:`wagle.catalogue.ATTACKS`, to run beside Min-k%.
+        reference_loss: of the reference model, for attacks that ask for it.
     """
-    loss = -float(tokens.log_probs.mean(dtype=np.float64))
-    scores = {f"Min_{k:.1f}% Prob": -lowest_mean(tokens.log_probs, k) for k in MIN_K_PERCENT}
-    if "loss" in attacks:
-        scores["LOSS"] = loss
-    if "zlib" in attacks:
-        scores["zlib"] = loss / len(zlib.compress(text.encode()))
-    if "min_k++" in attacks:
-        for k in MIN_K_PERCENT:
-            scores[f"Min++_{k:.1f}% Prob"] = -lowest_mean(tokens.standardized, k)
-    if "reference" in attacks:
-        # Where both models find a text equally likely, rounding must not decide.
-        scores["reference"] = round(loss - reference_loss, REFERENCE_DIGITS)
+    mean = -float(tokens.log_probs.mean(dtype=np.float64))
+    attacked = AttackedText(text, tokens, mean, reference_loss)
+    scores = min_k(attacked)
+    for entry in ATTACKS.values():
+        if entry.name in attacks:
+            scores |= entry.load()(attacked)
     return scores
 
 

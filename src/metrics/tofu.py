@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import ks_2samp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from wagle.catalogue import ATTACKS
 from wagle.dataset.encoding import IGNORED, Encoded, encode_answer
 from wagle.dataset.templates import Template
 from wagle.errors import WagleError
@@ -124,8 +125,9 @@ def evaluate_tofu(
     }
     everything = [row for group in rows.values() for row in group]
     authors = [row for row in everything if row.is_author]
-    _score(model, tokenizer, template, everything, batch_size, standardize="min_k++" in attacks)
-    if "reference" in attacks:
+    standardize = any(ATTACKS[name].standardized for name in attacks)
+    _score(model, tokenizer, template, everything, batch_size, standardize)
+    if any(ATTACKS[name].reference for name in attacks):
         losses = reference_losses([row.text for row in authors])
         for row, loss in zip(authors, losses, strict=True):
             row.reference_loss = loss

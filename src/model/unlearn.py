@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
+from wagle.catalogue import METHODS
 from wagle.config import Config
 from wagle.dataset.checking import check_rows
 from wagle.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
@@ -62,7 +63,7 @@ from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
 from wagle.unlearn.mask.statistics import density, density_table
-from wagle.unlearn.objectives import OBJECTIVES, ReferenceModel
+from wagle.unlearn.objectives import ReferenceModel
 from wagle.unlearn.reference import SwappedWeights, reference_losses
 from wagle.unlearn.training import UnlearnSettings, unlearn
 
@@ -110,7 +111,7 @@ class Unlearn:
         )
         self.objective = None
         if self.trains:
-            objective = OBJECTIVES[config["unlearn.unlearn_method"]]
+            objective = METHODS[config["unlearn.unlearn_method"]].load()
             self.objective = objective(**config.method_params)
             if config["unlearn.mask_path"] and "{ratio}" in config["unlearn.mask_path"]:
                 raise ConfigError(

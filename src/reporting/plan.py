@@ -9,26 +9,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.config import METHOD_ALIASES, SCORE_TYPES, UNLEARN_KEYS, Config, load_config, mask_ratio
+from wagle.catalogue import METHODS, SCORES
+from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
 
 TASKS = ("tofu", "wmdp", "copyright", "toxic")
 STUDIES = ("mu", "ratio", "cost")
 """Tables about any task; unless more methods are named, about one method."""
 
-METHODS = ("GradDiff", "NPO", "PO")
+USUAL_METHODS = ("GradDiff", "NPO", "PO")
 RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 MUS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 USUAL_RATIO = 0.8
 
 ORIGINAL, DENSE, LORA = "Original", "Dense", "LoRA"
-_TITLES = {
-    **{"random": "Random", "magnitude": "Magnitude", "wanda": "Wanda", "wagle": "WAGLE"},
-    **{"wagle_cl": "WAGLE-CL", "wagle_gn": "WAGLE-GN", "snip": "SNIP", "ffn": "FFN"},
-}
 MASKS: dict[str, str | None] = {
     **{DENSE: None, LORA: None},
-    **{_TITLES.get(score_type, score_type): score_type for score_type in SCORE_TYPES},
+    **{score.title or score.name: score.name for score in SCORES.values()},
 }
 """Score type by the name that a mask has in tables."""
 
@@ -36,12 +33,6 @@ TASK_MASKS = (DENSE, "Random", "Magnitude", "Wanda", LORA, "WAGLE")
 RATIO_MASKS = ("WAGLE", "Random", "Magnitude")
 MU_MASKS = ("WAGLE", "WAGLE-GN")
 
-# What a mask depends on besides the model, the data and the ratio. A score type that is not named
-# here is taken to depend on both, which is never wrong.
-_DEPENDS_ON = {
-    **{"random": ("seed",), "wagle_gn": ("seed",)},
-    **dict.fromkeys(("magnitude", "gradient", "snip", "wanda", "ffn"), ()),
-}
 _MASK_KEYS = (
     *("overall.model_name", "overall.dtype", "unlearn.gradient_accumulation_steps"),
     *("unlearn.mask_scope", "unlearn.mask_exclude", "unlearn.attribution_dtype"),
@@ -223,12 +214,12 @@ def _sources(request: Request) -> dict[str, list[str]]:
     """For each method the arguments that all its runs share."""
     given = Path(request.config_file)
     if given.is_dir():
-        files = {method: _method_file(given, method) for method in request.methods or METHODS}
+        files = {method: _method_file(given, method) for method in request.methods or USUAL_METHODS}
         if request.methods is None:
             files = {method: path for method, path in files.items() if path.is_file()}
         if not files:
             raise ConfigError(
-                f"{given} holds none of {', '.join(f'{m}.json' for m in METHODS)}; say with "
+                f"{given} holds none of {', '.join(f'{m}.json' for m in USUAL_METHODS)}; say with "
                 "--methods which of its files to use"
             )
         sources = {m: ["--config_file", str(path), *request.overrides] for m, path in files.items()}
@@ -252,8 +243,7 @@ def _method_of(config: Config, path: Path) -> str:
         raise ConfigError(
             f"{path} names no unlearn.unlearn_method; say with --methods which to use"
         )
-    aliases = {name: alias for alias, name in METHOD_ALIASES.items()}
-    return aliases.get(method, method)
+    return METHODS[method].title
 
 
 def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
@@ -268,7 +258,8 @@ def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
 
 
 def _row(method: str, mask: str, ratio: float, mu: float | None) -> Row:
-    if MASKS[mask] in (None, "ffn"):  # there is no ratio to choose
+    score_type = MASKS[mask]
+    if score_type is None or not SCORES[score_type].has_ratio:
         return Row(method, mask)
     return Row(method, DENSE) if ratio == 1 else Row(method, mask, ratio, mu)
 
@@ -396,11 +387,10 @@ def _mask_folder(config: Config, score_type: str) -> str:
         if key.name in _MASK_KEYS or (key.name.startswith("dataset.") and not key.inert)
     ]
     digest = hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:8]
-    seeded = "seed" in _DEPENDS_ON.get(score_type, ("seed", "mu"))
+    seeded = SCORES[score_type].depends_on("seed")
     return f"{digest}/seed{config['overall.seed']}" if seeded else f"{digest}/any_seed"
 
 
 def _mask_name(config: Config, score_type: str, ratio: float | None) -> str:
-    weighed = "mu" in _DEPENDS_ON.get(score_type, ("seed", "mu"))
-    mu = f"_mu{config['unlearn.mu']!r}" if weighed else ""
+    mu = f"_mu{config['unlearn.mu']!r}" if SCORES[score_type].depends_on("mu") else ""
     return f"{score_type}{mu}_{plain(ratio or 1)}.safetensors"

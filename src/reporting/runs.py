@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wagle.config import METHOD_ALIASES
+from wagle.catalogue import METHODS
 from wagle.errors import WagleError
 from wagle.loggers.folder_lock import in_use
 from wagle.loggers.run_folder import (
@@ -26,7 +26,7 @@ from wagle.loggers.run_folder import (
 from wagle.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
 from wagle.terminal import say
 
-_METHOD_NAMES = {"origin": ORIGINAL, **{name: alias for alias, name in METHOD_ALIASES.items()}}
+_METHOD_NAMES = {"origin": ORIGINAL, **{method.name: method.title for method in METHODS.values()}}
 _MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from wagle.config import METHOD_ALIASES
+from wagle.catalogue import METHODS
 from wagle.terminal import plain
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.3, 6.9
@@ -66,7 +66,7 @@ _OTHER_METHOD = ("$+$", (0, (3, 1, 1, 1)))
 DASHES = ("-", "--", "-.", ":")
 """Lines in :data:`INK` that mark places on an axis; they stand for no method."""
 
-_ALIASES = {name: alias for alias, name in METHOD_ALIASES.items()}
+_TITLES = {method.name: method.title for method in METHODS.values()}
 
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are alike everywhere
@@ -106,7 +106,7 @@ def colour_of(mask: str) -> str:
 
 def shape_of(method: str) -> tuple[str, Any]:
     """Marker and line style of a method, by the name that it has in tables or configurations."""
-    return METHOD_SHAPES.get(_ALIASES.get(method, method), _OTHER_METHOD)
+    return METHOD_SHAPES.get(_TITLES.get(method, method), _OTHER_METHOD)
 
 
 def label_of(text: object) -> str:

@@ -12,8 +12,9 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from wagle.catalogue import METHODS
 from wagle.commands import prepare_text as prepare_copyright
-from wagle.config import DATASETS, REFUSING_METHODS, TEXT_DATASETS, load_config
+from wagle.config import DATASETS, TEXT_DATASETS, load_config
 from wagle.dataset import reading
 from wagle.dataset.chunks import CHUNK_TOKENS, PROMPT_LENGTHS, cut_chunks, split_chunks
 from wagle.dataset.pairing import MISMATCHED, REFUSAL
@@ -22,7 +23,6 @@ from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
 from wagle.model.tiny import build_tokenizer
 from wagle.shipped import CHECKOUT
-from wagle.unlearn.objectives import OBJECTIVES
 
 FIXTURES = CHECKOUT / "tests" / "fixtures"
 DATA = FIXTURES / "data"
@@ -403,10 +403,11 @@ def test_no_hub_names_both_ways_out(tmp_path, name):
 # ------------------------------------------------------------------------------- configurations
 
 
-def test_methods_that_refuse_are_those_that_read_refusals():
-    reading_refusals = {name for name, kind in OBJECTIVES.items() if REFUSAL in kind.views}
-    assert reading_refusals == set(REFUSING_METHODS) & set(OBJECTIVES)
-    assert {name for name, kind in OBJECTIVES.items() if MISMATCHED in kind.views} == {"RL"}
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_catalogue_says_which_sets_need_questions(method):
+    views = method.load().views
+    refused = ("forget",) if REFUSAL in views else ()
+    assert method.questions == (("forget", "retain") if MISMATCHED in views else refused)
 
 
 def configure(values: Mapping[str, str]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wagle.config import METHODS
+from wagle.catalogue import METHODS
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.errors import WagleError
@@ -18,7 +18,6 @@ from wagle.optim.sophia import SophiaG, sample_labels
 from wagle.training.optimizer import SophiaSettings
 from wagle.training.schedule import Plan
 from wagle.unlearn import training
-from wagle.unlearn.objectives import OBJECTIVES
 from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
 from wagle.unlearn.reference import SwappedWeights, reference_losses
 from wagle.unlearn.training import UnlearnSettings, unlearn
@@ -69,8 +68,8 @@ def make_mask(model, density=0.3):
 def make_objective(method):
     values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "delta": 0.0, "steering_coefficient": 6.5}
     values["beta"] = 2.5 if method == "SimNPO+FT" else 0.1
-    fields = OBJECTIVES[method].__dataclass_fields__
-    return OBJECTIVES[method](**{name: values[name] for name in fields})
+    objective = METHODS[method].load()
+    return objective(**{name: values[name] for name in objective.__dataclass_fields__})
 
 
 def train(model, method, *, mask=None, reference=None, max_steps=3, **changes):
@@ -108,7 +107,7 @@ def batches(objective):
 
 
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "origin"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(model, method, masked):
     before = copy.deepcopy(dict(model.named_parameters()))
     mask = make_mask(model) if masked else None

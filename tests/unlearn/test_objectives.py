@@ -9,10 +9,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from wagle.catalogue import METHODS
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
 from wagle.optim.bitmask import BitMask
-from wagle.unlearn.objectives import OBJECTIVES
 from wagle.unlearn.objectives.losses import soft_cross_entropy
 from wagle.unlearn.objectives.rmu import hidden_states
 from wagle.unlearn.reference import SwappedWeights, exchange_selected
@@ -158,10 +158,10 @@ FORMULAS = {
 
 
 def make_objective(name):
-    fields = OBJECTIVES[name].__dataclass_fields__
+    objective = METHODS[name].load()
     values = {"gamma": GAMMA, "beta": BETA, "alpha": ALPHA, "delta": DELTA}
     values |= {"layer": 0, "steering_coefficient": STEERING}
-    return OBJECTIVES[name](**{key: values[key] for key in fields})
+    return objective(**{key: values[key] for key in objective.__dataclass_fields__})
 
 
 def reference_to(original):
@@ -169,7 +169,7 @@ def reference_to(original):
 
 
 def test_all_objectives_have_a_formula():
-    assert set(FORMULAS) == set(OBJECTIVES)
+    assert set(FORMULAS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -234,7 +234,7 @@ def test_hidden_states_come_from_the_layer_and_no_later_one_runs(architecture):
 
 
 def rmu_at(layer):
-    return OBJECTIVES["RMU"](layer=layer, steering_coefficient=STEERING, alpha=ALPHA)
+    return METHODS["RMU"].load()(layer=layer, steering_coefficient=STEERING, alpha=ALPHA)
 
 
 def test_rmu_updates_the_feed_forward_weights_of_up_to_three_layers(model):

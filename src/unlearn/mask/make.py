@@ -8,10 +8,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from wagle.catalogue import SCORES
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
 from wagle.optim.bitmask import Mask
 from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
-from wagle.unlearn.mask.scores import SCORES, ScoreInputs, ScoreStream, score_stream
+from wagle.unlearn.mask.scores import ScoreInputs, ScoreStream, score_stream
 from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.structure import (
     WANDA_EXAMPLES,
@@ -26,7 +27,7 @@ class MaskSettings:
     """What a mask is made of.
 
     Attributes:
-        score_type: a name in ``SCORES``, or ``wanda``, or ``ffn``.
+        score_type: a name in :data:`wagle.catalogue.SCORES`.
         mu: Hessian diagonal μ.
         accumulation_steps: A, the published divisor of gradient sums.
         seed: for random scores.
@@ -63,20 +64,9 @@ def make_masks(
     Returns:
         A mask for each ratio.
     """
-    if settings.score_type == "ffn":
-        return dict.fromkeys(ratios, feed_forward_mask(model))
-    if settings.score_type == "wanda":
-        keys = [(0, index) for index in range(min(len(dataset), WANDA_EXAMPLES))]
-        examples = [dataset.example(FORGET, key) for key in keys]
-        norms = cached_input_norms(
-            model,
-            examples,
-            cache_prefix,
-            rows=settings.gradients.forward_rows,
-            pad_token_id=settings.gradients.pad_token_id,
-            lock_timeout=settings.gradients.lock_timeout,
-        )
-        return wanda_masks(model, norms, ratios)
+    score = SCORES[settings.score_type]
+    if not score.ranks:
+        return score.load()(model, dataset, ratios, settings, cache_prefix)
     return select_top(
         mask_scores(model, dataset, settings, cache_prefix),
         {name: p.shape for name, p in model.named_parameters()},
@@ -86,13 +76,44 @@ def make_masks(
     )
 
 
+def make_feed_forward_masks(
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    ratios: Sequence[float],
+    settings: MaskSettings,
+    cache_prefix: Path,
+) -> dict[float, Mask]:
+    """All weights of the feed-forward modules, whatever the ratio."""
+    return dict.fromkeys(ratios, feed_forward_mask(model))
+
+
+def make_wanda_masks(
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    ratios: Sequence[float],
+    settings: MaskSettings,
+    cache_prefix: Path,
+) -> dict[float, Mask]:
+    """Wanda's masks, from the activations on the first forget examples."""
+    keys = [(0, index) for index in range(min(len(dataset), WANDA_EXAMPLES))]
+    norms = cached_input_norms(
+        model,
+        [dataset.example(FORGET, key) for key in keys],
+        cache_prefix,
+        rows=settings.gradients.forward_rows,
+        pad_token_id=settings.gradients.pad_token_id,
+        lock_timeout=settings.gradients.lock_timeout,
+    )
+    return wanda_masks(model, norms, ratios)
+
+
 def mask_scores(
     model: PreTrainedModel, dataset: UnlearnDataset, settings: MaskSettings, cache_prefix: Path
 ) -> ScoreStream:
     """The scores that :func:`make_masks` ranks; the arguments are the same.
 
-    Raises:
-        KeyError: the score type is ``wanda`` or ``ffn``, which rank in other ways.
+    Args:
+        settings: of a score type that ranks weights by a score each.
     """
     keys = [(0, index) for index in range(len(dataset))]
     views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wagle.unlearn.mask.scores import SCORES
+from wagle.catalogue import SCORES
 
 SEEDS = ("overall.seed", "dataset.dataset_seed")
 """Entries that may differ: published practice shares a mask between seeds."""
@@ -30,23 +30,24 @@ def recipe(score_type: str) -> tuple[str, ...]:
 
     Configuration keys stand for themselves; the others are explained at :class:`MaskOrigin`.
     """
-    gradients = SCORES[score_type].gradients if score_type in SCORES else ()
+    score = SCORES[score_type]
+    gradients = score.gradients
     entries = ["unlearn.score_type", "model", "dtype"]
-    if score_type != "ffn":
+    if score.has_ratio:
         entries.append("ratio")
-    if score_type not in ("wanda", "ffn"):
+    if score.ranks:
         entries += ["unlearn.mask_scope", "unlearn.mask_exclude"]
-    if gradients or score_type == "wanda":
+    if gradients or score.depends_on("activations"):
         entries += ["forget examples", "dataset.dataset_seed"]
     if gradients:
         entries += ["dataset.batch_size", "unlearn.attribution_dtype"]
     if "retain" in gradients:
         entries.append("retain examples")
-    if "retain" in gradients or "refusal" in gradients or score_type == "random":
+    if score.depends_on("seed"):
         entries.append("overall.seed")
     if "retain" in gradients:  # elsewhere A scales all scores alike
         entries.append("unlearn.gradient_accumulation_steps")
-    if score_type in ("wagle", "wagle_cl"):
+    if score.depends_on("mu"):
         entries.append("unlearn.mu")
     words = [word for entry in entries for word in _DESCRIBED_BY.get(entry, ())]
     return tuple(dict.fromkeys([*entries, *words]))

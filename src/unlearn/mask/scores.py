@@ -1,6 +1,7 @@
 """Attribution scores: how much each weight matters for forgetting.
 
-To add a score: a function of a weight tensor and its gradients, and a line in ``SCORES``.
+To add a score: a function like these, and a line in :mod:`wagle.catalogue`, where their form is
+explained (:class:`wagle.catalogue.Score`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 
 import torch
 
+from wagle.catalogue import SCORES
 from wagle.unlearn.mask.tensor_file import TensorFile
 
 ScoreStream = Callable[[], Iterator[tuple[str, int, Callable[[], torch.Tensor]]]]
@@ -49,35 +51,28 @@ Place = tuple[int, int]
 """Where a chunk of weights lies: (position of the parameter in the model, start of the chunk)."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score type.
-
-    Attributes:
-        gradients: the kinds of gradient it needs: ``forget``, ``retain``, ``refusal``.
-        function: (weights, gradients by kind, inputs, where) -> scores. Weights, gradients and
-            scores are flat vectors of equal length, float32 (or float64 on request), on the CPU;
-            gradients carry the published factor 1/A; ``where`` is (position of the parameter,
-            start of the chunk). The function may overwrite what it created, not its arguments.
-    """
-
-    gradients: tuple[str, ...]
-    function: Callable[[torch.Tensor, Gradients, ScoreInputs, Place], torch.Tensor]
-
-
-def _wagle(forget_kind: str) -> Score:
+def wagle(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
     """|(θ − g_r / μ) · g_f| (Jia et al. 2024, arXiv 2410.17509, eq. 8)."""
-
-    def score(
-        weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
-    ) -> torch.Tensor:
-        adjusted = weight - gradients["retain"] / inputs.mu
-        return adjusted.mul_(gradients[forget_kind]).abs_()
-
-    return Score((forget_kind, "retain"), score)
+    return _wagle(weight, gradients["retain"], gradients["forget"], inputs.mu)
 
 
-def _wagle_gauss_newton(
+def wagle_refusal(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
+    """As WAGLE, with the gradient of the refusals' loss in place of g_f."""
+    return _wagle(weight, gradients["retain"], gradients["refusal"], inputs.mu)
+
+
+def _wagle(
+    weight: torch.Tensor, retain: torch.Tensor, forget: torch.Tensor, mu: float
+) -> torch.Tensor:
+    adjusted = weight - retain / mu
+    return adjusted.mul_(forget).abs_()
+
+
+def wagle_gauss_newton(
     weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
 ) -> torch.Tensor:
     """As WAGLE with a Gauss-Newton diagonal: h = (mean over batches of g_r)², at least 1e-12."""
@@ -87,9 +82,31 @@ def _wagle_gauss_newton(
     return (weight - retain / hessian).mul_(gradients["forget"]).abs_()
 
 
-def _random(
+def gradient(
     weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
 ) -> torch.Tensor:
+    """|g_f|."""
+    return gradients["forget"].abs()
+
+
+def snip(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
+    """|θ · g_f| (Lee et al. 2019, arXiv 1810.02340)."""
+    return (weight * gradients["forget"]).abs_()
+
+
+def magnitude(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
+    """|θ|."""
+    return weight.abs()
+
+
+def random(
+    weight: torch.Tensor, gradients: Gradients, inputs: ScoreInputs, where: Place
+) -> torch.Tensor:
+    """Uniform in [0, 1), the same for a seed whatever the chunks are."""
     position, start = where
     scores = torch.empty_like(weight)
     for offset in range(0, len(weight), RANDOM_BLOCK):
@@ -98,17 +115,6 @@ def _random(
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         scores[offset : offset + RANDOM_BLOCK].uniform_(generator=generator)
     return scores
-
-
-SCORES: dict[str, Score] = {
-    "wagle": _wagle("forget"),
-    "wagle_cl": _wagle("refusal"),
-    "wagle_gn": Score(("forget", "retain"), _wagle_gauss_newton),
-    "gradient": Score(("forget",), lambda weight, gradients, *_: gradients["forget"].abs()),
-    "snip": Score(("forget",), lambda weight, gradients, *_: (weight * gradients["forget"]).abs_()),
-    "magnitude": Score((), lambda weight, *_: weight.abs()),
-    "random": Score((), _random),
-}
 
 
 def score_stream(
@@ -124,13 +130,14 @@ def score_stream(
         inputs: everything else that scores depend on.
     """
     score = SCORES[score_type]
+    function = score.load()
 
     @torch.no_grad()
     def form(where: Place, weights: torch.Tensor, sums_of: Gradients) -> torch.Tensor:
         part = slice(where[1], where[1] + CHUNK)
         gradients = {kind: s[part] / inputs.accumulation_steps for kind, s in sums_of.items()}
         dtype = next((g.dtype for g in gradients.values()), torch.float32)
-        return score.function(weights[part].to("cpu", dtype), gradients, inputs, where)
+        return function(weights[part].to("cpu", dtype), gradients, inputs, where)
 
     def chunks() -> Iterator[tuple[str, int, Callable[[], torch.Tensor]]]:
         for position, (name, parameter) in enumerate(model.named_parameters()):

@@ -1,0 +1,299 @@
+"""What is chosen by name: methods, scores, data sets and membership attacks, a line each.
+
+A line says everything that must be known of a thing before it is used; where it stands is written
+``module:object`` and imported only then, so that nothing here needs torch. To add one: write the
+object, and a line here. Example, a method with one hyper-parameter::
+
+    Method(
+        "GA+FT",
+        "wagle.unlearn.objectives.published:GradientDifference",
+        aliases=("GradDiff",),
+        options=(Option("gamma", float, 0.0, "weight of the retain term"),),
+    )
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the catalogue.
+
+    Attributes:
+        name: what the configuration calls it.
+        place: ``module:object``, or the object itself.
+    """
+
+    name: str
+    place: Any
+
+    def load(self) -> Any:
+        """The object, imported now if it has not been."""
+        if not isinstance(self.place, str):
+            return self.place
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+# ------------------------------------------------------------------------------------ methods
+
+
+@dataclass(frozen=True)
+class Option:
+    """A hyper-parameter of a method: a field of its dataclass, the key ``unlearn.METHOD.name``.
+
+    Attributes:
+        kind: ``int``, ``float``, ``bool``, ``str`` or one of them ``| None``.
+        default: ``...`` where it must be given.
+        meaning: one line for ``--help``.
+        above, at_least: bounds of a number.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    meaning: str
+    above: float | None = None
+    at_least: float | None = None
+
+
+@dataclass(frozen=True)
+class Method(Entry):
+    """An unlearning method; the object is a subclass of ``Objective``.
+
+    Attributes:
+        aliases: other names; the first is the one in tables and figures.
+        options: its hyper-parameters.
+        questions: which sets must have questions with answers, of ``forget`` and ``retain``:
+            running text has no question to be refused and no answer to be exchanged.
+    """
+
+    aliases: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    questions: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As tables call it."""
+        return self.aliases[0] if self.aliases else self.name
+
+
+_PUBLISHED = "wagle.unlearn.objectives.published"
+_RETAIN_WEIGHT = Option("gamma", float, 0.0, "weight of the retain term")
+_BETA = Option("beta", float, 0.1, "inverse temperature", above=0)
+
+_METHODS = (
+    Method("FT", f"{_PUBLISHED}:FineTuning"),
+    Method(
+        "l1_sparse",
+        f"{_PUBLISHED}:L1Sparse",
+        options=(Option("alpha", float, 0.0, "weight of the sum of all |weights|", at_least=0),),
+    ),
+    Method("GA", f"{_PUBLISHED}:GradientAscent"),
+    Method(
+        "GA+FT",
+        f"{_PUBLISHED}:GradientDifference",
+        aliases=("GradDiff",),
+        options=(_RETAIN_WEIGHT,),
+    ),
+    Method(
+        "GA+KL",
+        f"{_PUBLISHED}:GradientAscentKL",
+        options=(
+            Option("gamma", float, 0.0, "weight of the forget term; the retain term has 1 - gamma"),
+        ),
+    ),
+    Method(
+        "NPO+FT",
+        f"{_PUBLISHED}:NegativePreference",
+        aliases=("NPO",),
+        options=(_RETAIN_WEIGHT, _BETA),
+    ),
+    Method("CL", f"{_PUBLISHED}:Refusal", questions=("forget",)),
+    Method(
+        "CL+FT",
+        f"{_PUBLISHED}:PreferenceOptimization",
+        aliases=("PO",),
+        options=(Option("gamma", float, 1.0, "weight of the retain term"),),
+        questions=("forget",),
+    ),
+    Method("CL+KL", f"{_PUBLISHED}:RefusalKL", options=(_RETAIN_WEIGHT,), questions=("forget",)),
+    Method("RL", f"{_PUBLISHED}:RandomLabel", questions=("forget", "retain")),
+    Method(
+        "KL",
+        f"{_PUBLISHED}:Divergence",
+        options=(Option("gamma", float, 0.0, "weight of the forget term"),),
+    ),
+    Method(
+        "SimNPO+FT",
+        "wagle.unlearn.objectives.simnpo:SimpleNegativePreference",
+        aliases=("SimNPO",),
+        options=(
+            _RETAIN_WEIGHT,
+            Option("beta", float, 2.5, "inverse temperature", above=0),
+            Option("delta", float, 0.0, "margin", at_least=0),
+        ),
+    ),
+    Method(
+        "DPO+FT",
+        "wagle.unlearn.objectives.dpo:DirectPreference",
+        aliases=("DPO",),
+        options=(_RETAIN_WEIGHT, _BETA),
+        questions=("forget",),
+    ),
+    Method(
+        "RMU",
+        "wagle.unlearn.objectives.rmu:Misdirection",
+        options=(
+            Option("layer", int, 7, "decoder layer whose output is steered", at_least=0),
+            Option(
+                "steering_coefficient",
+                float,
+                6.5,
+                "length of the vector that it is steered to",
+                at_least=0,
+            ),
+            Option("alpha", float, 1200.0, "weight of the retain term", at_least=0),
+        ),
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class Score(Entry):
+    """How weights are chosen for a mask.
+
+    The object is a function (weights, gradients by kind, inputs, where) -> scores. Weights,
+    gradients and scores are flat vectors of equal length, float32 (or float64 on request), on the
+    CPU; gradients carry the published factor 1/A; ``inputs`` is a ``ScoreInputs``; ``where`` is
+    (position of the parameter, start of the chunk). It may overwrite what it created, not its
+    arguments. Where ``ranks`` is false it is a function like ``make_masks``.
+
+    Attributes:
+        title: as tables call a mask that it made; "" for the name.
+        aliases: names in published configurations.
+        gradients: the kinds of gradient that it reads: ``forget``, ``retain``, ``refusal``.
+        inputs: what else it depends on, of ``mu``, ``seed`` and ``activations`` (on forget
+            examples).
+        ranks: whether weights are ranked by a score each, within ``unlearn.mask_scope`` and but
+            for ``unlearn.mask_exclude``, rather than by a rule of its own.
+        has_ratio: whether the share of selected weights can be chosen.
+    """
+
+    title: str = ""
+    aliases: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    ranks: bool = True
+    has_ratio: bool = True
+
+    def depends_on(self, what: str) -> bool:
+        """Whether a mask differs with ``mu`` or ``seed``; refusals and partners are drawn by it."""
+        drawn = what == "seed" and bool({"retain", "refusal"} & set(self.gradients))
+        return drawn or what in self.inputs
+
+
+_SCORES_MODULE = "wagle.unlearn.mask.scores"
+_MASKS_MODULE = "wagle.unlearn.mask.make"
+
+_SCORES = (
+    Score(
+        "wagle",
+        f"{_SCORES_MODULE}:wagle",
+        title="WAGLE",
+        aliases=("snip_advanced",),
+        gradients=("forget", "retain"),
+        inputs=("mu",),
+    ),
+    Score(
+        "wagle_cl",
+        f"{_SCORES_MODULE}:wagle_refusal",
+        title="WAGLE-CL",
+        aliases=("snip_advanced_CL",),
+        gradients=("refusal", "retain"),
+        inputs=("mu",),
+    ),
+    Score(
+        "wagle_gn",
+        f"{_SCORES_MODULE}:wagle_gauss_newton",
+        title="WAGLE-GN",
+        aliases=("snip_advanced_gn",),
+        gradients=("forget", "retain"),
+    ),
+    Score("random", f"{_SCORES_MODULE}:random", title="Random", inputs=("seed",)),
+    Score("magnitude", f"{_SCORES_MODULE}:magnitude", title="Magnitude", aliases=("weight",)),
+    Score("gradient", f"{_SCORES_MODULE}:gradient", gradients=("forget",)),
+    Score("snip", f"{_SCORES_MODULE}:snip", title="SNIP", gradients=("forget",)),
+    Score(
+        "wanda",
+        f"{_MASKS_MODULE}:make_wanda_masks",
+        title="Wanda",
+        inputs=("activations",),
+        ranks=False,
+    ),
+    Score(
+        "ffn",
+        f"{_MASKS_MODULE}:make_feed_forward_masks",
+        title="FFN",
+        aliases=("FFN",),
+        ranks=False,
+        has_ratio=False,
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------ attacks
+
+
+@dataclass(frozen=True)
+class Attack(Entry):
+    """A membership attack on the texts of TOFU's rows.
+
+    The object is a function of an ``AttackedText`` that returns scores by the names of their
+    columns; the larger a score, the less the text looks like training data.
+
+    Attributes:
+        standardized: whether it reads standardised log-probabilities.
+        reference: whether it reads the loss under ``evaluation.reference_model``.
+    """
+
+    standardized: bool = False
+    reference: bool = False
+
+
+_ATTACKS_MODULE = "wagle.metrics.membership"
+
+_ATTACKS = (
+    Attack("loss", f"{_ATTACKS_MODULE}:loss"),
+    Attack("zlib", f"{_ATTACKS_MODULE}:zlib_loss"),
+    Attack("min_k++", f"{_ATTACKS_MODULE}:min_k_plus_plus", standardized=True),
+    Attack("reference", f"{_ATTACKS_MODULE}:excess_loss", reference=True),
+)
+
+
+# ------------------------------------------------------------------------------------ by name
+
+_AnyEntry = TypeVar("_AnyEntry", bound=Entry)
+
+
+def _by_name(entries: Iterable[_AnyEntry]) -> dict[str, _AnyEntry]:
+    return {entry.name: entry for entry in entries}
+
+
+def _aliases(entries: Iterable[Method | Score]) -> dict[str, str]:
+    return {alias: entry.name for entry in entries for alias in entry.aliases}
+
+
+METHODS = _by_name(_METHODS)
+METHOD_ALIASES = _aliases(_METHODS)
+SCORES = _by_name(_SCORES)
+SCORE_ALIASES = _aliases(_SCORES)
+ATTACKS = _by_name(_ATTACKS)
