@@ -76,6 +76,11 @@ def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     if values["unlearn.use_lora"]:
         yield name, "LoRA trains adapters, not masked weights; choose one of them"
+    if values["unlearn.gradients"] == "packed" and values["unlearn.mask_enforcement"] == "gradient":
+        yield (
+            "unlearn.gradients",
+            "unlearn.mask_enforcement gradient keeps the gradients of all weights; leave either",
+        )
     score_type = values["unlearn.score_type"] or score_type_of_folder(template)
     if not SCORES[score_type].ranks:
         rule = f"{score_type} masks have a rule of their own"

@@ -431,6 +431,8 @@ class Unlearn:
             seed=config["overall.seed"],
             mask_enforcement=self._enforcement(),
             master_weights=self._master_weights(),
+            gradients=config["unlearn.gradients"],
+            max_grad_norm=config["unlearn.max_grad_norm"],
             gradient_checkpointing=config["unlearn.gradient_checkpointing"],
             sophia=sophia,
             num_workers=config["dataset.num_workers"],

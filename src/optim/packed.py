@@ -71,6 +71,7 @@ class _Layout:
     mask: BitMask | None
     selected: int
     chunks: tuple[Chunk, ...]
+    group: int  # where the parameter is in ``param_groups``
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,10 @@ class PackedOptimizer(torch.optim.Optimizer):
             and moments are 16-bit throughout, as in ``torch.optim``, and updates below half a
             unit in the last place vanish.
 
+    Attributes:
+        packed_gradients: by parameter the gradients of its selected weights, ``(selected,)``,
+            float32 or wider, where :meth:`pack_gradient` has put them; they go before ``.grad``.
+
     Raises:
         ValueError: a mask's shape is not its parameter's; a parameter is not contiguous.
     """
@@ -122,13 +127,15 @@ class PackedOptimizer(torch.optim.Optimizer):
         self.master_weights = master_weights
         self._masks = dict(masks or {})
         self._layouts: dict[torch.Tensor, _Layout] = {}
+        self.packed_gradients: dict[torch.Tensor, torch.Tensor] = {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to the optimizer; the masks given at construction hold for them."""
         super().add_param_group(param_group)
+        group = len(self.param_groups) - 1
         for parameter in self.param_groups[-1]["params"]:
-            self._layouts[parameter] = _layout(parameter, self._masks.get(parameter))
+            self._layouts[parameter] = _layout(parameter, self._masks.get(parameter), group)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -147,26 +154,70 @@ class PackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for _, parameter in self._trained():
-            self._state_of(parameter)["step"] += 1
-        self._for_each_chunk(self._step_chunk)
+        self.update(list(self._trained()))
         return loss
 
-    def _trained(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        """The parameters that have a gradient and a selected weight, with their groups."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and self._layouts[parameter].selected:
-                    yield group, parameter
+    @torch.no_grad()
+    def update(self, parameters: Sequence[torch.Tensor]) -> None:
+        """One step on the selected weights of parameters that have a gradient and such weights."""
+        for parameter in parameters:
+            self._state_of(parameter)["step"] += 1
+        self._for_each_chunk(parameters, self._step_chunk)
 
-    def _for_each_chunk(self, work: Work) -> None:
-        """Call ``work(group, parameter, chunk)`` for all chunks of the trained parameters.
+    @torch.no_grad()
+    def pack_gradient(self, parameter: torch.Tensor) -> bool:
+        """Add the selected part of ``.grad`` to ``packed_gradients``, and drop ``.grad``.
+
+        Returns:
+            Whether the parameter has selected weights.
+        """
+        gradient = flat_gradient(parameter)
+        parameter.grad = None
+        layout = self._layouts[parameter]
+        if not layout.selected:
+            return False
+        known = self.packed_gradients.get(parameter)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        if layout.mask is None:  # the gradient itself is the sum, where nothing is known
+            self.packed_gradients[parameter] = (
+                gradient.to(wide) if known is None else known.add_(gradient)
+            )
+            return True
+        packed = gradient.new_empty(layout.selected, dtype=wide) if known is None else known
+
+        def pack(group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
+            selected, part = packed[chunk.packed], chunk.gather(gradient, chunk.positions())
+            if known is None:
+                selected.copy_(part)
+            else:
+                selected.add_(part)
+
+        self._for_each_chunk([parameter], pack)
+        self.packed_gradients[parameter] = packed
+        return True
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the packed gradients, and those of the parameters as any ``torch.optim`` does."""
+        self.packed_gradients.clear()
+        super().zero_grad(set_to_none)
+
+    def _trained(self) -> Iterator[torch.Tensor]:
+        """The parameters that have a gradient and a selected weight."""
+        for parameter, layout in self._layouts.items():
+            if layout.selected and (
+                parameter in self.packed_gradients or parameter.grad is not None
+            ):
+                yield parameter
+
+    def _for_each_chunk(self, parameters: Iterable[torch.Tensor], work: Work) -> None:
+        """Call ``work(group, parameter, chunk)`` for all chunks of the parameters.
 
         Chunks are independent and their bounds fixed, so the order changes no result.
         """
         small = []
-        for group, parameter in self._trained():
+        for parameter in parameters:
             layout = self._layouts[parameter]
+            group = self.param_groups[layout.group]
             for chunk in layout.chunks:
                 if devices.on_cpu(parameter) and layout.mask is not None:
                     small.append((group, parameter, chunk))
@@ -174,11 +225,20 @@ class PackedOptimizer(torch.optim.Optimizer):
                     work(group, parameter, chunk)
         _run_in_threads(work, small)
 
+    def _gradients(
+        self, parameter: torch.Tensor, chunk: Chunk, positions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The gradients of the selected weights of a chunk."""
+        packed = self.packed_gradients.get(parameter)
+        if packed is not None:
+            return packed[chunk.packed]
+        return chunk.gather(flat_gradient(parameter), positions)
+
     def _step_chunk(self, group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
         state, flat, positions = self.state[parameter], parameter.view(-1), chunk.positions()
         master = MASTER in state
         weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
-        gradients = chunk.gather(flat_gradient(parameter), positions).to(weights.dtype)
+        gradients = self._gradients(parameter, chunk, positions).to(weights.dtype)
         vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
         self._update(Selected(weights, gradients, vectors, state["step"]), group)
         if master or positions is not None:  # else the weights are the parameter's own
@@ -256,7 +316,7 @@ def multiply_by_mask(tensor: torch.Tensor, mask: BitMask) -> None:
         flat[start : start + WIDE_CHUNK].mul_(mask.flat(start, start + WIDE_CHUNK))
 
 
-def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
+def _layout(parameter: torch.Tensor, mask: BitMask | None, group: int) -> _Layout:
     of = f"a parameter of shape {tuple(parameter.shape)}"
     if not parameter.is_contiguous():
         raise ValueError(f"{of} is not contiguous; masked optimizers need contiguous parameters")
@@ -275,7 +335,7 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None) -> _Layout:
         if count:
             chunks.append(Chunk(start, stop, slice(selected, selected + count), mask))
         selected += count
-    return _Layout(mask, selected, tuple(chunks))
+    return _Layout(mask, selected, tuple(chunks), group)
 
 
 def _digest(mask: BitMask | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from wagle.optim.bitmask import BitMask
-from wagle.optim.packed import Chunk, PackedOptimizer, Selected, flat_gradient
+from wagle.optim.packed import Chunk, PackedOptimizer, Selected
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits
@@ -54,23 +54,25 @@ class SophiaG(PackedOptimizer):
 
     @torch.no_grad()
     def update_hessian(self, batch_size: int) -> None:
-        """h ← β2·h + (1 − β2)·B·ĝ², from the gradients that ``.grad`` holds now.
+        """h ← β2·h + (1 − β2)·B·ĝ², from the gradients that there are now, packed or in ``.grad``.
 
         Args:
             batch_size: B, the number of predictions that the loss behind ĝ is the mean of; its
                 labels were sampled from the model (:func:`sample_labels`).
         """
-        for _, parameter in self._trained():
+        parameters = list(self._trained())
+        for parameter in parameters:
             self._state_of(parameter)
 
         def refresh(group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
             hessian = self.state[parameter]["hessian"][chunk.packed]
-            gradients = chunk.gather(flat_gradient(parameter), chunk.positions()).to(hessian.dtype)
+            positions = None if parameter in self.packed_gradients else chunk.positions()
+            gradients = self._gradients(parameter, chunk, positions).to(hessian.dtype)
             decay = group["betas"][1]
             hessian.mul_(decay)
             hessian.addcmul_(gradients, gradients, value=(1 - decay) * batch_size)
 
-        self._for_each_chunk(refresh)
+        self._for_each_chunk(parameters, refresh)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from wagle.devices import seed_everything
 from wagle.errors import WagleError
+from wagle.optim.gradients import DenseGradients, Gradients
 from wagle.terminal import Progress
 from wagle.training.schedule import Plan
 
@@ -74,16 +75,18 @@ def train(
     plan: Plan,
     *,
     seed: int,
+    gradients: Gradients | None = None,
     before_window: Callable[[int, Window], None] = lambda step, window: None,
     before_update: Callable[[], None] = lambda: None,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
 ) -> list[dict[str, float]]:
-    """Train in place: a step reads a window of batches, clips the gradient and updates once.
+    """Train in place: a step reads a window of batches, clips gradients and updates weights once.
 
     The model is in train mode meanwhile. Randomness (dropout) begins at ``seed``.
 
     Args:
         optimizer: its groups' learning rates are the full ones; :meth:`Plan.rate` scales them.
+        gradients: how they are kept and clipped; ``None``: whole, to norm 1.
         before_window: called with the number of the step, from 0, before its forward passes; it
             leaves no gradients behind.
         before_update: called between clipping and the optimizer's step; may change gradients.
@@ -96,32 +99,33 @@ def train(
 
     Raises:
         WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
-            loss or gradient does not touch the weights.
+            loss or gradient does not touch the weights, unless they are updated as gradients come.
     """
     seed_everything(seed)
     model.train()
-    model.zero_grad()
+    gradients = gradients or DenseGradients(model, MAX_GRADIENT_NORM)
     full_rates = [group["lr"] for group in optimizer.param_groups]
     log: list[dict[str, float]] = []
     total, started = 0.0, time.perf_counter()
     recent: float | torch.Tensor = 0.0  # sums since the last entry: of losses, of their terms
     terms: defaultdict[str, float | torch.Tensor] = defaultdict(float)
-    with Progress("training", plan.steps, "step") as progress:
+    with Progress("training", plan.steps, "step") as progress, gradients:
         for step, window in enumerate(islice(_windows(rows, plan, model.device), plan.steps)):
+            for group, full in zip(optimizer.param_groups, full_rates, strict=True):
+                group["lr"] = full * plan.rate(step)
             before_window(step, window)
+            gradients.begin(len(window))
             for batch in window:
                 loss, parts = share(model, batch, window)
                 loss.backward()
                 recent += loss.detach()
                 for name, part in parts.items():
                     terms[name] += part.detach()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            norm = gradients.clip()
             _check_finite(step, loss=float(recent), gradient_norm=float(norm))
             before_update()
-            for group, full in zip(optimizer.param_groups, full_rates, strict=True):
-                group["lr"] = full * plan.rate(step)
             optimizer.step()
-            model.zero_grad()
+            gradients.clear()
             since = step % plan.log_every + 1
             progress.update(loss=float(recent) / since, rate=optimizer.param_groups[0]["lr"])
             if (step + 1) % plan.log_every == 0:

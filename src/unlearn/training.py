@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.errors import ConfigError, WagleError
 from wagle.optim.bitmask import Mask
+from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_labels
-from wagle.training.loop import Batch, Loss, Rows, Window, train
+from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import SophiaSettings, make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.objectives import Objective, ReferenceModel, total
@@ -31,6 +32,9 @@ class UnlearnSettings:
             ``gradient``: gradients are multiplied by the mask before a dense step, as published
             (with weight decay, frozen weights shrink).
         master_weights: keep float32 masters of the selected weights of 16-bit models.
+        gradients: ``dense``: whole until the update; ``packed``: of selected weights only
+            (:class:`PackedGradients`).
+        max_grad_norm: what gradients are clipped to; 0: they are not clipped.
         sophia: use Sophia-G instead of AdamW.
     """
 
@@ -39,6 +43,8 @@ class UnlearnSettings:
     seed: int
     mask_enforcement: str
     master_weights: bool
+    gradients: str = "dense"
+    max_grad_norm: float = MAX_GRADIENT_NORM
     gradient_checkpointing: bool = False
     sophia: SophiaSettings | None = None
     num_workers: int = 0
@@ -87,6 +93,11 @@ def unlearn(
         masks=None if mask is None or masks_gradients else {parameters[n]: mask[n] for n in mask},
         sophia=settings.sophia,
     )
+    gradients: Gradients
+    if settings.gradients == "packed":
+        gradients = PackedGradients(optimizer, settings.max_grad_norm)
+    else:
+        gradients = DenseGradients(model, settings.max_grad_norm)
 
     def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
         terms = objective.terms(model, batch, reference)
@@ -111,6 +122,7 @@ def unlearn(
         optimizer,
         plan,
         seed=settings.seed,
+        gradients=gradients,
         before_window=refresh_curvature,
         before_update=mask_gradients,
         on_log=on_log,
@@ -156,4 +168,4 @@ def _refresh_hessian(
         losses, _ = token_losses(logits, labels)
         (losses.sum() / count).backward()
     optimizer.update_hessian(count)
-    model.zero_grad()
+    optimizer.zero_grad()

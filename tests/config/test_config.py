@@ -103,6 +103,8 @@ def test_paper_configurations_have_the_published_values(name):
         "unlearn.use_lora": False,
         "unlearn.mask_enforcement": "gradient",
         "unlearn.master_weights": False,
+        "unlearn.gradients": "dense",
+        "unlearn.max_grad_norm": 1.0,
         "dataset.forget_dataset_name": "Tofu_forget10" if tofu else "WMDPALL",
         "dataset.retain_dataset_name": "Tofu_retain90" if tofu else "WMDPALL",
         "dataset.dataset_seed": 1000,
@@ -770,6 +772,14 @@ def test_files_and_folders_that_must_exist(tmp_path):
         assert load(f"--{key}", str(tmp_path))[key] == str(tmp_path)
     key = "evaluation.retain_results"
     assert f"{key} there is no such file" in error(f"--{key}", str(tmp_path / "no"))
+
+
+def test_packed_gradients_and_the_published_masking_exclude_one_another():
+    packed = ["--unlearn.gradients", "packed", "--unlearn.mask_path", "m/x_0.5.pt"]
+    assert "unlearn.gradients" in error(*packed, "--unlearn.mask_enforcement", "gradient")
+    assert load(*packed)["unlearn.gradients"] == "packed"
+    assert load()["unlearn.gradients"] == "dense"
+    assert load()["unlearn.max_grad_norm"] == 1.0
 
 
 def test_self_retain_needs_rows_that_are_not_drawn():

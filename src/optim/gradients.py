@@ -1,0 +1,131 @@
+"""The gradients of a step between backward and update: kept whole, or packed as they come.
+
+A gradient as large as the model exists only where somebody keeps it: backward makes it tensor by
+tensor. A model of 1000 weights in two tensors of 500, a tenth of them selected, holds 1000 numbers
+when gradients are dense, and 500 + 100 at most when they are packed.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.utils.hooks import RemovableHandle
+
+from wagle.optim.packed import PackedOptimizer
+
+
+class Gradients(Protocol):
+    """What the training loop does with gradients. In use as a context, around all steps."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def begin(self, batches: int) -> None:
+        """Before the backward passes of a window of so many batches."""
+
+    def clip(self) -> torch.Tensor:
+        """After them: the norm of the gradients, a scalar, as it was before clipping."""
+
+    def clear(self) -> None:
+        """After the update: no gradient is left."""
+
+
+class DenseGradients:
+    """Whole gradients in ``.grad``, clipped by the norm of all of them, as published.
+
+    Args:
+        max_norm: what they are clipped to; 0: they are not clipped.
+    """
+
+    def __init__(self, model: torch.nn.Module, max_norm: float) -> None:
+        self.model = model
+        self.max_norm = max_norm
+
+    def __enter__(self) -> DenseGradients:
+        self.clear()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def begin(self, batches: int) -> None:
+        """Nothing is to be prepared."""
+
+    def clip(self) -> torch.Tensor:
+        """Scale the gradients down to ``max_norm``; returns their norm before."""
+        if self.max_norm:
+            return clip_grad_norm_(self.model.parameters(), self.max_norm)
+        return get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self.model.zero_grad()
+
+
+class PackedGradients:
+    """The gradients of the selected weights alone, clipped by their norm.
+
+    A parameter's gradient is packed as soon as backward has made it, and dropped. Packed gradients
+    add up in float32 or wider. A window of one batch that is not clipped needs none of them for
+    long: each parameter is updated when its gradient comes, and the optimizer's ``step`` has
+    nothing left to do. A gradient that is no finite number is seen when that has happened.
+
+    Backward must make the gradient of a parameter once: no reentrant checkpointing of layers that
+    share weights.
+
+    Args:
+        optimizer: of all parameters that are trained.
+        max_norm: what the gradients are clipped to; 0: they are not clipped.
+    """
+
+    def __init__(self, optimizer: PackedOptimizer, max_norm: float) -> None:
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+        self._updates_at_once = False
+        self._norms: list[torch.Tensor] = []  # of the gradients that have been used
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> PackedGradients:
+        self.clear()
+        self._handles = [
+            parameter.register_post_accumulate_grad_hook(self._take)
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self.clear()
+
+    def begin(self, batches: int) -> None:
+        """Decide whether the window's gradients are used as they come."""
+        self._updates_at_once = batches == 1 and not self.max_norm
+
+    def clip(self) -> torch.Tensor:
+        """Scale what is packed down to ``max_norm``; returns the norm before."""
+        packed = list(self.optimizer.packed_gradients.values())
+        norm = get_total_norm([*self._norms, *packed])
+        if self.max_norm:
+            scale = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch clips
+            for gradients in packed:
+                gradients.mul_(scale.to(gradients.device))
+        return norm
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self._updates_at_once = False
+        self._norms.clear()
+        self.optimizer.zero_grad()
+
+    def _take(self, parameter: torch.Tensor) -> None:
+        optimizer = self.optimizer
+        if not optimizer.pack_gradient(parameter) or not self._updates_at_once:
+            return
+        self._norms.append(optimizer.packed_gradients[parameter].norm())
+        optimizer.update([parameter])
+        del optimizer.packed_gradients[parameter]

@@ -1,0 +1,213 @@
+"""Packed gradients against whole ones: the same weights, and never a whole model of gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.training.test_training import (
+    ROWS,
+    SETTINGS,
+    SOPHIA,
+    batches,
+    make_dataset,
+    make_mask,
+    make_objective,
+)
+from wagle.errors import WagleError
+from wagle.model.lora import add_lora, merge_lora, without_lora
+from wagle.optim.bitmask import BitMask
+from wagle.optim.gradients import PackedGradients
+from wagle.optim.masked_adamw import MaskedAdamW
+from wagle.training.schedule import Plan
+from wagle.unlearn import training
+from wagle.unlearn.reference import SwappedWeights
+from wagle.unlearn.training import unlearn
+
+from conftest import make_model
+
+pytestmark = pytest.mark.usefixtures("either_device")
+
+
+def train(model, *, method="GA+FT", accumulation=1, mask=None, reference=None, **changes):
+    """Four steps of batches of two rows; returns the log."""
+    objective = make_objective(method)
+    if objective.needs_reference_model and reference is None:
+        reference = SwappedWeights(model, mask)
+    plan = Plan.make(
+        ROWS,
+        batch_size=2,
+        accumulation=accumulation,
+        num_epochs=1,
+        max_steps=4,
+        whole_epochs=False,
+    )
+    dataset, settings = make_dataset(objective, model), replace(SETTINGS, **changes)
+    return unlearn(model, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
+
+
+def assert_equal(models):
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(p, q), name
+    assert not all(map(torch.equal, models[0].parameters(), make_model().parameters()))
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"masked": False},
+        {"method": "GA+KL"},
+        {"method": "RMU", "gradient_checkpointing": True},
+        {"method": "l1_sparse"},
+        {"sophia": SOPHIA},
+        {"sophia": SOPHIA, "masked": False},
+    ],
+    ids=str,
+)
+def test_weights_are_those_of_dense_gradients(accumulation, changes, monkeypatch):
+    """Bit for bit: in float32 both ways add the same numbers in the same order."""
+    monkeypatch.setattr(training, "SOPHIA_REFRESH_STEPS", 2)
+    models = []
+    for gradients in ("dense", "packed"):
+        options = dict(changes)
+        models.append(make_model())
+        if options.pop("masked", True):
+            options["mask"] = make_mask(models[-1])
+        train(
+            models[-1], accumulation=accumulation, gradients=gradients, max_grad_norm=0.0, **options
+        )
+    assert_equal(models)
+
+
+def test_tied_weights_have_one_gradient():
+    """The sum of the embedding's and the head's, taken when it is whole."""
+    models = []
+    for gradients in ("dense", "packed"):
+        models.append(make_model("llama_tied"))
+        assert models[-1].lm_head.weight is models[-1].model.embed_tokens.weight
+        mask = {
+            name: BitMask.from_bool(
+                torch.rand(p.shape, generator=torch.Generator().manual_seed(3)) < 0.4
+            )
+            for name, p in models[-1].named_parameters()
+        }
+        train(models[-1], mask=mask, gradients=gradients, max_grad_norm=0.0)
+    embeddings = [m.model.embed_tokens.weight for m in models]
+    assert torch.equal(*embeddings)
+    assert not torch.equal(embeddings[0], make_model("llama_tied").model.embed_tokens.weight)
+
+
+def test_lora_weights_are_those_of_dense_gradients():
+    models = []
+    for gradients in ("dense", "packed"):
+        torch.manual_seed(0)
+        adapted = add_lora(make_model())
+        reference = lambda adapted=adapted: without_lora(adapted)  # noqa: E731
+        options = {"gradients": gradients, "max_grad_norm": 0.0, "reference": reference}
+        train(adapted, method="GA+KL", accumulation=2, **options)
+        models.append(merge_lora(adapted))
+    assert_equal(models)
+
+
+@pytest.mark.parametrize("masters", [True, False])
+def test_16_bit_weights_are_those_of_dense_gradients(masters):
+    models = []
+    for gradients in ("dense", "packed"):
+        models.append(make_model().bfloat16())
+        options = {"master_weights": masters, "gradients": gradients, "max_grad_norm": 0.0}
+        train(models[-1], mask=make_mask(models[-1]), **options)
+    assert_equal(models)
+
+
+def test_16_bit_gradients_add_up_in_float32():
+    parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
+    mask = BitMask.from_bool(torch.tensor([False, True]))
+    optimizer = MaskedAdamW([parameter], masks={parameter: mask}, master_weights=True)
+    with PackedGradients(optimizer, max_norm=0.0) as gradients:
+        gradients.begin(3)
+        for value in (256.0, 1.0, 1.0):  # bfloat16 has no 257: it would stay at 256
+            (parameter * value).sum().backward()
+        assert parameter.grad is None
+        assert optimizer.packed_gradients[parameter].tolist() == [258.0]
+        assert float(gradients.clip()) == 258.0
+
+
+def selected_norm(model, mask, read):
+    """Norm of the selected gradients of the mean loss of some batches, in float64."""
+    objective = make_objective("GA+FT")
+    for batch in read:
+        (objective(model, batch, None) / len(read)).backward()
+    parts = [p.grad[mask[name].to_bool()].double() for name, p in model.named_parameters()]
+    return float(torch.cat(parts).norm())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_packed_gradients_are_clipped_by_their_own_norm(accumulation, monkeypatch):
+    taken = []
+    update = MaskedAdamW.update
+
+    def spy(optimizer, parameters):
+        taken.append(torch.cat([optimizer.packed_gradients[p] for p in parameters]).norm())
+        update(optimizer, parameters)
+
+    monkeypatch.setattr(MaskedAdamW, "update", spy)
+    model = make_model()
+    log = train(
+        model,
+        mask=make_mask(model),
+        accumulation=accumulation,
+        gradients="packed",
+        max_grad_norm=1e-2,
+    )
+    read = batches(make_objective("GA+FT"))[:accumulation]
+    expected = selected_norm(make_model().train(), make_mask(model), read)
+    assert log[0]["grad_norm"] == pytest.approx(expected, rel=1e-4)
+    assert expected > 1e-2
+    assert [float(norm) for norm in taken] == pytest.approx([1e-2] * 4, rel=1e-3)
+
+
+def test_the_norm_of_gradients_that_are_used_at_once_is_logged():
+    model = make_model()
+    log = train(model, mask=make_mask(model), gradients="packed", max_grad_norm=0.0)
+    read = batches(make_objective("GA+FT"))[:1]
+    expected = selected_norm(make_model().train(), make_mask(model), read)
+    assert log[0]["grad_norm"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_gradients_of_two_tensors_never_lie_side_by_side(model, monkeypatch, max_norm):
+    """Whole ones never do; packed ones only where they are needed until the end of the window."""
+    whole, packed = [], []
+    take = PackedGradients._take
+
+    def spy(self, parameter):
+        whole.append(sum(p.grad is not None for p in model.parameters()))
+        take(self, parameter)
+        packed.append(len(self.optimizer.packed_gradients))
+        assert parameter.grad is None
+
+    monkeypatch.setattr(PackedGradients, "_take", spy)
+    mask = make_mask(model)
+    train(model, mask=mask, gradients="packed", max_grad_norm=max_norm)
+    trained = sum(bits.count() > 0 for bits in mask.values())
+    assert set(whole) == {1}
+    assert max(packed) == (trained if max_norm else 0)
+    assert len(whole) == 4 * trained
+
+
+def test_nothing_is_left_behind(model):
+    train(model, mask=make_mask(model), gradients="packed")
+    assert all(p.grad is None and not p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_ends_training(model, max_norm):
+    model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(WagleError, match=r"diverged at step 1.*the gradient norm is nan"):
+        train(model, mask=make_mask(model), gradients="packed", max_grad_norm=max_norm)
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
