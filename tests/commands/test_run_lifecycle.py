@@ -6,10 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.processes import Running
 from wagle.commands import unlearn as unlearn_model
 from wagle.commands.results import default_name, make_logger
 from wagle.config import FINE_TUNE_KEYS, load_config
@@ -30,7 +28,6 @@ from wagle.metrics.tofu_benchmark import TOFU
 from wagle.model import evaluation, fine_tuning, tofu_evaluation
 from wagle.model.unlearn import Unlearn
 from wagle.reporting.runs import read_run
-from wagle.shipped import CHECKOUT as ROOT
 
 DENSE = {"unlearn.mask_path": None}
 
@@ -462,32 +459,12 @@ def test_a_model_that_will_not_fit_is_refused_before_training(tmp_path, options,
         unlearn_model.main(options(DENSE))
 
 
-def start(arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "src/exec/unlearn_model.py"), *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(path, process):
-    for _ in range(1200):
-        if path.exists():
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never appeared")
-
-
 @pytest.mark.slow
 def test_the_second_of_two_processes_with_one_folder_is_refused(tmp_path, options):
     command = options({**DENSE, "unlearn.max_steps": 60})
-    processes = [start(command, tmp_path) for _ in range(2)]
-    outputs = [process.communicate()[0] for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 2], outputs
+    processes = [Running("unlearn", command, tmp_path) for _ in range(2)]
+    codes, outputs = zip(*(process.end() for process in processes), strict=True)
+    assert sorted(codes) == [0, 2], outputs
     assert sum("another process is writing" in output for output in outputs) == 1
     run = read_run(tmp_path / "runs" / "a")
     assert run.log[-1]["step"] == 60
@@ -508,11 +485,11 @@ def test_interrupted_runs_leave_nothing_that_looks_finished(tmp_path, options, k
     folder = tmp_path / "runs" / "a"
     for phase in ("log.json", "checkpoints"):  # training; evaluation
         shutil.rmtree(folder, ignore_errors=True)
-        process = start(command, tmp_path)
-        wait_for(folder / phase, process)
-        process.send_signal(kind)
-        output = process.communicate()[0]
-        assert process.returncode == status, output
+        process = Running("unlearn", command, tmp_path)
+        process.wait_for(folder / phase)
+        process.signal(kind)
+        code, output = process.end()
+        assert code == status, output
         assert "Traceback" not in output
         assert not (folder / "results.json").exists()
         assert read(folder / "manifest.json")["status"] == word
@@ -522,9 +499,8 @@ def test_interrupted_runs_leave_nothing_that_looks_finished(tmp_path, options, k
             )
             assert lost in output
     AutoModelForCausalLM.from_pretrained(folder / "checkpoints")
-    process = start(command, tmp_path)  # goes on with the saved model
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    code, output = Running("unlearn", command, tmp_path).end()  # goes on with the saved model
+    assert code == 0, output
     assert "going on with the trained model" in output
     assert read(folder / "manifest.json")["status"] == "finished"
     assert not list(tmp_path.rglob("*.partial"))

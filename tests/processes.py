@@ -1,0 +1,62 @@
+"""Runs of a command in processes of their own, to be signalled, killed and met by others.
+
+Each is a child of one process that has imported the program: a start takes no seconds of imports.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+PRELOADED = [
+    "sentence_transformers",
+    "transformers.models.llama.modeling_llama",
+    "wagle.cli",
+    "wagle.commands.unlearn",
+    "wagle.model.evaluation",
+    "wagle.model.unlearn",
+]
+
+
+class Running:
+    """``wagle COMMAND``, started in a folder; what it says goes to a file beside that folder."""
+
+    def __init__(self, command: str, argv: list[str], folder: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._output = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.txt")
+        self._process = context.Process(target=_run, args=(command, argv, folder, self._output))
+        self._process.start()
+
+    def wait_for(self, path: Path) -> None:
+        """Until the file or folder is there."""
+        for _ in range(1200):
+            if path.exists():
+                return
+            assert self._process.is_alive(), self._output.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"{path} never appeared")
+
+    def signal(self, kind: signal.Signals) -> None:
+        os.kill(self._process.pid, kind)
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status, once it has ended (minus the signal that killed it), and its output."""
+        self._process.join()
+        return self._process.exitcode, self._output.read_text()
+
+
+def _run(command: str, argv: list[str], folder: Path, output: Path) -> None:
+    import torch
+
+    from wagle import cli
+
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    cli.run(command, argv)
