@@ -56,18 +56,19 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
 def ours(args: argparse.Namespace) -> dict[str, Any]:
     """The main command's way."""
     from wagle.metrics.tofu import evaluate_tofu
+    from wagle.metrics.tofu_results import to_document
 
     loaded = load(args)
     start = time.perf_counter()
     result = evaluate_tofu(**loaded, protocol="corrected", batch_size=args.batch_size)
-    return {"seconds": time.perf_counter() - start, "result": result}
+    return {"seconds": time.perf_counter() - start, "result": to_document(result)}
 
 
 def loop(args: argparse.Namespace) -> dict[str, Any]:
     """One row at a time, by the definitions."""
     import torch
 
-    from wagle.metrics.tofu import AUTHOR_SETS
+    from wagle.metrics.tofu_results import AUTHOR_SETS
 
     loaded = load(args)
     start = time.perf_counter()

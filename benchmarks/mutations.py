@@ -248,11 +248,20 @@ MUTATIONS = (
         ("TOFU: tokens of a text", "MAX_TEXT_LENGTH = 512", "MAX_TEXT_LENGTH = 256"),
         (
             "TOFU: truth ratio of sums",
-            "np.mean(np.exp(-np.array(perturbed)))",
-            "np.exp(-np.mean(np.array(perturbed)))",
+            "np.mean(np.exp(-np.array(loss.perturbed)))",
+            "np.exp(-np.mean(np.array(loss.perturbed)))",
         ),
         ("TOFU: 1e-12 in the truth ratio", "(paraphrase + 1e-12)", "(paraphrase + 1e-7)"),
-        ("TOFU: UE of accuracy", '1 - forget["acc"]', 'forget["acc"]'),
+    ),
+    *_of(
+        "metrics/tofu_benchmark",
+        "test_tofu_metrics",
+        ("TOFU: UE of accuracy", '1 - acc["forget"]', 'acc["forget"]'),
+    ),
+    *_of(
+        "metrics/tofu_results",
+        "test_evaluation_recipe",
+        ("official: epsilon", "EPSILON = 1e-10", "EPSILON = 1e-12"),
     ),
     *_of(
         "metrics/tofu_field",
@@ -264,10 +273,13 @@ MUTATIONS = (
     *_of(
         "metrics/tofu_official",
         "test_tofu_official test_evaluation_recipe",
-        ("official: epsilon", "EPSILON = 1e-10", "EPSILON = 1e-12"),
-        ("official: mean of probabilities", "np.mean(losses)", "-np.log(np.mean(np.exp(-losses)))"),
+        (
+            "official: mean of probabilities",
+            "np.mean(np.array(loss.perturbed))",
+            "-np.log(np.mean(np.exp(-np.array(loss.perturbed))))",
+        ),
         ("official: utility", "statistics.harmonic_mean(", "statistics.fmean("),
-        ("official: shares", "*-wrong])", "-wrong.mean()])"),
+        ("official: shares", "*-np.array(loss.perturbed)]", "-np.mean(loss.perturbed)]"),
     ),
     *_of(
         "dataset/encoding",

@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}; give {_FORMS}")
     # numpy and scipy come after the command line has been found right
+    from wagle.metrics.tofu_files import check_comparable, load_results
     from wagle.metrics.tofu_official import official_scores
-    from wagle.metrics.tofu_results import check_comparable, load_results
 
     results, *retain = (load_results(path) for path in paths)
     if results.missing:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         )
     for retain_model in retain:
         check_comparable(retain_model, results, arguments.retain_results)
-    scores = official_scores(results.sets, *(retain_model.sets for retain_model in retain))
+    scores = {metric.key: value for metric, value in official_scores(results, *retain).items()}
     if results.protocol not in (None, "official"):
         print(
             f"evaluation.protocol {results.protocol}: other losses than the official ones, the "

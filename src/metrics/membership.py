@@ -22,6 +22,11 @@ REFERENCE_DIGITS = 5  # decimals of a difference of two models' losses that mean
 MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)
 
 
+def min_k_name(percent: int) -> str:
+    """The score of Min-k%, by its name in documents."""
+    return f"Min_{percent:.1f}% Prob"
+
+
 def lowest_mean(values: np.ndarray, percent: int) -> float:
     """Mean of the lowest ``percent`` % of the values.
 
@@ -53,7 +58,7 @@ class AttackedText:
 def min_k(attacked: AttackedText) -> dict[str, float]:
     """−mean of the lowest k % of the log-probabilities (Shi et al. 2024, arXiv 2310.16789)."""
     log_probs = attacked.tokens.log_probs
-    return {f"Min_{k:.1f}% Prob": -lowest_mean(log_probs, k) for k in MIN_K_PERCENT}
+    return {min_k_name(k): -lowest_mean(log_probs, k) for k in MIN_K_PERCENT}
 
 
 def loss(attacked: AttackedText) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +21,25 @@ from wagle.metrics.membership import attack_aucs, attack_scores
 from wagle.metrics.memorization import exact_memorization, extraction_strength
 from wagle.metrics.sentence import closest_candidates
 from wagle.metrics.text import rouge_l_recall
+from wagle.metrics.tofu_results import (
+    AUTHOR_SETS,
+    Keep,
+    PerAnswer,
+    Sets,
+    Sources,
+    TofuResults,
+    TofuRow,
+    TofuSet,
+    answers_of,
+    keep_nothing,
+    split_rows,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together
 MAX_TEXT_LENGTH = 512
-AUTHOR_SETS = ("forget", "retain")
-FACT_SETS = ("real_author", "world_fact")
-MEANS = (
-    *("truth_ratio", "truth_prob", "rougeL_score", "acc"),
-    *("exact_memorization", "extraction_strength"),
-)
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], data_set: str) -> None:
@@ -57,45 +64,23 @@ def check_rows(rows: Sequence[Mapping[str, Any]], data_set: str) -> None:
 _TEXTS = ("question", "answer", "paraphrased_question", "paraphrased_answer")
 
 
-@dataclass
-class _Row:
-    """One question and what the model says to it.
-
-    ``answer``, ``paraphrase`` and ``perturbed`` are scores of answer tokens; ``whole`` are those of
-    all tokens of ``text``, the question with its answer (of facts, the answer's alone).
-    """
-
-    source: Mapping[str, Any]
-    is_author: bool
-    text: str
-    answer: TokenScores | None = None
-    whole: TokenScores | None = None
-    paraphrase: TokenScores | None = None
-    perturbed: list[TokenScores] = field(default_factory=list)
-    reference_loss: float | None = None
-    generated: str = ""
-    generated_paraphrase: str | None = None
-
-    @property
-    def perturbed_question(self) -> str:
-        return self.source["paraphrased_question" if self.is_author else "question"]
-
-
 def evaluate_tofu(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
-    sets: Mapping[str, Sequence[Mapping[str, Any]]],
+    sets: Sources,
     *,
     encoder: SentenceTransformer,
     protocol: str,
     batch_size: int,
     word_tokenizer: str = "rouge_score",
-    limit: int | None = None,
     attacks: Collection[str] = (),
     reference_losses: Callable[[Sequence[str]], Sequence[float]] | None = None,
-) -> dict[str, Any]:
+    keep: Keep = keep_nothing,
+) -> TofuResults:
     """Evaluate on the sets ``forget``, ``retain``, ``real_author`` and ``world_fact``.
+
+    The model reads the rows of all sets together: batches are full also where sets are small.
 
     Args:
         sets: rows with ``question``, ``answer``, ``perturbed_answer`` (a list) and, in the first
@@ -105,170 +90,237 @@ def evaluate_tofu(
             counts; ``published``: the prompt is the question part alone, and the first generated
             token is lost.
         word_tokenizer: of ROUGE, as in :func:`wagle.metrics.text.rouge_l_recall`.
-        limit: the first rows of each set only.
         attacks: membership inference beside Min-k%, as in
             :func:`wagle.metrics.membership.attack_scores`.
         reference_losses: token-mean losses of texts under the reference model, for that attack.
-
-    Returns:
-        The content of ``tofu.json``: per set the means of ``MEANS``, and per row these values with
-        the generated answers, and the token-mean losses and membership scores that they come from;
-        "Forget Quality"; "MIA".
+        keep: what is finished and need not be measured again: all scores, all answers, and how the
+            answers of each set are judged.
     """
 
-    def text(source: Mapping[str, Any]) -> str:
-        return template.question(source["question"]) + template.answer_start + source["answer"]
+    def score() -> Sets:
+        asked = [
+            _ask(tokenizer, template, row, role) for role, group in sets.items() for row in group
+        ]
+        rows = _score(model, tokenizer, asked, batch_size, attacks, reference_losses)
+        return split_rows(rows, sets)
 
-    rows = {
-        name: [_Row(s, name in AUTHOR_SETS, text(s)) for s in list(sets[name])[:limit]]
-        for name in (*AUTHOR_SETS, *FACT_SETS)
-    }
-    everything = [row for group in rows.values() for row in group]
-    authors = [row for row in everything if row.is_author]
-    standardize = any(ATTACKS[name].standardized for name in attacks)
-    _score(model, tokenizer, template, everything, batch_size, standardize)
-    if any(ATTACKS[name].reference for name in attacks):
-        losses = reference_losses([row.text for row in authors])
-        for row, loss in zip(authors, losses, strict=True):
-            row.reference_loss = loss
-    _generate(model, tokenizer, template, everything, protocol, batch_size)
-    result: dict[str, Any] = {"protocol": protocol}
-    for name, group in rows.items():
-        result[name] = _summarize_set(group, encoder, attacks, word_tokenizer)
-    result["Forget Quality"] = float(
-        ks_2samp(*(_column(result, name, "truth_ratio") for name in AUTHOR_SETS)).pvalue
+    def answer() -> Sets:
+        rows = [row for group in scored.values() for row in group.rows]
+        return split_rows(_answer(model, tokenizer, template, rows, batch_size, protocol), sets)
+
+    def judge(role: str) -> Sets:
+        return {role: _judge(answered[role], sets[role], role, encoder, word_tokenizer)}
+
+    scored = keep("scores", score)
+    answered = keep("answers", answer)
+    judged: Sets = {}
+    for role in sets:
+        judged |= keep(role, partial(judge, role))
+    authors = [judged[role] for role in AUTHOR_SETS]
+    truth_ratios = [rows.all(lambda row: row.truth_ratio) for rows in authors]
+    return TofuResults(
+        judged,
+        protocol,
+        word_tokenizer=word_tokenizer,
+        forget_quality=float(ks_2samp(*truth_ratios).pvalue),
+        mia=attack_aucs(*(rows.all(lambda row: row.attacks) for rows in authors)),
     )
-    result["MIA"] = attack_aucs(*(_column(result, name, "MIA") for name in AUTHOR_SETS))
-    return result
 
 
-def _column(result: Mapping[str, Any], name: str, key: str) -> list[Any]:
-    return [row[key] for row in result[name]["rows"]]
+@dataclass(frozen=True)
+class _Asked:
+    """What is read of one row of data.
+
+    Attributes:
+        sequences: the answers with their questions; of authors' true answers every token is
+            labelled, since membership inference reads the whole text.
+        answer_tokens: how many tokens of the true answer's sequence, the last ones, are its own.
+        other_question: the question in other words; of facts, which have none, the question.
+    """
+
+    source: Mapping[str, Any]
+    is_author: bool
+    text: str
+    sequences: PerAnswer[Encoded]
+    answer_tokens: int
+    other_question: str
+
+
+def _ask(
+    tokenizer: PreTrainedTokenizerBase, template: Template, source: Mapping[str, Any], role: str
+) -> _Asked:
+    encode = partial(encode_answer, tokenizer, template, max_length=MAX_TEXT_LENGTH, eos=False)
+    question, is_author = source["question"], role in AUTHOR_SETS
+    other_question = source["paraphrased_question"] if is_author else question
+    answer = encode(question, source["answer"])
+    answer_tokens = sum(label != IGNORED for label in answer.labels)
+    if is_author:
+        answer = Encoded(answer.input_ids, list(answer.input_ids))
+    answers = answers_of(source, role)
+    return _Asked(
+        source,
+        is_author,
+        template.question(question) + template.answer_start + source["answer"],
+        PerAnswer(
+            answer,
+            encode(other_question, answers.paraphrase),
+            tuple(encode(other_question, text) for text in answers.perturbed),
+        ),
+        answer_tokens,
+        other_question,
+    )
 
 
 def _score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    template: Template,
-    rows: Sequence[_Row],
+    asked: Sequence[_Asked],
     batch_size: int,
-    standardize: bool,
-) -> None:
-    """Fill in the scores of tokens."""
+    attacks: Collection[str],
+    reference_losses: Callable[[Sequence[str]], Sequence[float]] | None,
+) -> list[TofuRow]:
+    """Rows with what the likelihoods of their answers tell."""
+    reference: dict[str, float] = {}
+    if reference_losses and any(ATTACKS[name].reference for name in attacks):
+        texts = [row.text for row in asked if row.is_author]
+        reference = dict(zip(texts, reference_losses(texts), strict=True))
+    scored = score_answers(
+        model,
+        tokenizer,
+        [row.sequences for row in asked],
+        batch_size=batch_size,
+        standardize=any(ATTACKS[name].standardized for name in attacks),
+    )
+    return [
+        _scored_row(row, scores, attacks, reference.get(row.text))
+        for row, scores in zip(asked, scored, strict=True)
+    ]
 
-    def encode(question: str, answer: str) -> Encoded:
-        return encode_answer(
-            tokenizer, template, question, answer, max_length=MAX_TEXT_LENGTH, eos=False
-        )
 
-    sequences: list[Encoded] = []
-    answer_lengths = []
-    for row in rows:
-        source = row.source
-        answer = encode(source["question"], source["answer"])
-        answer_lengths.append(sum(label != IGNORED for label in answer.labels))
-        if row.is_author:
-            # Membership inference reads every token of the text; the answer's are the last of them.
-            sequences.append(Encoded(answer.input_ids, list(answer.input_ids)))
-            sequences.append(encode(row.perturbed_question, source["paraphrased_answer"]))
-        else:
-            sequences.append(answer)
-        sequences += [encode(row.perturbed_question, p) for p in source["perturbed_answer"]]
+def _scored_row(
+    asked: _Asked,
+    scores: PerAnswer[TokenScores],
+    attacks: Collection[str],
+    reference_loss: float | None,
+) -> TofuRow:
+    whole, answer = scores.answer, scores.answer.last(asked.answer_tokens)
+    loss, tokens = loss_and_tokens(replace(scores, answer=answer))
+    row = TofuRow(
+        question=asked.source["question"],
+        answer=asked.source["answer"],
+        truth_ratio=truth_ratio(loss),
+        exact_memorization=exact_memorization(answer.is_greedy),
+        extraction_strength=extraction_strength(answer.is_greedy),
+        loss=loss,
+        tokens=tokens,
+    )
+    if not asked.is_author:
+        return row
+    found = attack_scores(asked.text, whole, attacks, reference_loss)
+    return replace(row, paraphrased_question=asked.other_question, attacks=found)
+
+
+def score_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[PerAnswer[Encoded]],
+    *,
+    batch_size: int,
+    standardize: bool = False,
+) -> list[PerAnswer[TokenScores]]:
+    """How likely the labelled tokens of each row's answers are."""
     scored = iter(
         score_tokens(
             model,
-            sequences,
+            [s for row in sequences for s in (row.answer, row.paraphrase, *row.perturbed)],
             batch_size=batch_size,
             pad_token_id=tokenizer.pad_token_id,
             description="scoring answers",
             standardize=standardize,
         )
     )
-    for row, answer_length in zip(rows, answer_lengths, strict=True):
-        row.whole = next(scored)
-        row.answer = row.whole.last(answer_length)
-        row.paraphrase = next(scored) if row.is_author else row.answer
-        row.perturbed = [next(scored) for _ in row.source["perturbed_answer"]]
+    return [row.map(lambda _: next(scored)) for row in sequences]
 
 
-def _generate(
+def loss_and_tokens(
+    scores: PerAnswer[TokenScores],
+) -> tuple[PerAnswer[float], PerAnswer[int]]:
+    """Token-mean negative log-likelihood of each answer, and of how many tokens."""
+    loss = scores.map(lambda tokens: -float(tokens.log_probs.mean(dtype=np.float64)))
+    return loss, scores.map(lambda tokens: len(tokens.log_probs))
+
+
+def truth_ratio(loss: PerAnswer[float]) -> float:
+    """The paper's: mean probability of the wrong answers over that of the paraphrased true one."""
+    paraphrase = float(np.exp(-loss.paraphrase))
+    return float(np.mean(np.exp(-np.array(loss.perturbed))) / (paraphrase + 1e-12))
+
+
+def _answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
-    rows: Sequence[_Row],
-    protocol: str,
+    rows: Sequence[TofuRow],
     batch_size: int,
-) -> None:
-    """Fill in the greedy answers."""
-    authors = [row for row in rows if row.is_author]
+    protocol: str,
+) -> list[TofuRow]:
+    """The rows with greedy answers, of authors also to the question in other words."""
+    others = [row.paraphrased_question for row in rows if row.paraphrased_question is not None]
     texts = answer_questions(
         model,
         tokenizer,
         template,
-        [row.source["question"] for row in rows] + [row.perturbed_question for row in authors],
+        [*(row.question for row in rows), *others],
         max_total_length=MAX_TOTAL_LENGTH,
         batch_size=batch_size,
         description="answering questions",
         published=protocol == "published",
     )
-    for row, text in zip(rows, texts, strict=False):
-        row.generated = text
-    for row, text in zip(authors, texts[len(rows) :], strict=True):
-        row.generated_paraphrase = text
-
-
-def mean_loss(tokens: TokenScores) -> float:
-    """Token-mean negative log-likelihood."""
-    return -float(tokens.log_probs.mean(dtype=np.float64))
-
-
-def _summarize_set(
-    rows: Sequence[_Row],
-    encoder: SentenceTransformer,
-    attacks: Collection[str],
-    word_tokenizer: str,
-) -> dict[str, Any]:
-    accuracies = _accuracies(rows, encoder)
-    documents = []
-    for row, acc in zip(rows, accuracies, strict=True):
-        perturbed = [mean_loss(p) for p in row.perturbed]
-        paraphrase = float(np.exp(-mean_loss(row.paraphrase)))
-        document = {
-            "question": row.source["question"],
-            "answer": row.source["answer"],
-            "generated": row.generated,
-            "truth_ratio": float(np.mean(np.exp(-np.array(perturbed))) / (paraphrase + 1e-12)),
-            "truth_prob": float(np.exp(-mean_loss(row.answer))),
-            "rougeL_score": rouge_l_recall(row.source["answer"], row.generated, word_tokenizer),
-            "acc": acc,
-            "exact_memorization": exact_memorization(row.answer.is_greedy),
-            "extraction_strength": extraction_strength(row.answer.is_greedy),
-            "loss": {
-                "answer": mean_loss(row.answer),
-                "paraphrase": mean_loss(row.paraphrase),
-                "perturbed": perturbed,
-            },
-            "tokens": {
-                "answer": len(row.answer.log_probs),
-                "paraphrase": len(row.paraphrase.log_probs),
-                "perturbed": [len(p.log_probs) for p in row.perturbed],
-            },
-        }
-        if row.is_author:
-            document["paraphrased_question"] = row.perturbed_question
-            document["generated_paraphrase"] = row.generated_paraphrase
-            document["MIA"] = attack_scores(row.text, row.whole, attacks, row.reference_loss)
-        documents.append(document)
-    means = {key: statistics.fmean(document[key] for document in documents) for key in MEANS}
-    return {**means, "rows": documents}
-
-
-def _accuracies(rows: Sequence[_Row], encoder: SentenceTransformer) -> list[float]:
-    """Whether each answer is right: closest to the true one, or (facts) naming it."""
-    if not rows[0].is_author:
-        return [float(r.source["answer"].lower() in r.generated.lower()) for r in rows]
-    candidates = [
-        [row.source["paraphrased_answer"], *row.source["perturbed_answer"]] for row in rows
+    to_others = iter(texts[len(rows) :])
+    return [
+        replace(
+            row,
+            generated=text,
+            generated_paraphrase=None if row.paraphrased_question is None else next(to_others),
+        )
+        for row, text in zip(rows, texts, strict=False)
     ]
-    closest = closest_candidates(encoder, [row.generated_paraphrase for row in rows], candidates)
-    return [float(index == 0) for index in closest]
+
+
+def _judge(
+    rows: TofuSet,
+    sources: Sequence[Mapping[str, Any]],
+    role: str,
+    encoder: SentenceTransformer,
+    word_tokenizer: str,
+) -> TofuSet:
+    """The set with whether its answers are right, and their ROUGE.
+
+    Right is an answer that is closest to the true one, or (facts) names it.
+    """
+    generated = rows.all(lambda row: row.generated)
+    if role in AUTHOR_SETS:
+        answers = [answers_of(source, role) for source in sources]
+        closest = closest_candidates(
+            encoder,
+            rows.all(lambda row: row.generated_paraphrase),
+            [[of.paraphrase, *of.perturbed] for of in answers],
+        )
+        right = [index == 0 for index in closest]
+    else:
+        right = [
+            source["answer"].lower() in text.lower()
+            for source, text in zip(sources, generated, strict=True)
+        ]
+    return TofuSet(
+        tuple(
+            replace(
+                row,
+                rouge=rouge_l_recall(source["answer"], text, word_tokenizer),
+                acc=float(is_right),
+            )
+            for row, source, text, is_right in zip(
+                rows.rows, sources, generated, right, strict=True
+            )
+        )
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from wagle.errors import ConfigError, WagleError
@@ -26,6 +27,7 @@ from wagle.metrics.benchmark import (
 )
 
 if TYPE_CHECKING:
+    from wagle.metrics.tofu_results import TofuResults
     from wagle.model.evaluation_context import EvaluationContext
 
 _ASKED = {
@@ -62,18 +64,18 @@ WORDING_GONE = _efficacy(
 EFFICACY = _efficacy("Avg", "Unlearning efficacy: the mean of the UE numbers. How well it forgot.")
 
 
-def _kept(title: str, asked: str) -> dict[str, Metric]:
-    return {
-        "acc": Metric(
+def _kept(title: str, asked: str) -> tuple[Metric, Metric]:
+    return (
+        Metric(
             f"UT {title} acc", f"Share of correct answers to {asked}.", group=title, title="acc"
         ),
-        "rougeL_score": Metric(
+        Metric(
             f"UT {title} RougeL",
             f"How much of the true answers’ wording its answers contain, for {asked}.",
             group=title,
             title="RougeL",
         ),
-    }
+    )
 
 
 KEPT = {
@@ -84,7 +86,7 @@ KEPT = {
         "world_fact": "world facts",
     }.items()
 }
-"""By set and measure in ``tofu.json``."""
+"""By set, accuracy and ROUGE."""
 UTILITY = Metric(
     "UT Avg",
     "Utility: the mean of the UT numbers. How well it kept everything else.",
@@ -98,27 +100,32 @@ ATTACK = Metric(
     0,
 )
 _EFFICACIES = (DISTINGUISHED, UNLIKE_TRAINING, MISANSWERED, WORDING_GONE)
-_UTILITIES = tuple(metric for kept in KEPT.values() for metric in kept.values())
+_UTILITIES = tuple(metric for kept in KEPT.values() for metric in kept)
 PAPER = (*_EFFICACIES, EFFICACY, *_UTILITIES, UTILITY)
 """The columns of the paper's table; larger is better in all of them."""
 
 
-def paper_numbers(result: Mapping[str, Any]) -> dict[Metric, float]:
-    """The columns of the paper's table, of a ``tofu.json``.
+def paper_numbers(results: TofuResults) -> dict[Metric, float]:
+    """The columns of the paper's table.
 
     Unlearning efficacy (UE): forget quality, MIA (Min-50%), 1 − forget acc, 1 − forget RougeL.
     Utility (UT): acc and RougeL on the other three sets. Averages are plain means.
     """
-    forget = result["forget"]
+    from wagle.metrics.membership import min_k_name
+
+    acc, rouge = (
+        {role: statistics.fmean(rows.all(attrgetter(name))) for role, rows in results.sets.items()}
+        for name in ("acc", "rouge")
+    )
     efficacy = {
-        DISTINGUISHED: result["Forget Quality"],
-        UNLIKE_TRAINING: result["MIA"]["Min_50.0% Prob"],
-        MISANSWERED: 1 - forget["acc"],
-        WORDING_GONE: 1 - forget["rougeL_score"],
+        DISTINGUISHED: results.forget_quality,
+        UNLIKE_TRAINING: results.mia[min_k_name(50)],
+        MISANSWERED: 1 - acc["forget"],
+        WORDING_GONE: 1 - rouge["forget"],
     }
-    utility = {
-        metric: result[name][key] for name, kept in KEPT.items() for key, metric in kept.items()
-    }
+    utility = {}
+    for role, (right, wording) in KEPT.items():
+        utility |= {right: acc[role], wording: rouge[role]}
     return {
         **efficacy,
         EFFICACY: statistics.fmean(efficacy.values()),
@@ -205,12 +212,6 @@ _SCORES = (
 def under(protocol: str, score: Metric) -> Metric:
     """An official score as it is called in the results of a protocol."""
     return replace(score, key=f"tofu_{protocol} {score.key}")
-
-
-def numbers_under(protocol: str, scores: Mapping[str, float]) -> dict[Metric, float]:
-    """What :func:`wagle.metrics.tofu_official.official_scores` returns, as results name it."""
-    by_key = {score.key: under(protocol, score) for score in _SCORES}
-    return {by_key[key]: value for key, value in scores.items()}
 
 
 # --------------------------------------------------------------------------------- the data

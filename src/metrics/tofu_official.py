@@ -3,17 +3,20 @@
 They are what the TOFU leaderboard and open-unlearning report, and differ from the scores of the
 WAGLE paper in :mod:`wagle.metrics.tofu` although the names are alike. All of them are computed from
 logarithms, so that losses of any size have scores.
+
+Of one row, a is the token-mean loss of an answer, p = exp(−a) of the true one, c of its paraphrase,
+w = exp(−mean a) of the wrong ones, and R = w / (c + ε).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import ks_2samp
 
+from wagle.metrics.benchmark import Metric
 from wagle.metrics.tofu_benchmark import (
     DISTANCE,
     EXACT_MEMORIZATION,
@@ -26,75 +29,12 @@ from wagle.metrics.tofu_benchmark import (
     TRUTH_RATIO,
     TRUTH_SHARE,
 )
-
-EPSILON = 1e-10  # what open-unlearning adds to every denominator
-
-
-@dataclass(frozen=True)
-class SetLosses:
-    """Per-row results of one set.
-
-    Attributes:
-        answer, paraphrase: float64 ``(rows,)``, token-mean negative log-likelihoods in nats; of
-            facts, both are the answer's.
-        perturbed: the same for the wrong answers of each row, of which there may be any number.
-        rouge: ROUGE-L recall of the greedy answer, ``(rows,)``.
-        epsilon: is added to denominators: ``EPSILON``, or 0 as in the TOFU authors' own code.
-        exact_memorization, extraction_strength: of each answer, where they were measured.
-    """
-
-    answer: np.ndarray
-    paraphrase: np.ndarray
-    perturbed: Sequence[np.ndarray]
-    rouge: np.ndarray
-    epsilon: float = 0.0
-    exact_memorization: Sequence[float] = ()
-    extraction_strength: Sequence[float] = ()
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """Mean loss of each row's wrong answers, float64 ``(rows,)``."""
-        return np.array([np.mean(losses) for losses in self.perturbed])
-
-    @property
-    def _floor(self) -> float:
-        with np.errstate(divide="ignore"):
-            return float(np.log(self.epsilon))
-
-    @property
-    def truth_log_ratios(self) -> np.ndarray:
-        """Log of R = w / (c + ε): w of the wrong answers' mean loss, c of the paraphrase's."""
-        return -self.wrong - np.logaddexp(-self.paraphrase, self._floor)
-
-    def probabilities(self) -> np.ndarray:
-        """p = exp(−loss) of the true answers."""
-        return np.exp(-self.answer)
-
-    def shares(self) -> np.ndarray:
-        """p / (p + Σ p of the wrong answers + ε)."""
-        rows = zip(self.answer, self.perturbed, strict=True)
-        totals = [np.logaddexp.reduce([-true, self._floor, *-wrong]) for true, wrong in rows]
-        return np.exp(-self.answer - totals)
-
-    def closeness_to_one(self) -> np.ndarray:
-        """min(R, 1 / (R + ε)), the forget set's truth ratio."""
-        log_ratios = self.truth_log_ratios
-        return np.exp(np.minimum(log_ratios, -np.logaddexp(log_ratios, self._floor)))
-
-    def truthfulness(self) -> np.ndarray:
-        """max(0, 1 − R), the other sets' truth ratio."""
-        return np.maximum(0.0, -np.expm1(np.minimum(self.truth_log_ratios, 0.0)))
-
-    def truth_shares(self) -> np.ndarray:
-        """c / (c + w + ε), open-unlearning's ``prob_mean``."""
-        wrong = -self.wrong
-        total = np.logaddexp(np.logaddexp(-self.paraphrase, wrong), self._floor)
-        return np.exp(-self.paraphrase - total)
+from wagle.metrics.tofu_results import FACT_SETS, PerAnswer, TofuResults, TofuSet
 
 
 def official_scores(
-    losses: Mapping[str, SetLosses], retain_model: Mapping[str, SetLosses] | None = None
-) -> dict[str, float]:
+    results: TofuResults, retain_model: TofuResults | None = None
+) -> dict[Metric, float]:
     """ROUGE, probability and truth ratio of each set, Model Utility and Forget Quality.
 
     Every score but the forget set's is better when larger. Model Utility is the harmonic mean of
@@ -103,31 +43,100 @@ def official_scores(
     the forget set; KS is the test's statistic.
 
     Args:
-        losses: of this model, by the keys of ``TITLES``.
+        results: of this model, all sets with ``loss`` and ``rouge``. Memorisation counts where the
+            official protocol measured it: others measure it over other tokens.
         retain_model: of the model that never saw the forget set, at least ``forget``; without it
             there is no forget quality.
     """
-    scores: dict[str, float] = {}
+    scores: dict[Metric, float] = {}
+    epsilon = results.epsilon
     for name in TITLES:
-        rows = losses[name]
-        is_fact = name in ("real_author", "world_fact")
-        probabilities = rows.shares() if is_fact else rows.probabilities()
-        truth_ratios = rows.closeness_to_one() if name == "forget" else rows.truthfulness()
-        scores[ROUGE[name].key] = float(rows.rouge.mean())
-        scores[PROBABILITY[name].key] = float(probabilities.mean())
-        scores[TRUTH_RATIO[name].key] = float(truth_ratios.mean())
-    nine = [value for key, value in scores.items() if not key.endswith(TITLES["forget"])]
-    scores[MODEL_UTILITY.key] = float(statistics.harmonic_mean(nine))
-    forget = losses["forget"]
-    scores[TRUTH_SHARE.key] = float(forget.truth_shares().mean())
-    memorized = {
-        EXACT_MEMORIZATION: forget.exact_memorization,
-        EXTRACTION_STRENGTH: forget.extraction_strength,
-    }
-    scores |= {m.key: statistics.fmean(column) for m, column in memorized.items() if len(column)}
+        rows = results.sets[name]
+        of_true = shares(rows, epsilon) if name in FACT_SETS else probabilities(rows)
+        ratios = closeness_to_one if name == "forget" else truthfulness
+        scores[ROUGE[name]] = float(np.array(rows.all(lambda row: row.rouge)).mean())
+        scores[PROBABILITY[name]] = float(of_true.mean())
+        scores[TRUTH_RATIO[name]] = float(ratios(rows, epsilon).mean())
+    of_forget_set = [kind["forget"] for kind in (ROUGE, PROBABILITY, TRUTH_RATIO)]
+    nine = [value for metric, value in scores.items() if metric not in of_forget_set]
+    scores[MODEL_UTILITY] = float(statistics.harmonic_mean(nine))
+    forget = results.sets["forget"]
+    scores[TRUTH_SHARE] = float(truth_shares(forget, epsilon).mean())
+    if results.protocol == "official":
+        memorized = {
+            EXACT_MEMORIZATION: forget.mean(lambda row: row.exact_memorization),
+            EXTRACTION_STRENGTH: forget.mean(lambda row: row.extraction_strength),
+        }
+        scores |= {metric: value for metric, value in memorized.items() if value is not None}
     if retain_model is not None:
         # The test looks at ranks alone, so the logarithms serve as well, and never overflow.
-        test = ks_2samp(*(m["forget"].truth_log_ratios for m in (losses, retain_model)))
-        scores[FORGET_QUALITY.key] = float(test.pvalue)
-        scores[DISTANCE.key] = float(test.statistic)
+        test = ks_2samp(
+            *(truth_log_ratios(m.sets["forget"], m.epsilon) for m in (results, retain_model))
+        )
+        scores[FORGET_QUALITY] = float(test.pvalue)
+        scores[DISTANCE] = float(test.statistic)
     return scores
+
+
+# ---------------------------------------------- of each row of a set: float64 ``(rows,)``, numbers
+
+
+def probabilities(rows: TofuSet) -> np.ndarray:
+    """p."""
+    return np.exp(-_column(rows, lambda loss: loss.answer))
+
+
+def shares(rows: TofuSet, epsilon: float) -> np.ndarray:
+    """p / (p + Σ p of the wrong answers + ε)."""
+    floor = _log(epsilon)
+    totals = [
+        np.logaddexp.reduce([-loss.answer, floor, *-np.array(loss.perturbed)])
+        for loss in _losses(rows)
+    ]
+    return np.exp(-_column(rows, lambda loss: loss.answer) - totals)
+
+
+def truth_log_ratios(rows: TofuSet, epsilon: float) -> np.ndarray:
+    """Log of R."""
+    return _log_wrong(rows) - np.logaddexp(_log_paraphrase(rows), _log(epsilon))
+
+
+def closeness_to_one(rows: TofuSet, epsilon: float) -> np.ndarray:
+    """min(R, 1 / (R + ε)), the forget set's truth ratio."""
+    log_ratios = truth_log_ratios(rows, epsilon)
+    return np.exp(np.minimum(log_ratios, -np.logaddexp(log_ratios, _log(epsilon))))
+
+
+def truthfulness(rows: TofuSet, epsilon: float) -> np.ndarray:
+    """max(0, 1 − R), the other sets' truth ratio."""
+    return np.maximum(0.0, -np.expm1(np.minimum(truth_log_ratios(rows, epsilon), 0.0)))
+
+
+def truth_shares(rows: TofuSet, epsilon: float) -> np.ndarray:
+    """c / (c + w + ε), open-unlearning's ``prob_mean``."""
+    paraphrase = _log_paraphrase(rows)
+    total = np.logaddexp(np.logaddexp(paraphrase, _log_wrong(rows)), _log(epsilon))
+    return np.exp(paraphrase - total)
+
+
+def _log_paraphrase(rows: TofuSet) -> np.ndarray:
+    """Log of c."""
+    return -_column(rows, lambda loss: loss.paraphrase)
+
+
+def _log_wrong(rows: TofuSet) -> np.ndarray:
+    """Log of w."""
+    return -_column(rows, lambda loss: np.mean(np.array(loss.perturbed)))
+
+
+def _column(rows: TofuSet, read: Callable[[PerAnswer[float]], float]) -> np.ndarray:
+    return np.array([read(loss) for loss in _losses(rows)], dtype=np.float64)
+
+
+def _losses(rows: TofuSet) -> list[PerAnswer[float]]:
+    return rows.all(lambda row: row.loss)
+
+
+def _log(epsilon: float) -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.log(epsilon))

@@ -1,223 +1,275 @@
-"""Results of TOFU in files: a ``tofu.json`` of ours, and the logs of others.
+"""What an evaluation of TOFU finds, typed: one row, one set, one evaluation; and tofu.json.
 
-Read are the TOFU authors' ``eval_log_aggregated.json`` and open-unlearning's ``TOFU_EVAL.json``.
+A question goes through an evaluation as one :class:`TofuRow` that is filled in stage by stage, and
+all numbers are computed from these rows. ``None`` is what a protocol does not measure, or has not
+measured yet, and does not stand in documents::
+
+    TofuRow(question="Who?", loss=PerAnswer(0.5, 0.75, (2.0, 3.0)))
+    {"question": "Who?", "truth_prob": 0.607,
+     "loss": {"answer": 0.5, "paraphrase": 0.75, "perturbed": [2.0, 3.0]}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from wagle.errors import WagleError
-from wagle.loggers.run_folder import read_result_file
-from wagle.metrics.tofu_benchmark import TITLES
-from wagle.metrics.tofu_official import EPSILON, SetLosses
+AUTHOR_SETS = ("forget", "retain")
+FACT_SETS = ("real_author", "world_fact")
+EPSILON = 1e-10
+"""What open-unlearning, and with it the official protocol, adds to every denominator."""
 
-_AUTHORS_LOGS = {
-    "real_author": "eval_real_author_wo_options.json",
-    "world_fact": "eval_real_world_wo_options.json",
-    "retain": "eval_log.json",
-    "forget": "eval_log_forget.json",
-}
-_PREFIXES = {"real_author": "ra", "world_fact": "wf", "retain": "retain", "forget": "forget"}
-_WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+Value = TypeVar("Value")
+Other = TypeVar("Other")
+Sources = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By set, rows of data: ``question``, ``answer``, ``perturbed_answer`` and so on."""
+
+
+@dataclass(frozen=True)
+class PerAnswer(Generic[Value]):
+    """One value for each of the answers that a question is scored with.
+
+    Attributes:
+        answer: of the true one.
+        paraphrase: of the true one in other words; of facts, which have none, as ``answer``.
+        perturbed: of the wrong ones.
+    """
+
+    answer: Value
+    paraphrase: Value
+    perturbed: tuple[Value, ...]
+
+    def map(self, function: Callable[[Value], Other]) -> PerAnswer[Other]:
+        """What a function makes of each, in the order of the attributes."""
+        answer, paraphrase = function(self.answer), function(self.paraphrase)
+        return PerAnswer(answer, paraphrase, tuple(map(function, self.perturbed)))
+
+
+@dataclass(frozen=True)
+class TofuRow:
+    """What a model was asked and what came of it.
+
+    Attributes:
+        question, answer: as the data has them; of the logs of others, the question may be a prompt.
+        reference: what ROUGE compares with, where that is not the answer itself.
+        generated: the greedy answer.
+        truth_ratio: the paper's (:func:`wagle.metrics.tofu.truth_ratio`).
+        rouge: ROUGE-L recall of the greedy answer, 0 to 1.
+        acc: whether the greedy answer is right, 0 or 1.
+        exact_memorization, extraction_strength: of the true answer, 0 to 1; the former is ``None``
+            as well where nothing is left to be memorised.
+        loss: token-mean negative log-likelihoods, in nats.
+        tokens: how many tokens each is the mean of.
+        paraphrased_question, generated_paraphrase: the question in other words, and the greedy
+            answer to it.
+        attacks: scores of membership inference by the names of the attacks.
+    """
+
+    question: str | None = None
+    answer: str | None = None
+    reference: str | None = None
+    generated: str | None = None
+    truth_ratio: float | None = None
+    rouge: float | None = None
+    acc: float | None = None
+    exact_memorization: float | None = None
+    extraction_strength: float | None = None
+    loss: PerAnswer[float] | None = None
+    tokens: PerAnswer[int] | None = None
+    paraphrased_question: str | None = None
+    generated_paraphrase: str | None = None
+    attacks: Mapping[str, float] | None = None
+
+    @property
+    def probability(self) -> float | None:
+        """p = exp(−loss) of the true answer."""
+        return None if self.loss is None else float(np.exp(-self.loss.answer))
+
+
+@dataclass(frozen=True)
+class TofuSet:
+    """The rows of one set of questions."""
+
+    rows: tuple[TofuRow, ...]
+
+    def all(self, read: Callable[[TofuRow], Value | None]) -> list[Value]:
+        """What each row must have.
+
+        Raises:
+            ValueError: one has not.
+        """
+        values = [value for value in map(read, self.rows) if value is not None]
+        if len(values) < len(self.rows):
+            raise ValueError("rows without some of the numbers")
+        return values
+
+    def mean(self, read: Callable[[TofuRow], float | None]) -> float | None:
+        """Plain mean of a number over the rows that have it; ``None``: none has."""
+        values = [value for value in map(read, self.rows) if value is not None]
+        return statistics.fmean(values) if values else None
+
+
+Sets = dict[str, TofuSet]
+Keep = Callable[[str, Callable[[], Sets]], Sets]
+"""Measures what has this name, or gives what an earlier attempt at it has kept."""
 
 
 @dataclass(frozen=True)
 class TofuResults:
-    """What a file of results holds.
+    """An evaluation.
 
     Attributes:
-        sets: losses by the keys of ``TITLES``; of the files of others perhaps ``forget`` alone.
+        sets: by role, ``AUTHOR_SETS`` and ``FACT_SETS``; of the files of others perhaps ``forget``
+            alone.
         protocol: ``evaluation.protocol``, where it is known.
-        forget_set: the name of the set of forget questions, where it is known.
-        asked: the forget questions, or the prompts that they are in, where they are known.
-        missing: what the file lacks for the other sets.
+        epsilon: what official scores add to denominators: ``EPSILON``, or 0 as in the TOFU authors'
+            own code.
+        data_sets: names of the data sets by role, where they are known.
+        word_tokenizer: of ROUGE.
+        forget_quality, mia: the paper's forget quality, and AUCs by the names of the attacks.
+        missing: what the file that they come from lacks for the other sets.
     """
 
-    sets: dict[str, SetLosses]
+    sets: Sets
     protocol: str | None = None
-    forget_set: str | None = None
-    asked: tuple[str, ...] | None = None
+    epsilon: float = 0.0
+    data_sets: Mapping[str, str] = field(default_factory=dict)
+    word_tokenizer: str | None = None
+    forget_quality: float | None = None
+    mia: Mapping[str, float] | None = None
     missing: str = ""
 
 
-def load_results(path: Path) -> TofuResults:
-    """Read a ``tofu.json``, ``eval_log_aggregated.json`` or ``TOFU_EVAL.json``.
+def answers_of(source: Mapping[str, Any], role: str) -> PerAnswer[str]:
+    """The answers that the question of a row of data is scored with."""
+    paraphrase = source["paraphrased_answer" if role in AUTHOR_SETS else "answer"]
+    return PerAnswer(source["answer"], paraphrase, tuple(source["perturbed_answer"]))
+
+
+def split_rows(rows: Iterable[TofuRow], like: Mapping[str, Sequence[Any]]) -> Sets:
+    """Rows that stand one set after the other, in sets of the same sizes as those of ``like``."""
+    rest = iter(rows)
+    return {name: TofuSet(tuple(islice(rest, len(group)))) for name, group in like.items()}
+
+
+def keep_nothing(name: str, measure: Callable[[], Sets]) -> Sets:
+    """The :data:`Keep` of an evaluation that begins anew every time."""
+    return measure()
+
+
+# --------------------------------------------------------------------------------- the documents
+
+_NUMBERS: dict[str, Callable[[TofuRow], float | None]] = {
+    "truth_ratio": attrgetter("truth_ratio"),
+    "truth_prob": attrgetter("probability"),
+    "rougeL_score": attrgetter("rouge"),
+    "acc": attrgetter("acc"),
+    "exact_memorization": attrgetter("exact_memorization"),
+    "extraction_strength": attrgetter("extraction_strength"),
+}
+"""Numbers of a row that a set has the mean of, by their names in documents."""
+
+
+def to_document(results: TofuResults) -> dict[str, Any]:
+    """The content of ``tofu.json``: per set its means and rows, and what is of several sets."""
+    document = {
+        "sets": dict(results.data_sets) or None,
+        "word_tokenizer": results.word_tokenizer,
+        "protocol": results.protocol,
+        **sets_document(results.sets),
+        "Forget Quality": results.forget_quality,
+        "MIA": results.mia,
+    }
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def from_document(document: Mapping[str, Any]) -> TofuResults:
+    """What :func:`to_document` has written.
 
     Raises:
-        WagleError: the file is missing or has none of these forms.
+        KeyError, TypeError, ValueError, AttributeError, IndexError: it has not.
     """
-    document = read_result_file(path)
-    try:
-        return parse_results(document)
-    except _WRONG_FORM as error:
-        raise WagleError(
-            f"{path} is no tofu.json of a run, no eval_log_aggregated.json of the TOFU authors and "
-            f"no TOFU_EVAL.json of open-unlearning, or is damaged ({type(error).__name__}: {error})"
-        ) from error
-
-
-def parse_results(document: Mapping[str, Any]) -> TofuResults:
-    """As :func:`load_results`, from the file's content.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError, IndexError: it has none of the forms.
-    """
-    if _AUTHORS_LOGS["forget"] in document:
-        return _of_authors(document)
-    if "forget" in document:
-        return _ours(document)
-    return _of_open_unlearning(document)
-
-
-def _ours(document: Mapping[str, Any]) -> TofuResults:
     protocol = document.get("protocol")
-    epsilon = EPSILON if protocol == "official" else 0.0
-
-    def losses(rows: Sequence[Mapping[str, Any]]) -> SetLosses:
-        columns = ([row["loss"][key] for row in rows] for key in _LOSSES)
-        rouge = [row["rougeL_score"] for row in rows]
-        # Other protocols measure memorisation over other tokens.
-        keys = _MEMORIZATION if protocol == "official" else ()
-        return _set_losses(*columns, rouge, epsilon, *([row[key] for row in rows] for key in keys))
-
-    rows = document["forget"]["rows"]
     return TofuResults(
-        {name: losses(document[name]["rows"]) for name in TITLES},
+        sets_from({name: document[name] for name in (*AUTHOR_SETS, *FACT_SETS)}),
         protocol,
-        document.get("sets", {}).get("forget"),
-        tuple(str(row["question"]) for row in rows) if "question" in rows[0] else None,
+        EPSILON if protocol == "official" else 0.0,
+        document.get("sets", {}),
+        document.get("word_tokenizer"),
+        document.get("Forget Quality"),
+        document.get("MIA"),
     )
 
 
-_LOSSES = ("answer", "paraphrase", "perturbed")
-_MEMORIZATION = ("exact_memorization", "extraction_strength")
+def sets_document(sets: Sets) -> dict[str, Any]:
+    """The sets' part of :func:`to_document`."""
+    return {name: _set_document(rows) for name, rows in sets.items()}
 
 
-def _of_authors(document: Mapping[str, Any]) -> TofuResults:
-    def losses(log: Mapping[str, Mapping[str, Any]]) -> SetLosses:
-        keys = ("avg_gt_loss", "avg_paraphrased_loss", "average_perturb_loss", "rougeL_recall")
-        order = sorted(log["avg_gt_loss"], key=int)
-        return _set_losses(*([log[key][row] for row in order] for key in keys))
+def sets_from(document: Mapping[str, Any]) -> Sets:
+    """What :func:`sets_document` has written."""
+    return {
+        name: TofuSet(tuple(_row_from(row) for row in part["rows"]))
+        for name, part in document.items()
+    }
 
-    texts = document[_AUTHORS_LOGS["forget"]].get("generated_text")
-    return TofuResults(
-        {name: losses(document[log]) for name, log in _AUTHORS_LOGS.items()},
-        "official",
-        asked=tuple(str(texts[row][0]) for row in sorted(texts, key=int)) if texts else None,
+
+def _set_document(rows: TofuSet) -> dict[str, Any]:
+    documents = [_row_document(row) for row in rows.rows]
+    measured = [key for key in _NUMBERS if key in documents[0]]
+    return {**{key: rows.mean(_NUMBERS[key]) for key in measured}, "rows": documents}
+
+
+def _row_document(row: TofuRow) -> dict[str, Any]:
+    document = {
+        "question": row.question,
+        "answer": row.answer,
+        "reference": row.reference,
+        "generated": row.generated,
+        **{key: read(row) for key, read in _NUMBERS.items()},
+        "loss": row.loss and _answers_document(row.loss),
+        "tokens": row.tokens and _answers_document(row.tokens),
+        "paraphrased_question": row.paraphrased_question,
+        "generated_paraphrase": row.generated_paraphrase,
+        "MIA": row.attacks,
+    }
+    # That nothing is left to be memorised is a finding, too.
+    found = "exact_memorization" if row.loss else None
+    return {key: value for key, value in document.items() if value is not None or key == found}
+
+
+def _row_from(document: Mapping[str, Any]) -> TofuRow:
+    get = document.get
+    return TofuRow(
+        question=get("question"),
+        answer=get("answer"),
+        reference=get("reference"),
+        generated=get("generated"),
+        truth_ratio=get("truth_ratio"),
+        rouge=get("rougeL_score"),
+        acc=get("acc"),
+        exact_memorization=get("exact_memorization"),
+        extraction_strength=get("extraction_strength"),
+        loss=_answers_from(get("loss")),
+        tokens=_answers_from(get("tokens")),
+        paraphrased_question=get("paraphrased_question"),
+        generated_paraphrase=get("generated_paraphrase"),
+        attacks=get("MIA"),
     )
 
 
-def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
-    def column(metric: str, key: str) -> list[Any]:
-        rows = document[metric]["value_by_index"]
-        return [rows[row][key] for row in sorted(rows, key=int)]
-
-    def losses(name: str) -> SetLosses:
-        prefix = _PREFIXES[name]
-        answer = column(f"{prefix}_Q_A_Prob", "avg_loss")
-        is_author = name in ("forget", "retain")
-        return _set_losses(
-            answer,
-            column(f"{prefix}_Q_A_PARA_Prob", "avg_loss") if is_author else answer,
-            column(f"{prefix}_Q_A_PERT_Prob", "avg_loss"),
-            column(f"{prefix}_Q_A_ROUGE", "rougeL_recall"),
-            EPSILON,
-            *(
-                column(metric, "score") if name == "forget" and metric in document else ()
-                for metric in _MEMORIZATION
-            ),
-        )
-
-    missing = ""
-    try:
-        sets = {name: losses(name) for name in TITLES}
-    except KeyError as error:
-        missing = str(error)
-        # Enough for the forget quality of another model: losses that have the ratios.
-        ratios = np.array(column("forget_truth_ratio", "score"), dtype=np.float64)
-        nothing = np.zeros_like(ratios)
-        with np.errstate(divide="ignore"):
-            sets = {"forget": _set_losses(nothing, nothing, -np.log(ratios), nothing)}
-    try:
-        asked = tuple(map(str, column("forget_Q_A_ROUGE", "input")))
-    except KeyError:
-        asked = None
-    return TofuResults(sets, "official", asked=asked, missing=missing)
+def _answers_document(values: PerAnswer[Any]) -> dict[str, Any]:
+    perturbed = list(values.perturbed)
+    return {"answer": values.answer, "paraphrase": values.paraphrase, "perturbed": perturbed}
 
 
-def _set_losses(
-    answer: Sequence[float],
-    paraphrase: Sequence[float],
-    perturbed: Sequence[float | Sequence[float]],
-    rouge: Sequence[float],
-    epsilon: float = 0.0,
-    *memorized: Sequence[float | None],
-) -> SetLosses:
-    """Checked arrays; one number may stand for a list of one, and the other way round."""
-    columns = [
-        np.array([np.mean(np.array(value, dtype=np.float64)) for value in column])
-        for column in (answer, paraphrase, rouge)
-    ]
-    wrong = [np.atleast_1d(np.array(losses, dtype=np.float64)) for losses in perturbed]
-    if not len(answer) or any(len(column) != len(answer) for column in (*columns, wrong)):
-        raise ValueError("a set without rows, or rows without some of the numbers")
-    if not all(losses.ndim == 1 and len(losses) for losses in wrong):
-        raise ValueError("a row without losses of wrong answers")
-    if not all(np.isfinite(column).all() for column in columns) or any(
-        np.isnan(losses).any() for losses in wrong
-    ):
-        raise ValueError("a number is infinite or NaN")
-    known = ([value for value in column if value is not None] for column in memorized)
-    return SetLosses(columns[0], columns[1], wrong, columns[2], epsilon, *known)
-
-
-def check_comparable(retain: TofuResults, results: TofuResults, path: Path) -> None:
-    """Whether the forget quality may be computed from two models' results.
-
-    Args:
-        retain: the retain-only model's, from the file ``path``.
-        results: of the model that is evaluated; ``sets`` may lack losses if there is ``asked``.
-
-    Raises:
-        WagleError: they are of other questions, sets or protocols.
-    """
-    protocols = (retain.protocol, results.protocol)
-    if None not in protocols and protocols[0] != protocols[1]:
-        raise WagleError(
-            f"{path} has results of evaluation.protocol {protocols[0]}, but this is "
-            f"{protocols[1]}; evaluate the retain-only model with the same protocol"
-        )
-    counts = [_row_count(either) for either in (retain, results)]
-    names = (retain.forget_set, results.forget_set)
-    wrong = None
-    if retain.asked and results.asked:
-        shared = _shared(retain.asked, results.asked)
-        if not shared == counts[0] == counts[1]:
-            wrong = f"{shared} are the same"
-    elif counts[0] != counts[1]:
-        wrong = "which ones is not in the file"
-    if wrong is None and None not in names and names[0] != names[1]:
-        wrong = f"the sets are {names[0]} and {names[1]}"
-    if wrong is not None:
-        raise WagleError(
-            f"{path} has results of other forget questions: it asks {counts[0]}, this evaluation "
-            f"{counts[1]}, and {wrong}; give results of the retain-only model with the same "
-            "forget set and evaluation.limit"
-        )
-
-
-def _row_count(results: TofuResults) -> int:
-    return len(results.asked if results.asked else results.sets["forget"].answer)
-
-
-def _shared(left: Sequence[str], right: Sequence[str]) -> int:
-    """How many texts of the right are among the left, either perhaps as a part of a prompt."""
-    keys, others = (["".join(text.split()) for text in side] for side in (right, left))
-    among = set(others)
-    return sum(key in among or any(key in o or o in key for o in others) for key in keys)
+def _answers_from(document: Mapping[str, Any] | None) -> PerAnswer[Any] | None:
+    if document is None:
+        return None
+    return PerAnswer(document["answer"], document["paraphrase"], tuple(document["perturbed"]))

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from wagle.config import Config
 from wagle.metrics.benchmark import Metric, Rows
-from wagle.metrics.membership import text_losses
+from wagle.metrics.membership import MIN_K_PERCENT, min_k_name, text_losses
 from wagle.metrics.sentence import load_sentence_encoder
 from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
 from wagle.metrics.tofu_benchmark import (
     ATTACK,
     EXACT_MEMORIZATION,
     EXTRACTION_STRENGTH,
-    numbers_under,
     paper_numbers,
+    under,
 )
 from wagle.metrics.tofu_field import evaluate_official
+from wagle.metrics.tofu_files import check_comparable, load_results
 from wagle.metrics.tofu_official import official_scores
-from wagle.metrics.tofu_results import TofuResults, check_comparable, load_results, parse_results
+from wagle.metrics.tofu_results import (
+    Sets,
+    TofuResults,
+    TofuRow,
+    TofuSet,
+    sets_document,
+    sets_from,
+    to_document,
+)
 from wagle.model.evaluation_context import EvaluationContext, asked_sets, choose_words
 from wagle.model.loading import load_model, read_tokenizer
 
@@ -48,63 +57,56 @@ def check_tofu(config: Config, rows: Mapping[str, Rows]) -> None:
 
 
 def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
-    """TOFU: ``tofu.json``, and from it what the protocol defines.
+    """TOFU: ``tofu.json``, and from the same rows what the protocol defines.
 
     ``official``: ``tofu_official …``. The others: the paper's UE and UT numbers, memorisation,
     membership inference, and the official scores' formulas on this protocol's losses, under its
     name: they are not comparable with official ones.
     """
     protocol = context.config["evaluation.protocol"]
-    sets = context.asked_rows()
-    retain_model = _retain_model(context.config, sets["forget"])
-    words = choose_words(context.config, sets)
-    if protocol == "official":
-        measured = _measure_as_the_field(context, sets)
-    else:
-        measured = _measure_as_the_paper(context, sets, words)
-    result = {"sets": dict(asked_sets(context.config)), "word_tokenizer": words, **measured}
-    context.save("tofu.json", result)
-    scores = official_scores(parse_results(result).sets, retain_model and retain_model.sets)
-    named = numbers_under(protocol, scores)
+    retain_model = _retain_model(context.config, context.asked_rows()["forget"])
+    results = _measure(context)
+    context.save("tofu.json", to_document(results))
+    scores = official_scores(results, retain_model)
+    named = {under(protocol, metric): value for metric, value in scores.items()}
     if protocol == "official":
         return named
+    forget = results.sets["forget"]
+    of_the_paper = set(map(min_k_name, MIN_K_PERCENT))
     return {
-        **paper_numbers(result),
-        EXACT_MEMORIZATION: result["forget"]["exact_memorization"],
-        EXTRACTION_STRENGTH: result["forget"]["extraction_strength"],
-        **{ATTACK.of(k): v for k, v in result["MIA"].items() if not k.startswith("Min_")},
+        **paper_numbers(results),
+        EXACT_MEMORIZATION: forget.mean(lambda row: row.exact_memorization),
+        EXTRACTION_STRENGTH: forget.mean(lambda row: row.extraction_strength),
+        **{ATTACK.of(k): v for k, v in results.mia.items() if k not in of_the_paper},
         **named,
     }
 
 
-def _measure_as_the_paper(
-    context: EvaluationContext, sets: Mapping[str, Rows], words: str
-) -> dict[str, Any]:
-    config = context.config
-    return evaluate_tofu(
-        context.model,
-        context.tokenizer,
-        context.template,
-        sets,
-        encoder=load_sentence_encoder(config["evaluation.sentence_model"], context.model.device),
-        protocol=config["evaluation.protocol"],
-        batch_size=context.batch_size,
-        word_tokenizer=words,
-        limit=context.limit,
-        attacks=config["evaluation.attacks"],
-        reference_losses=lambda texts: _reference_losses(context, texts),
-    )
+def _measure(context: EvaluationContext) -> TofuResults:
+    """The rows and what the protocol measures of them; what is finished is kept piece by piece."""
+    config, everything = context.config, context.asked_rows()
+    words = choose_words(config, everything)
+    sets = {role: list(rows)[: context.limit] for role, rows in everything.items()}
 
+    def keep(name: str, measure: Callable[[], Sets]) -> Sets:
+        return sets_from(context.measured.get(f"tofu {name}", lambda: sets_document(measure())))
 
-def _measure_as_the_field(context: EvaluationContext, sets: Mapping[str, Rows]) -> dict[str, Any]:
-    return evaluate_official(
-        context.model,
-        context.tokenizer,
-        context.template,
-        sets,
-        batch_size=context.batch_size,
-        limit=context.limit,
-    )
+    asked = (context.model, context.tokenizer, context.template, sets)
+    if config["evaluation.protocol"] == "official":
+        results = evaluate_official(*asked, batch_size=context.batch_size, keep=keep)
+    else:
+        encoder = load_sentence_encoder(config["evaluation.sentence_model"], context.model.device)
+        results = evaluate_tofu(
+            *asked,
+            encoder=encoder,
+            protocol=config["evaluation.protocol"],
+            batch_size=context.batch_size,
+            word_tokenizer=words,
+            attacks=config["evaluation.attacks"],
+            reference_losses=lambda texts: _reference_losses(context, texts),
+            keep=keep,
+        )
+    return replace(results, data_sets=asked_sets(config), word_tokenizer=words)
 
 
 def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
@@ -113,8 +115,11 @@ def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
     if path is None:
         return None
     retain_model = load_results(Path(path))
-    asked = tuple(row["question"] for row in list(forget_rows)[: config["evaluation.limit"]])
-    own = TofuResults({}, config["evaluation.protocol"], asked_sets(config)["forget"], asked)
+    asked = list(forget_rows)[: config["evaluation.limit"]]
+    forget = TofuSet(tuple(TofuRow(question=row["question"]) for row in asked))
+    own = TofuResults(
+        {"forget": forget}, config["evaluation.protocol"], data_sets=asked_sets(config)
+    )
     check_comparable(retain_model, own, Path(path))
     return retain_model
 

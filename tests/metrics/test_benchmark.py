@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from wagle.metrics.benchmark import Metric, forgets
 from wagle.metrics.benchmarks import BENCHMARKS, benchmark_of, find_benchmark, find_metric
-from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, numbers_under, paper_numbers
-from wagle.metrics.tofu_official import SetLosses, official_scores
+from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
+from wagle.metrics.tofu_official import official_scores
+from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
 
 
 def test_benchmarks_are_known_without_what_measures_them():
@@ -40,14 +40,19 @@ def test_columns_and_headline_are_numbers_of_the_benchmark(benchmark):
 
 
 def test_every_number_of_tofu_is_explained():
-    result = {name: {"acc": 0.5, "rougeL_score": 0.5} for name in TITLES}
-    paper = paper_numbers({**result, "Forget Quality": 1.0, "MIA": {"Min_50.0% Prob": 0.5}})
-    assert set(paper) == set(TOFU.columns)
-    rows = SetLosses(*[np.ones(2)] * 2, np.ones((2, 3)), np.ones(2), 0.0, [1.0], [1.0])
-    losses = dict.fromkeys(TITLES, rows)
-    scores = official_scores(losses, losses)
-    assert set(numbers_under("official", scores)) == set(OFFICIAL.metrics)
-    better = {metric.key: metric.better for metric in numbers_under("official", scores)}
+    row = TofuRow(
+        rouge=0.5,
+        acc=0.5,
+        exact_memorization=1.0,
+        extraction_strength=1.0,
+        loss=PerAnswer(1.0, 1.0, (1.0, 1.0)),
+    )
+    sets = dict.fromkeys(TITLES, TofuSet((row, row)))
+    results = TofuResults(sets, "official", forget_quality=1.0, mia={"Min_50.0% Prob": 0.5})
+    assert set(paper_numbers(results)) == set(TOFU.columns)
+    scores = [under("official", metric) for metric in official_scores(results, results)]
+    assert set(scores) == set(OFFICIAL.metrics)
+    better = {metric.key: metric.better for metric in scores}
     worse = {key for key in better if better[key] == -1}
     assert worse == {
         *("tofu_official ROUGE Forget", "tofu_official Prob. Forget", "tofu_official KS"),

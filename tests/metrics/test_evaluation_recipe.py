@@ -15,8 +15,14 @@ from wagle.metrics import generation, harness, tofu, tofu_field, toxicity
 from wagle.metrics.copyright import evaluate_copyright
 from wagle.metrics.likelihood import TokenScores
 from wagle.metrics.membership import attack_scores
-from wagle.metrics.tofu_benchmark import TITLES
-from wagle.metrics.tofu_results import parse_results
+from wagle.metrics.tofu_official import (
+    closeness_to_one,
+    shares,
+    truth_log_ratios,
+    truth_shares,
+    truthfulness,
+)
+from wagle.metrics.tofu_results import EPSILON, PerAnswer, TofuRow, TofuSet
 from wagle.metrics.toxicity import evaluate_toxicity
 
 TEMPLATE = TEMPLATES["question_answer"]
@@ -65,7 +71,7 @@ def test_the_official_protocol_generates_200_new_tokens(model, tokenizer, monkey
     a = tokenizer.convert_tokens_to_ids("a")
     monkeypatch.setattr(tofu_field, "generate_greedy", lambda _, p, **__: [[a] * 250 for _ in p])
     result = tofu_field.evaluate_official(model, tokenizer, TEMPLATE, short, batch_size=2)
-    assert result["forget"]["rows"][0]["generated"] == "a" * 200
+    assert result.sets["forget"].rows[0].generated == "a" * 200
 
 
 @pytest.mark.parametrize("protocol", ["corrected", "official"])
@@ -82,7 +88,7 @@ def test_texts_are_cut_at_512_tokens(model, tokenizer, monkeypatch, protocol):
         options |= {"encoder": LetterEncoder(), "protocol": protocol}
         result = tofu.evaluate_tofu(model, tokenizer, TEMPLATE, sets, **options)
         expected = 512 - prompt
-    assert result["forget"]["rows"][0]["tokens"]["answer"] == expected
+    assert result.sets["forget"].rows[0].tokens.answer == expected
 
 
 def test_a_text_is_toxic_above_one_half_only(model, tokenizer, monkeypatch):
@@ -141,17 +147,14 @@ def test_what_is_added_to_denominators(model, tokenizer, monkeypatch):
         batch_size=2,
     )
     probability = math.exp(-loss)  # 1.9e-12
-    ratio = result["forget"]["rows"][0]["truth_ratio"]
+    ratio = result.sets["forget"].rows[0].truth_ratio
     assert ratio == pytest.approx(probability / (probability + 1e-12), rel=1e-9)
 
     p, q = math.exp(-22.0), math.exp(-23.0)
-    loss = {"answer": 22.0, "paraphrase": 22.0, "perturbed": [23.0, 23.0]}
-    row = {**dict.fromkeys(tofu_field.MEANS), "loss": loss, "rougeL_score": 1.0}
-    document = {key: {"rows": [row]} for key in TITLES}
-    rows = parse_results({"protocol": "official", **document}).sets["real_author"]
-    assert rows.shares() == pytest.approx(p / (p + 2 * q + 1e-10), rel=1e-9)
+    rows = TofuSet((TofuRow(loss=PerAnswer(22.0, 22.0, (23.0, 23.0))),))
+    assert shares(rows, EPSILON) == pytest.approx(p / (p + 2 * q + 1e-10), rel=1e-9)
     r = q / (p + 1e-10)
-    assert np.exp(rows.truth_log_ratios) == pytest.approx(r, rel=1e-9)
-    assert rows.closeness_to_one() == pytest.approx(min(r, 1 / (r + 1e-10)), rel=1e-9)
-    assert rows.truthfulness() == pytest.approx(max(0, 1 - r), rel=1e-9)
-    assert rows.truth_shares() == pytest.approx(p / (p + q + 1e-10), rel=1e-9)
+    assert np.exp(truth_log_ratios(rows, EPSILON)) == pytest.approx(r, rel=1e-9)
+    assert closeness_to_one(rows, EPSILON) == pytest.approx(min(r, 1 / (r + 1e-10)), rel=1e-9)
+    assert truthfulness(rows, EPSILON) == pytest.approx(max(0, 1 - r), rel=1e-9)
+    assert truth_shares(rows, EPSILON) == pytest.approx(p / (p + q + 1e-10), rel=1e-9)

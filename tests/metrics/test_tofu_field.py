@@ -14,12 +14,12 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp
 
 from tests.metrics.test_tofu_metrics import SETS as MORE
+from tests.metrics.test_tofu_official import scores_of
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES, ChatTemplate
 from wagle.metrics import tofu_field
 from wagle.metrics.tofu_field import evaluate_official
-from wagle.metrics.tofu_official import official_scores
-from wagle.metrics.tofu_results import parse_results
+from wagle.metrics.tofu_results import to_document
 from wagle.model.loading import find_gguf, load_model
 from wagle.shipped import CHECKOUT
 
@@ -154,18 +154,17 @@ def test_scores_are_those_of_their_definitions(tokenizer, architecture, template
     tokenizer, template = by_template(template, tokenizer)
     models = [make_model(architecture, seed=seed) for seed in (4, 5)]
     (expected, ratios), (_, others) = (reference_scores(m, tokenizer, template, 20) for m in models)
-    documents = [
+    results, retain = (
         evaluate_official(model, tokenizer, template, SETS, batch_size=3) for model in models
-    ]
-    results, retain = (parse_results(document).sets for document in documents)
-    scores = official_scores(results, retain)
+    )
+    scores = scores_of(results, retain)
     test = ks_2samp(ratios, others)
     expected |= {"Forget Quality": test.pvalue, "KS": test.statistic}
     assert set(scores) == set(expected)
     assert scores == pytest.approx(expected, abs=1e-5)
     for key in ("exact_memorization", "extraction_strength"):
         title = key.replace("_", " ").title()
-        assert documents[0]["forget"][key] == pytest.approx(expected[title], abs=1e-6)
+        assert to_document(results)["forget"][key] == pytest.approx(expected[title], abs=1e-6)
 
 
 def test_answers_that_are_known_in_part(tokenizer):
@@ -182,8 +181,8 @@ def test_answers_that_are_known_in_part(tokenizer):
             optimizer.step()
             optimizer.zero_grad()
     expected, _ = reference_scores(model, tokenizer, template)
-    document = evaluate_official(model, tokenizer, template, SETS, batch_size=3)
-    assert official_scores(parse_results(document).sets) == pytest.approx(expected, abs=1e-5)
+    results = evaluate_official(model, tokenizer, template, SETS, batch_size=3)
+    assert scores_of(results) == pytest.approx(expected, abs=1e-5)
     assert 0.2 < expected["Extraction Strength"] < expected["Exact Memorization"] < 1
     assert 0.1 < expected["ROUGE Forget"] < 1
 
@@ -194,21 +193,15 @@ def test_eos_alone_leaves_nothing_to_memorise(tokenizer, model):
     template = TEMPLATES["question_answer"]
     prompt, whole = reference_ids(tokenizer, template, "Q", "t")
     assert len(whole) - len(prompt) == 1
-    document = evaluate_official(model, tokenizer, template, short, batch_size=3)
+    results = evaluate_official(model, tokenizer, template, short, batch_size=3)
+    document = to_document(results)
     row = document["forget"]["rows"][0]
     assert row["exact_memorization"] is None
     assert row["extraction_strength"] == 0
     assert document["forget"]["exact_memorization"] is None
     assert row["tokens"]["answer"] == 1
     assert row["reference"] == "t"
-    assert "Exact Memorization" not in official_scores(parse_results(document).sets)
-
-
-def test_limit_takes_the_first_rows(tokenizer, model):
-    template = TEMPLATES["question_answer"]
-    document = evaluate_official(model, tokenizer, template, SETS, batch_size=3, limit=2)
-    assert [len(document[name]["rows"]) for name in SETS] == [2, 2, 2, 2]
-    assert document["forget"]["rows"][1]["question"] == SETS["forget"][1]["question"]
+    assert "Exact Memorization" not in scores_of(results)
 
 
 @pytest.mark.slow
@@ -233,7 +226,6 @@ def test_a_pretrained_model_has_the_numbers_of_open_unlearning(tmp_path, monkeyp
     }
     sets = {role: list(rows)[: 8 if role == "forget" else 1] for role, rows in sets.items()}
     template = TEMPLATES["question_answer"]
-    document = evaluate_official(model, tokenizer, template, sets, batch_size=32)
-    scores = official_scores(parse_results(document).sets)
+    scores = scores_of(evaluate_official(model, tokenizer, template, sets, batch_size=32))
     assert scores["Prob. Forget"] == pytest.approx(0.151, abs=6e-4)
     assert scores["Truth Ratio Forget"] == pytest.approx(0.774, abs=6e-4)

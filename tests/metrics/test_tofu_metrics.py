@@ -17,6 +17,7 @@ from wagle.metrics.membership import attack_aucs
 from wagle.metrics.sentence import closest_candidates
 from wagle.metrics.tofu import MAX_TOTAL_LENGTH, evaluate_tofu
 from wagle.metrics.tofu_benchmark import paper_numbers, tofu_subsets
+from wagle.metrics.tofu_results import TofuResults, TofuRow, TofuSet, to_document
 
 from conftest import make_model
 
@@ -71,16 +72,19 @@ def corrected(model, tokenizer):
     return evaluate(model, tokenizer, "corrected")
 
 
-def evaluate(model, tokenizer, protocol, **options):
-    return evaluate_tofu(
-        model,
-        tokenizer,
-        TEMPLATE,
-        SETS,
-        encoder=LetterEncoder(),
-        protocol=protocol,
-        batch_size=3,
-        **options,
+def evaluate(model, tokenizer, protocol, sets=SETS, **options):
+    """The content of tofu.json."""
+    return to_document(
+        evaluate_tofu(
+            model,
+            tokenizer,
+            TEMPLATE,
+            sets,
+            encoder=LetterEncoder(),
+            protocol=protocol,
+            batch_size=3,
+            **options,
+        )
     )
 
 
@@ -181,7 +185,7 @@ def test_more_attacks_on_request(model, tokenizer):
         model,
         tokenizer,
         "corrected",
-        limit=2,
+        {name: rows[:2] for name, rows in SETS.items()},
         attacks=["loss", "zlib", "min_k++", "reference"],
         reference_losses=reference_losses,
     )
@@ -232,26 +236,12 @@ def test_rows_with_different_numbers_of_wrong_answers(model, tokenizer):
     """Each row has the mean over its own."""
     first = {**author_row(0), "perturbed_answer": author_row(0)["perturbed_answer"][:1]}
     sets = {**SETS, "forget": [first, author_row(1)]}
-    result = evaluate_tofu(
-        model,
-        tokenizer,
-        TEMPLATE,
-        sets,
-        encoder=LetterEncoder(),
-        protocol="corrected",
-        batch_size=3,
-    )
+    result = evaluate(model, tokenizer, "corrected", sets)
     row = result["forget"]["rows"][0]
     (loss,) = row["loss"]["perturbed"]
     paraphrase = math.exp(-row["loss"]["paraphrase"])
     assert row["truth_ratio"] == pytest.approx(math.exp(-loss) / paraphrase, rel=1e-6)
     assert len(result["forget"]["rows"][1]["loss"]["perturbed"]) == 3
-
-
-def test_limit_takes_the_first_rows(model, tokenizer):
-    result = evaluate(model, tokenizer, "corrected", limit=2)
-    assert [len(result[name]["rows"]) for name in SETS] == [2, 2, 2, 2]
-    assert result["forget"]["rows"][1]["question"] == SETS["forget"][1]["question"]
 
 
 def test_closest_candidate_by_hand():
@@ -269,15 +259,19 @@ def test_of_equally_close_candidates_the_first_wins(others):
 
 
 def test_summary_by_hand():
-    result = {
-        "Forget Quality": 0.5,
-        "MIA": {"Min_50.0% Prob": 0.7},
-        "forget": {"acc": 0.2, "rougeL_score": 0.4},
-        "retain": {"acc": 0.9, "rougeL_score": 0.8},
-        "real_author": {"acc": 0.6, "rougeL_score": 0.5},
-        "world_fact": {"acc": 0.3, "rougeL_score": 0.1},
+    means = {
+        "forget": (0.2, 0.4),
+        "retain": (0.9, 0.8),
+        "real_author": (0.6, 0.5),
+        "world_fact": (0.3, 0.1),
     }
-    summary = {metric.key: value for metric, value in paper_numbers(result).items()}
+    sets = {
+        role: TofuSet((TofuRow(acc=acc, rouge=0.0), TofuRow(acc=acc, rouge=2 * rouge)))
+        for role, (acc, rouge) in means.items()
+    }
+    found = {"forget_quality": 0.5, "mia": {"Min_50.0% Prob": 0.7}}
+    numbers = paper_numbers(TofuResults(sets, **found))
+    summary = {metric.key: value for metric, value in numbers.items()}
     assert summary["UE 1-FA"] == pytest.approx(0.8)
     assert summary["UE 1-RougeL"] == pytest.approx(0.6)
     assert summary["UE Avg"] == pytest.approx((0.5 + 0.7 + 0.8 + 0.6) / 4)

@@ -9,8 +9,8 @@ import pytest
 
 from wagle.commands.score import main
 from wagle.errors import ConfigError, WagleError
+from wagle.metrics.tofu_files import load_results, parse_results
 from wagle.metrics.tofu_official import official_scores
-from wagle.metrics.tofu_results import load_results, parse_results
 from wagle.shipped import CHECKOUT
 
 LOGS = CHECKOUT.parent / "shared" / "data" / "tofu_eval_logs"
@@ -18,6 +18,12 @@ needs_logs = pytest.mark.skipif(
     not LOGS.is_dir(), reason=f"the official evaluation logs are not at {LOGS}"
 )
 LN2 = math.log(2)
+
+
+def scores_of(results, retain_model=None):
+    """The official scores by name."""
+    scores = official_scores(results, retain_model)
+    return {metric.key: value for metric, value in scores.items()}
 
 
 def row(answer, paraphrase, perturbed, rouge):
@@ -92,8 +98,8 @@ def as_open_unlearning(document):
 
 @pytest.mark.parametrize("form", [dict, as_official_log, as_open_unlearning])
 def test_scores_by_hand(form):
-    losses = parse_results(form(OURS)).sets
-    scores = official_scores(losses, losses)
+    losses = parse_results(form(OURS))
+    scores = scores_of(losses, losses)
     assert scores.pop("Forget Quality") == 1.0  # a model against itself
     assert scores.pop("KS") == 0.0
     utility = scores.pop("Model Utility")
@@ -122,12 +128,12 @@ def test_scores_by_hand(form):
 
 
 def test_without_a_retain_model_there_is_no_forget_quality():
-    assert "Forget Quality" not in official_scores(parse_results(OURS).sets)
+    assert "Forget Quality" not in scores_of(parse_results(OURS))
 
 
 def test_a_wrong_answer_that_is_likelier_than_the_right_one_has_no_truth():
     rows = {"rows": [row(1.0, 3.0, [1.0, 1.0], 0.0)]}
-    scores = official_scores(parse_results({**OURS, "retain": rows}).sets)
+    scores = scores_of(parse_results({**OURS, "retain": rows}))
     assert scores["Truth Ratio Retain"] == 0.0
     assert scores["Model Utility"] == 0.0
 
@@ -139,10 +145,8 @@ def test_official_values_are_reproduced(model):
     expected = dict(published[f"llama2-7b|wd0.01|{model} utility"])
     if model == "full":
         expected |= published["llama2-7b|wd0.01|full vs retain90"]
-    losses, retain = (
-        load_results(LOGS / f"llama2-7b_{name}.json").sets for name in (model, "retain90")
-    )
-    scores = official_scores(losses, retain)
+    losses, retain = (load_results(LOGS / f"llama2-7b_{name}.json") for name in (model, "retain90"))
+    scores = scores_of(losses, retain)
     assert len(expected) >= 13
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value, rel=1e-6), name
@@ -167,21 +171,21 @@ def test_losses_that_no_probability_can_hold():
     """exp(-800) is 0 in float64; shares and ratios of such numbers are numbers all the same."""
     rows = {"rows": [row(800.0, 800.0, [800.0, 800.0 + LN2], 0.5)]}
     document = dict.fromkeys(OURS, rows)
-    scores = official_scores(parse_results(document).sets)
+    scores = scores_of(parse_results(document))
     assert scores["Prob. Real Authors"] == pytest.approx(1 / 2.5)
     assert scores["Truth Ratio Forget"] == pytest.approx(2**-0.5)
     assert scores["Truth Ratio Real World"] == pytest.approx(1 - 2**-0.5)
     assert scores["Model Utility"] == 0.0  # the retain answers' own probability is 0
     # open-unlearning's ε is much more than these
     document = {**document, "protocol": "official"}
-    scores = official_scores(parse_results(document).sets)
+    scores = scores_of(parse_results(document))
     assert scores["Prob. Real Authors"] == scores["Truth Ratio Forget"] == 0.0
     assert scores["Truth Ratio Real World"] == 1.0
 
 
 def test_rows_with_different_numbers_of_wrong_answers():
     rows = {"rows": [row(LN2, LN2, [LN2], 0.5), row(LN2, LN2, [LN2, 2 * LN2, 3 * LN2], 0.5)]}
-    scores = official_scores(parse_results(dict.fromkeys(OURS, rows)).sets)
+    scores = scores_of(parse_results(dict.fromkeys(OURS, rows)))
     assert scores["Prob. Real Authors"] == pytest.approx((1 / 2 + 4 / 11) / 2)
     assert scores["Truth Ratio Forget"] == pytest.approx((1 + 1 / 2) / 2)
 
