@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -99,7 +100,7 @@ class Progress:
                 yield item
                 self.update()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -124,7 +125,7 @@ class Progress:
 
 
 def _say_now(text: str) -> None:
-    global _last_line
+    global _last_line  # noqa: PLW0603, the terminal is one for all
     _last_line = time.monotonic()
     print(plain(text), file=sys.stderr, flush=True)
 
@@ -151,7 +152,7 @@ def secure_streams() -> tuple[UnfailingStream, UnfailingStream]:
 
 def _secured(stream: TextIO | None) -> UnfailingStream:
     if stream is None:
-        stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open
+        stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, it stays open
     elif isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return UnfailingStream(stream)
@@ -201,7 +202,7 @@ class UnfailingStream:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         except (OSError, ValueError):  # closed, or no file at all
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            self._stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -162,7 +162,7 @@ def fit_to_data(values: dict[str, Any]) -> None:
 
 def notices(config: Config) -> Iterator[str]:
     """Remarks about settings without effect."""
-    unused = [name for name in ("unlearn.p", "unlearn.q") if name in config._given]
+    unused = [name for name in ("unlearn.p", "unlearn.q") if name in config._given]  # noqa: SLF001
     if unused:
         yield f"accepted for old configs, without effect: {' and '.join(unused)}"
     if "unlearn.unlearn_method" not in config:

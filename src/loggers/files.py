@@ -60,7 +60,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             part.chmod(mode)  # some libraries write files for their owner alone
             if durable:
                 _sync(part)
-            os.replace(part, path)
+            part.replace(path)
         if durable:
             _sync(path.parent)
 
@@ -80,7 +80,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             with _part(path) as old:
                 if path.exists():  # a folder that is not empty cannot be replaced
                     path.rename(old)
-                os.replace(part, path)
+                part.replace(path)
         _sync(path.parent)
 
 

@@ -100,7 +100,7 @@ class WandbLogger(Logger):
         try:
             self._run.summary.update({**results, "manifest": manifest})
             self._run.finish()
-        except Exception as error:  # the run itself has finished, whatever becomes of its copy
+        except Exception as error:  # noqa: BLE001, the run has finished, whatever its copy becomes
             say(f"Weights & Biases has not got everything: {error}", sys.stderr)
 
     def fail(self, error: BaseException, manifest: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ class WandbLogger(Logger):
         try:
             self._run.summary.update({"error": repr(error), "manifest": manifest})
             self._run.finish(exit_code=1)
-        except Exception as second:
+        except Exception as second:  # noqa: BLE001
             say(f"Weights & Biases has not got everything: {second}", sys.stderr)
 
 

@@ -1,0 +1,1 @@
+"""What is measured of a model: the benchmarks, and scores, generation and texts below them."""

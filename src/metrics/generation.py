@@ -85,6 +85,7 @@ def answer_questions(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end an answer: those of the model's configuration, and the tokenizer's EOS."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}
@@ -412,7 +413,7 @@ def _continue_together(
 
 def _find_way(
     model: PreTrainedModel, waiting: Sequence[_Text], limit: int, pad_token_id: int
-) -> type[_Batch] | type[_Padded] | type[_Whole] | None:
+) -> type[_Batch | _Padded | _Whole] | None:
     """The fastest way to continue several texts that tells what the model says of each alone.
 
     Each is tried on two texts: one from the longest prompt's length to the limit, and one that is
@@ -423,7 +424,7 @@ def _find_way(
     """
     tokens = trial_tokens(model, limit)
     lengths = [min(len(text.tokens), len(tokens) - 1) for text in waiting]
-    begins = [max(min(lengths), 1), max(max(lengths), 1)]  # a batch takes the shortest first
+    begins = [max(min(lengths), 1), max(*lengths, 1)]  # a batch takes the shortest first
     count = len(tokens) - begins[1]
     texts = [tokens[: -begins[0] - count - 1 : -1], tokens]
     expected = [read_alone(model, text) for text in texts]

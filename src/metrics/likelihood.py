@@ -189,7 +189,7 @@ def takes_own_masks(model: PreTrainedModel, longest: int) -> bool:
     """
     return (
         "position_ids" in inspect.signature(model.forward).parameters
-        and model.config._attn_implementation in ("sdpa", "eager")
+        and model.config._attn_implementation in ("sdpa", "eager")  # noqa: SLF001, it has no other name
         and all(
             type(layer) is DynamicLayer
             or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)

@@ -1,0 +1,1 @@
+"""Models: loading, architectures, adapters, and the two recipes, unlearning and fine-tuning."""

@@ -45,7 +45,7 @@ class Measured:
             return self.get(name, measure)
         except WagleError as error:
             self.failures[name] = str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             traceback.print_exc()  # a mistake of ours, or a library's: where it happened matters
             self.failures[name] = f"{type(error).__name__}: {error}"
         return None

@@ -7,7 +7,7 @@ when gradients are dense, and 500 + 100 at most when they are packed.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -44,7 +44,7 @@ class DenseGradients:
         self.model = model
         self.max_norm = max_norm
 
-    def __enter__(self) -> DenseGradients:
+    def __enter__(self) -> Self:
         self.clear()
         return self
 
@@ -88,7 +88,7 @@ class PackedGradients:
         self._norms: list[torch.Tensor] = []  # of the gradients that have been used
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> PackedGradients:
+    def __enter__(self) -> Self:
         self.clear()
         self._handles = [
             parameter.register_post_accumulate_grad_hook(self._take)

@@ -88,6 +88,8 @@ ASKED = {
 
 
 class Key(NamedTuple):
+    """Which answer: a set's name, and the question in it."""
+
     set: str
     question: str
 

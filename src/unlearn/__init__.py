@@ -1,0 +1,1 @@
+"""Unlearning itself: objectives, masks, the reference model, and the training that joins them."""

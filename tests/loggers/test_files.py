@@ -63,7 +63,7 @@ def synced(monkeypatch) -> list[str]:
     fsync, replace = os.fsync, os.replace
 
     def watched_fsync(descriptor):
-        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
     def watched_replace(source, target):

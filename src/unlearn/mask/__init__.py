@@ -1,0 +1,1 @@
+"""Weight masks: scores, selection, files, and what made a mask."""

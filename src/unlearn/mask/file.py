@@ -175,7 +175,7 @@ class _Pickler(pickle.Pickler):
         stride = torch.empty(obj.shape, device="meta").stride()
         hooks: OrderedDict[int, object] = OrderedDict()
         arguments = (obj.storage, 0, tuple(obj.shape), stride, False, hooks)
-        return torch._utils._rebuild_tensor_v2, arguments
+        return torch._utils._rebuild_tensor_v2, arguments  # noqa: SLF001, as in its own files
 
 
 def _save_published(mask: Mask, path: Path, provenance: str) -> None:

@@ -125,7 +125,7 @@ class TensorFile:
                 f"{path} cannot be written: {error.strerror}; {size / 2**30:.2f} GiB are needed"
             ) from error
         made = cls.__new__(cls)
-        made._open(path, file)
+        made._open(path, file)  # noqa: SLF001, its own
         return made
 
     def holds(self, dtype: torch.dtype) -> bool:

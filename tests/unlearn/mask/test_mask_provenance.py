@@ -327,8 +327,11 @@ def test_of_two_processes_one_makes_the_mask(options, tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script, *options()],
-            **{"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True},
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for _ in range(2)
     ]
