@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import METHODS, SCORES
+from wagle.catalogue import BENCHMARKS, METHODS, SCORES
 from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
 
-TASKS = ("tofu", "wmdp", "copyright", "toxic")
+TASKS = tuple(name for name in BENCHMARKS if name != "none")
 STUDIES = ("mu", "ratio", "cost")
 """Tables about any task; unless more methods are named, about one method."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wagle.catalogue import METHODS
+from wagle.catalogue import BENCHMARKS, METHODS
 from wagle.errors import WagleError
 from wagle.loggers.folder_lock import in_use
 from wagle.loggers.run_folder import (
@@ -23,8 +23,8 @@ from wagle.loggers.run_folder import (
     read_document,
     read_manifest,
 )
-from wagle.metrics.benchmark import Benchmark
-from wagle.metrics.benchmarks import BENCHMARKS, NO_BENCHMARK, benchmark_of
+from wagle.metrics.benchmark import NO_BENCHMARK, Benchmark
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
 from wagle.terminal import say
 

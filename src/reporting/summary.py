@@ -37,7 +37,7 @@ def summarize(groups: Sequence[Group], benchmark: Benchmark) -> list[Summary]:
     for group in groups:
         averages = [shown(group.spread(metric)) for metric in headline or ()] or [shown(None)] * 2
         counts = [_count(group, asked, forget) for forget in (True, False)]
-        if any(averages[0] != shown(None) or text for text in (*averages[1:], *counts)):
+        if any(text != shown(None) for text in averages) or any(counts):
             lines.append(Summary(group, *averages, *counts))
     return lines
 

@@ -7,19 +7,19 @@ import sys
 
 import pytest
 
+from wagle.catalogue import BENCHMARKS
 from wagle.metrics.benchmark import Metric, forgets
-from wagle.metrics.benchmarks import BENCHMARKS, benchmark_of, find_benchmark, find_metric
+from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
 
 
 def test_benchmarks_are_known_without_what_measures_them():
-    names = ", ".join(map(repr, BENCHMARKS))
     code = (
         "import sys\n"
-        "from wagle.metrics.benchmarks import find_benchmark\n"
-        f"assert all(find_benchmark(name).name == name for name in ({names},))\n"
+        "from wagle.catalogue import BENCHMARKS\n"
+        "assert all(entry.load().name == name for name, entry in BENCHMARKS.items())\n"
         "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'datasets', 'lm_eval'}\n"
         "sys.exit(str(sorted(heavy & set(sys.modules)) or ''))"
     )
@@ -27,7 +27,7 @@ def test_benchmarks_are_known_without_what_measures_them():
     assert ended.stderr.strip() == ""
 
 
-@pytest.mark.parametrize("benchmark", [*map(find_benchmark, BENCHMARKS), OFFICIAL])
+@pytest.mark.parametrize("benchmark", [*(entry.load() for entry in BENCHMARKS.values()), OFFICIAL])
 def test_columns_and_headline_are_numbers_of_the_benchmark(benchmark):
     keys = [metric.key for metric in benchmark.metrics]
     assert len(set(keys)) == len(keys)
