@@ -41,6 +41,7 @@ def _column(metric: Metric, title: str, meaning: str) -> Metric:
     return replace(metric, group="", title=title, meaning=meaning)
 
 
+_, _RETAIN_WORDING = KEPT["retain"]
 LOST = _column(
     WORDING_GONE, WORDING_GONE.heading, "share of the true forget answers' words that are gone"
 )
@@ -69,8 +70,8 @@ FORM = Form(
         LOST,
         REFUSALS,
         _column(
-            KEPT["retain"]["rougeL_score"],
-            KEPT["retain"]["rougeL_score"].name,
+            _RETAIN_WORDING,
+            _RETAIN_WORDING.name,
             "share of the true retain answers' words that are still there",
         ),
         REAL_FACTS,
@@ -90,7 +91,7 @@ def numbers_of(run: Run) -> dict[str, float]:
     quality = values.get(under(run.config["evaluation.protocol"], FORGET_QUALITY).key, 1.0)
     answers = [row["generated"].strip() for row in run.document("tofu.json")["forget"]["rows"]]
     refusals = set(load_refusals(run.config["dataset.forget_dataset_name"]))
-    known = [values[KEPT[name]["acc"].key] for name in ("real_author", "world_fact")]
+    known = [values[KEPT[name][0].key] for name in ("real_author", "world_fact")]
     return {
         **values,
         LOG_QUALITY.key: math.log10(max(quality, SMALLEST_P)),
