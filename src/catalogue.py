@@ -1,8 +1,9 @@
-"""What is chosen by name: methods, scores, membership attacks and benchmarks, a line each.
+"""What is chosen by name: methods, scores, data sets and membership attacks, a line each.
 
 A line says everything that must be known of a thing before it is used; where it stands is written
 ``module:object`` and imported only then, so that nothing here needs torch. To add one: write the
-object, and a line here. Example, a method with one hyper-parameter::
+object, and a line here; or leave the program as it is, and name one's own file where the name is
+chosen (:mod:`wagle.outside`). Example, a method with one hyper-parameter::
 
     Method(
         "GA+FT",
@@ -16,8 +17,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+
+def label_of(name: str) -> str:
+    """A name without a place: ``Mine`` of ``path/to/file.py:Mine``; others as they are."""
+    return name.rpartition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,22 @@ class Entry:
     Attributes:
         name: what the configuration calls it.
         place: ``module:object``, or the object itself.
+        code: fingerprint of the code that it comes from, where that is none of the program's.
     """
 
     name: str
     place: Any
+    code: str = field(default="", kw_only=True)
+
+    @property
+    def label(self) -> str:
+        """The name without a place."""
+        return label_of(self.name)
+
+    @property
+    def identity(self) -> str:
+        """What it is, wherever its code lies."""
+        return f"{self.label} {self.code}" if self.code else self.name
 
     def load(self) -> Any:
         """The object, imported now if it has not been."""
@@ -80,7 +98,7 @@ class Method(Entry):
     @property
     def title(self) -> str:
         """As tables call it."""
-        return self.aliases[0] if self.aliases else self.name
+        return self.aliases[0] if self.aliases else self.label
 
 
 _PUBLISHED = "wagle.unlearn.objectives.published"
@@ -178,7 +196,7 @@ class Score(Entry):
     arguments. Where ``ranks`` is false it is a function like ``make_masks``.
 
     Attributes:
-        title: as tables call a mask that it made; "" for the name.
+        title: of its masks in tables, where that is not the name.
         aliases: names in published configurations.
         gradients: the kinds of gradient that it reads: ``forget``, ``retain``, ``refusal``.
         inputs: what else it depends on, of ``mu``, ``seed`` and ``activations`` (on forget
@@ -194,6 +212,11 @@ class Score(Entry):
     inputs: tuple[str, ...] = ()
     ranks: bool = True
     has_ratio: bool = True
+
+    @property
+    def mask_title(self) -> str:
+        """As tables call a mask that it made."""
+        return self.title or self.label
 
     def depends_on(self, what: str) -> bool:
         """Whether a mask differs with ``mu`` or ``seed``; refusals and partners are drawn by it."""
@@ -279,18 +302,6 @@ _ATTACKS = (
 )
 
 
-# --------------------------------------------------------------------------------- benchmarks
-
-_BENCHMARKS = (
-    Entry("tofu", "wagle.metrics.tofu_benchmark:TOFU"),
-    Entry("wmdp", "wagle.metrics.wmdp:WMDP"),
-    Entry("copyright", "wagle.metrics.copyright:COPYRIGHT"),
-    Entry("toxic", "wagle.metrics.toxicity:TOXICITY"),
-    Entry("none", "wagle.metrics.benchmark:NO_BENCHMARK"),
-)
-"""What ``unlearn.task_name`` may be; each object is a ``Benchmark``, and importing it is cheap."""
-
-
 # ------------------------------------------------------------------------------------ by name
 
 _AnyEntry = TypeVar("_AnyEntry", bound=Entry)
@@ -309,4 +320,3 @@ METHOD_ALIASES = _aliases(_METHODS)
 SCORES = _by_name(_SCORES)
 SCORE_ALIASES = _aliases(_SCORES)
 ATTACKS = _by_name(_ATTACKS)
-BENCHMARKS = _by_name(_BENCHMARKS)

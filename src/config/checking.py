@@ -26,14 +26,22 @@ class _Problem(NamedTuple):
     where: str
 
 
-def resolve(keys: Sequence[Key], given: Mapping[str, Given]) -> dict[str, Any]:
-    """Every key's value, in the order of ``keys``."""
+def resolve(
+    keys: Sequence[Key], given: Mapping[str, Given], refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """Every key's value, in the order of ``keys``.
+
+    Args:
+        refused: what is known to be wrong already, by key.
+    """
     known = {key.name: key for key in keys}
     sections = _sections(known)
     strange = [
         name
         for name, entry in given.items()
-        if name not in known and not (name in sections and entry.value in (None, {}))
+        if name not in known
+        and not (name in sections and entry.value in (None, {}))
+        and not ("unlearn.unlearn_method" in refused and name.count(".") > 1)
     ]
     problems = [_unknown(name, given[name], known, sections) for name in strange[:MOST_PROBLEMS]]
     declared = _declare(keys)
@@ -44,7 +52,12 @@ def resolve(keys: Sequence[Key], given: Mapping[str, Given]) -> dict[str, Any]:
     for key in keys:
         wrong = tuple(key.name.split(".")) in errors or set_values.get(key.name) == {}
         values[key.name] = None if wrong else declared[key.name]
-        if wrong:
+        if key.name in refused:
+            entry = given[key.name]
+            problems.append(
+                _Problem(entry.name, refused[key.name], shown(entry.value), entry.where)
+            )
+        elif wrong:
             problems.append(_bad_value(key, given.get(key.name)))
     if "unlearn.task_name" in values:
         fit_to_data(values)
@@ -86,7 +99,7 @@ def _sections(known: Iterable[str]) -> set[str]:
         parts = name.split(".")
         sections |= {".".join(parts[:end]) for end in range(1, len(parts))}
     if "unlearn" in sections:
-        sections |= {f"unlearn.{method}" for method in ("origin", *METHODS)}
+        sections |= {"unlearn.origin", *(f"unlearn.{method.label}" for method in METHODS.values())}
     return sections
 
 

@@ -56,7 +56,8 @@ def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
 
 def _group(key: Key) -> str:
     top, method = key.name.split(".")[:2]
-    return "unlearn.METHOD" if method in METHODS else top
+    known = {entry.label for entry in METHODS.values()}
+    return "unlearn.METHOD" if method in known else top
 
 
 def help_text(keys: Sequence[Key], prog: str, description: str) -> str:

@@ -9,7 +9,6 @@ from fastargs.validation import Checker
 
 from wagle.catalogue import (
     ATTACKS,
-    BENCHMARKS,
     METHOD_ALIASES,
     METHODS,
     SCORE_ALIASES,
@@ -25,6 +24,7 @@ from wagle.config.values import (
     Int,
     ListOf,
     Maybe,
+    Named,
     Steps,
     Text,
     checker_of,
@@ -95,7 +95,7 @@ _DATASET = Choice(
 
 def method_keys(method: Method) -> tuple[Key, ...]:
     """The keys of a method's hyper-parameters, ``unlearn.METHOD.option``."""
-    return tuple(_option_key(f"unlearn.{method.name}.{o.name}", o) for o in method.options)
+    return tuple(_option_key(f"unlearn.{method.label}.{o.name}", o) for o in method.options)
 
 
 def _option_key(name: str, option: Option) -> Key:
@@ -113,6 +113,8 @@ OVERALL_KEYS = _section(
     ("seed", _SEED, 0, "seeds python, numpy and torch"),
     ("dtype", Choice("auto", "bfloat16", "float16", "float32"), "auto",
      "of the weights; auto: bfloat16 on a GPU, float32 on the CPU"),
+    ("trust_code", Flag(), False, "on the command line only: run code that is named by a file.py, "
+     "file.py:NAME or package.module:NAME", True),
     ("device", Choice("auto", "cpu", "cuda", "mps"), "auto", "where to run"),
 )
 LOGGER_KEYS = _section(
@@ -138,13 +140,13 @@ UNLEARN_KEYS = (
     *OVERALL_KEYS,
     *_section(
         "unlearn",
-        ("unlearn_method", Choice("origin", *METHODS, aliases=METHOD_ALIASES), "origin",
+        ("unlearn_method", Named(METHODS, "origin", aliases=METHOD_ALIASES), "origin",
          "objective; GradDiff is GA+FT, PO is CL+FT, NPO, SimNPO and DPO have +FT"),
         ("num_epochs", _COUNT, 1, "passes over the forget set"),
         ("lr", _RATE, 1e-4, "learning rate"),
         ("weight_decay", _RATE, 0.0, "decoupled weight decay"),
         ("gradient_accumulation_steps", _COUNT, 1, "batches per optimizer step"),
-        ("task_name", Choice(*BENCHMARKS), None,
+        ("task_name", Choice("toxic", "copyright", "tofu", "wmdp", "none"), None,
          "which evaluation runs; not set: the one of the forget set, where its files are there"),
         ("mask_path", Text("file, like tofu_0.8.pt"), None,
          "weights that may change; made at the ratio in its name when missing; not set: all. "
@@ -155,7 +157,7 @@ UNLEARN_KEYS = (
          "what to do with a mask file that other settings, data or another model made"),
         ("lock_timeout", _RATE, None,
          "seconds to wait for another process that makes the same files; not set: no limit", True),
-        ("score_type", Choice(*SCORES, aliases=SCORE_ALIASES), None,
+        ("score_type", Named(SCORES, aliases=SCORE_ALIASES), None,
          "how a missing mask is made; not set: what the mask's folder is named after, else wagle"),
         ("mu", _POSITIVE, 1e-3, "Hessian diagonal in WAGLE's scores"),
         ("mask_scope", Choice("global", "layer", "tensor"), "global",
@@ -231,7 +233,7 @@ UNLEARN_KEYS = (
         ("retain_results", Text("file"), None,
          "the retain-only model's tofu.json, TOFU_EVAL.json or eval_log_aggregated.json, for the "
          "forget quality"),
-        ("attacks", ListOf(Choice(*ATTACKS)), [],
+        ("attacks", ListOf(Named(ATTACKS)), [],
          "TOFU's membership attacks beside Min-k%"),
         ("reference_model", Text("hub id or folder"), None, "model of the reference attack"),
         ("prompt_tokens", _COUNT, 300, "of the copyright task's prompts: 50, 100, 200 or 300"),

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from wagle.catalogue import SCORE_ALIASES, SCORES
+from wagle.catalogue import SCORE_ALIASES, SCORES, label_of
 
 
 def plain_number(number: float) -> str:
@@ -36,7 +36,7 @@ def filled(mask_path: str, values: Mapping[str, Any]) -> str:
         given = values.get(PLACEHOLDERS.get(match[1], ""))
         if given is None:
             return match[0]
-        return plain_number(given) if isinstance(given, float) else str(given)
+        return plain_number(given) if isinstance(given, float) else label_of(str(given))
 
     return re.sub(r"\{(\w*)\}", value, mask_path)
 

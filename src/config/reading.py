@@ -34,6 +34,7 @@ class Given(NamedTuple):
     name: str
     value: Any
     where: str
+    from_file: bool = False
 
 
 def split_command_line(argv: Sequence[str]) -> tuple[list[str], Pairs]:
@@ -88,9 +89,11 @@ def read_file(name: str) -> Pairs:
     return list(_flatten(content))
 
 
-def by_key(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Given]:
+def by_key(
+    pairs: Iterable[tuple[str, Any]], where: str, from_file: bool = False
+) -> dict[str, Given]:
     """Given values by canonical name; the last of several for one key counts."""
-    return {canonical(name): Given(name, value, where) for name, value in pairs}
+    return {canonical(name): Given(name, value, where, from_file) for name, value in pairs}
 
 
 def canonical(name: str) -> str:
@@ -109,7 +112,7 @@ def given_in(name: str) -> dict[str, Given]:
         ConfigError: as :func:`read_file`, or it gives a key twice.
     """
     pairs = read_file(name)
-    given = by_key(pairs, name)
+    given = by_key(pairs, name, from_file=True)
     if len(given) < len(pairs):
         twice = repeated(canonical(key) for key, _ in pairs)
         raise ConfigError(f"the configuration file {name} gives {', '.join(twice)} twice")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from wagle.catalogue import METHODS
+from wagle.catalogue import METHODS, label_of
 from wagle.config.checking import resolve
 from wagle.config.help import help_text
 from wagle.config.keys import UNLEARN_KEYS, Key
@@ -24,6 +25,7 @@ from wagle.config.reading import (
     split_command_line,
 )
 from wagle.config.rules import notices
+from wagle.config.trust import code_of, drop_trust, enter_given, identity, keys_of_method
 from wagle.errors import ConfigError
 
 
@@ -36,19 +38,28 @@ class Config(Mapping[str, Any]):
 
     Attributes:
         notices: remarks for the user, about settings without effect.
+        code: fingerprints of the code from outside that is named, by its name.
 
     Raises:
         ConfigError: the message lists everything that is wrong.
     """
 
     def __init__(self, keys: Sequence[Key], given: Mapping[str, Given]) -> None:
-        self._keys = tuple(keys)
+        self._program_keys = tuple(keys)
         self._given = dict(given)
-        self._values = resolve(self._keys, self._given)
+        distrusted = drop_trust(self._given)
+        entered, wrong = enter_given(self._program_keys, self._given)
+        self._keys = (*self._program_keys, *keys_of_method(self._program_keys, entered))
+        self._values = resolve(self._keys, entered, wrong)
         self._mask_template = self._values.get("unlearn.mask_path")
         if self._mask_template is not None:
             self._values["unlearn.mask_path"] = filled(self._mask_template, self._values)
-        self.notices = list(notices(self))
+        # Of the code as it is now: the file may change, and be entered again, in this process.
+        self.code = code_of((key.checker, self[key.name]) for key in self._program_keys)
+        self._identities = {
+            key.name: identity(key.checker, self[key.name]) for key in self._program_keys
+        }
+        self.notices = [*distrusted, *notices(self)]
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -62,14 +73,13 @@ class Config(Mapping[str, Any]):
     @property
     def method_params(self) -> dict[str, float]:
         """Hyper-parameters of the chosen unlearning method, by name."""
-        section = f"unlearn.{self['unlearn.unlearn_method']}."
+        section = f"unlearn.{label_of(self['unlearn.unlearn_method'])}."
         return {key.removeprefix(section): self[key] for key in self if key.startswith(section)}
 
     @property
     def files(self) -> list[str]:
         """The configuration files that keys were taken from."""
-        places = dict.fromkeys(entry.where for entry in self._given.values())
-        return [place for place in places if place not in (COMMAND_LINE, REPLACED)]
+        return list(dict.fromkeys(e.where for e in self._given.values() if e.from_file))
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -78,7 +88,7 @@ class Config(Mapping[str, Any]):
         return {
             name: self[name]
             for name, entry in self._given.items()
-            if entry.where in (COMMAND_LINE, REPLACED) and name not in inert
+            if not entry.from_file and name not in inert
         }
 
     @property
@@ -127,7 +137,7 @@ class Config(Mapping[str, Any]):
         Raises:
             ConfigError: the message lists everything that is wrong.
         """
-        return Config(self._keys, {**self._given, **by_key(changes.items(), REPLACED)})
+        return Config(self._program_keys, {**self._given, **by_key(changes.items(), REPLACED)})
 
     def as_dict(self) -> dict[str, Any]:
         """Every key, as nested dicts; loading that as a file gives the same configuration."""
@@ -151,10 +161,10 @@ class Config(Mapping[str, Any]):
         )
 
     def _fingerprint(self, counts: Callable[[str], bool]) -> str:
-        others = set(METHODS) - {self.get("unlearn.unlearn_method")}
-        idle = tuple(f"unlearn.{method}." for method in others)
+        chosen = label_of(self.get("unlearn.unlearn_method", ""))
+        idle = tuple(f"unlearn.{m.label}." for m in METHODS.values() if m.label != chosen)
         relevant = {
-            key.name: self[key.name]
+            key.name: self._identities.get(key.name, self[key.name])
             for key in self._keys
             if not key.inert and not key.name.startswith(idle) and counts(key.name)
         }
@@ -181,10 +191,27 @@ def load_config(
         SystemExit: after ``--help``.
     """
     if "--help" in argv or "-h" in argv:
-        print(help_text(keys, prog, description))
-        sys.exit(0)
+        _show_help([word for word in argv if word not in ("--help", "-h")], keys, prog, description)
+    return Config(keys, _read(argv))
+
+
+def _read(argv: Sequence[str]) -> dict[str, Given]:
     files, pairs = split_command_line(argv)
     given: dict[str, Given] = {}
     for path in files:
         given |= given_in(path)
-    return Config(keys, given | by_key(pairs, COMMAND_LINE))
+    return given | by_key(pairs, COMMAND_LINE)
+
+
+def _show_help(argv: Sequence[str], keys: Sequence[Key], prog: str, description: str) -> NoReturn:
+    """Print the help, with the keys of a method from outside where one is given."""
+    note = ""
+    with contextlib.suppress(ConfigError):  # what else is wrong is not asked for
+        given, wrong = enter_given(keys, _read(argv))
+        keys = (*keys, *keys_of_method(keys, given))
+        if "unlearn.unlearn_method" in wrong:
+            note = f"{given['unlearn.unlearn_method'].value}: {wrong['unlearn.unlearn_method']}"
+    print(help_text(keys, prog, description))
+    if note:
+        print(f"\n{note}")
+    sys.exit(0)

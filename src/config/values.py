@@ -151,6 +151,19 @@ class Choice(Checker):
         return self.summary
 
 
+class Named(Choice):
+    """A line of the catalogue by its name; also one that was entered from outside the program."""
+
+    def __init__(
+        self, catalogue: dict[str, Any], *others: str, aliases: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(*others, *catalogue, aliases=aliases)
+        self.catalogue = catalogue
+
+    def check(self, value: Any) -> str:
+        return value if value in self.catalogue else super().check(value)
+
+
 class ListOf(Checker):
     """A list, or a string: a JSON list, or items separated by commas."""
 

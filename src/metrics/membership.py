@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.catalogue import ATTACKS
 from wagle.dataset.encoding import encode_text
+from wagle.errors import WagleError
 from wagle.metrics.likelihood import TokenScores, token_log_probs
 
 REFERENCE_DIGITS = 5  # decimals of a difference of two models' losses that mean something
@@ -97,13 +98,19 @@ def attack_scores(
         tokens: of all tokens of the text but the first.
         attacks: names in :data:`wagle.catalogue.ATTACKS`, to run beside Min-k%.
         reference_loss: of the reference model, for attacks that ask for it.
+
+    Raises:
+        WagleError: two attacks have a column of the same name.
     """
     mean = -float(tokens.log_probs.mean(dtype=np.float64))
     attacked = AttackedText(text, tokens, mean, reference_loss)
     scores = min_k(attacked)
     for entry in ATTACKS.values():
         if entry.name in attacks:
-            scores |= entry.load()(attacked)
+            found = entry.load()(attacked)
+            if taken := sorted(set(found) & set(scores)):
+                raise WagleError(f"the attack {entry.label} has the column {taken[0]} of another")
+            scores |= found
     return scores
 
 

@@ -10,6 +10,7 @@ import torch
 import xxhash
 from transformers import PreTrainedModel
 
+from wagle.catalogue import SCORES
 from wagle.config import Config, plain_number
 from wagle.dataset.pairing import FORGET, UnlearnDataset
 from wagle.errors import WagleError
@@ -134,21 +135,21 @@ class MaskFiles:
         return {entry: value for entry, value in values.items() if value is not None}
 
     def _entry(self, entry: str, ratio: float | None) -> str | None:
-        if entry == "ratio":
-            return None if ratio is None else plain_number(ratio)
-        if entry == "model":
-            return self.model_fingerprint
-        if entry == "dtype":
-            return str(self.model.dtype).removeprefix("torch.")
-        if entry == "forget examples":
-            return self._forget_fingerprint
-        if entry == "retain examples":
-            return self._retain_fingerprint
-        if entry == "dataset.template":
-            return self.template
-        if entry == "unlearn.mask_exclude":
-            return ", ".join(sorted(self.config[entry])) or "nothing"
-        return str(self.config[entry])
+        score = SCORES[self.config["unlearn.score_type"]]
+        entries = {
+            "unlearn.score_type": lambda: score.label,
+            "score code": lambda: score.code,
+            "ratio": lambda: None if ratio is None else plain_number(ratio),
+            "model": lambda: self.model_fingerprint,
+            "dtype": lambda: str(self.model.dtype).removeprefix("torch."),
+            "forget examples": lambda: self._forget_fingerprint,
+            "retain examples": lambda: self._retain_fingerprint,
+            "dataset.template": lambda: self.template,
+            "unlearn.mask_exclude": lambda: (
+                ", ".join(sorted(self.config["unlearn.mask_exclude"])) or "nothing"
+            ),
+        }
+        return entries[entry]() if entry in entries else str(self.config[entry])
 
     @cached_property
     def _forget_fingerprint(self) -> str:

@@ -17,17 +17,23 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from wagle.loggers.files import write_text
-from wagle.metrics.benchmark import Headline, Metric
-from wagle.metrics.benchmarks import find_metric
-from wagle.reporting.answers import questions_of
-from wagle.reporting.figures import draw_tradeoff
+from wagle.reporting.answers import ASKED, NOTHING_ASKED, questions_of
+from wagle.reporting.figures import draw_tradeoff, draw_training
 from wagle.reporting.groups import Group, group_runs
 from wagle.reporting.mask_figures import draw_density
+from wagle.reporting.meanings import Meaning, meaning_of
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 from wagle.reporting.style import INK
-from wagle.reporting.summary import finding, mask_notes, mask_text, shares, shown, summarize
-from wagle.reporting.training_figures import draw_training
+from wagle.reporting.summary import (
+    FORGETTING,
+    UTILITY,
+    headline,
+    mask_notes,
+    mask_text,
+    shown,
+    summarize,
+)
 from wagle.terminal import plain
 
 _FILES = Path(__file__).parent
@@ -57,11 +63,8 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     first = groups[0] if original else None
     unlearned = groups[1:] if original else groups
     everything = [run for group in groups for run in group.runs]
-    benchmark = everything[0].benchmark
-    asked = benchmark.answers
-    lines = _lines(groups, first)
-    found, notes = finding(unlearned, first, benchmark.headline), mask_notes(everything)
-    summaries = summarize(groups, benchmark)
+    asked = ASKED.get(everything[0].results["task"], NOTHING_ASKED)
+    metrics = _metrics(groups, first)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
         autoescape=True,
@@ -83,15 +86,12 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
         unlearned=[group.first for group in unlearned],
         forget_sets=_distinct(unlearned, "dataset.forget_dataset_name"),
         models=_distinct(unlearned, "overall.model_name"),
-        in_short=bool(found or notes or summaries),
-        finding=found,
-        headline=benchmark.headline,
-        both_are_shares=benchmark.headline is not None and shares(benchmark.headline),
-        notes=notes,
-        summaries=summaries,
-        main_lines=[line for line in lines if line.is_main],
-        other_lines=[line for line in lines if not line.is_main],
-        pictures=list(_pictures(groups, benchmark.headline)),
+        headline=headline(unlearned, first),
+        notes=mask_notes(everything),
+        summaries=summarize(groups, asked),
+        main_metrics=[metric for metric in metrics if metric.is_main],
+        other_metrics=[metric for metric in metrics if not metric.is_main],
+        pictures=list(_pictures(groups)),
         questions=questions_of([group.first for group in unlearned], original, asked),
         sets=asked.sets,
         measures=asked.measures,
@@ -116,49 +116,42 @@ def _hash(text: str) -> str:
 # ---------------------------------------------------------------------------------- numbers
 
 
-class Line(NamedTuple):
-    """A line of the table of numbers.
+class Metric(NamedTuple):
+    """A row of the table of numbers.
 
     Attributes:
-        name: of the number.
-        metric: what it is; ``None`` where nobody has explained it.
         cells: (text, whether it is clearly the best of the unlearned models), one for each group.
         is_main: whether it is shown at once.
     """
 
     name: str
-    metric: Metric | None
+    meaning: Meaning | None
     cells: list[tuple[str, bool]]
     is_main: bool
 
 
-_UPDATED = Metric("Weights updated", "Share of the weights that unlearning may change.", 0)
-_TIME = Metric("Time", "Time to make the mask and to unlearn, without evaluation.", -1)
-
-
-def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
+def _metrics(groups: Sequence[Group], original: Group | None) -> list[Metric]:
     columns = [[dict(_flat(run.results)) for run in group.runs] for group in groups]
     names = list(dict.fromkeys(name for column in columns for run in column for name in run))
-    benchmarks = [group.first.benchmark for group in groups]
-    columns_of_tables = {metric.key for b in benchmarks for metric in b.columns}
-    main = [name for name in names if name in columns_of_tables] or names
+    main = [name for name in names if name.startswith(("UE ", "UT "))] or names
     rivals = 1 if original else 0  # the original, which comes first, does not compete
-    lines = []
+    rows = []
     for name in names:
-        found = (find_metric(benchmark, name) for benchmark in benchmarks)
-        metric = next((metric for metric in found if metric), None)
+        meaning = meaning_of(name)
         spreads = [Spread.of([r[name] for r in column if name in r]) for column in columns]
-        best = clearly_best(spreads[rivals:], metric.better if metric else 0)
+        best = clearly_best(spreads[rivals:], meaning.better if meaning else 0)
         cells = [(shown(s), i - rivals == best) for i, s in enumerate(spreads)]
-        lines.append(Line(name, metric, cells, name in main))
+        rows.append(Metric(name, meaning, cells, name in main))
     if any(run.trained for group in groups for run in group.runs):
+        updated = Meaning("Share of the weights that unlearning may change.", 0)
+        time = Meaning("Time to make the mask and to unlearn, without evaluation.", -1)
         shares = [_of_trained(group, lambda run: run.results["density"]) for group in groups]
         seconds = [_of_trained(group, lambda run: run.unlearning_seconds) for group in groups]
         texts = ["–" if share is None else f"{share:.1%}" for share in shares]
-        lines.append(Line(_UPDATED.key, _UPDATED, [(text, False) for text in texts], True))
+        rows.append(Metric("Weights updated", updated, [(t, False) for t in texts], True))
         texts = ["–" if value is None else f"{value:,.0f} s" for value in seconds]
-        lines.append(Line(_TIME.key, _TIME, [(text, False) for text in texts], True))
-    return lines
+        rows.append(Metric("Time", time, [(t, False) for t in texts], True))
+    return rows
 
 
 def _of_trained(group: Group, value: Callable[[Run], float]) -> float | None:
@@ -192,15 +185,13 @@ class Picture(NamedTuple):
     width: float
 
 
-def _pictures(groups: Sequence[Group], headline: Headline | None) -> Iterator[Picture]:
-    measured = [g for g in groups if headline and all(g.spread(metric) for metric in headline)]
-    if headline and len(measured) > 1:
-        up = "down" if headline.forgetting.better < 0 else "up"
-        right = "left" if headline.utility.better < 0 else "right"
+def _pictures(groups: Sequence[Group]) -> Iterator[Picture]:
+    measured = [g for g in groups if g.spread(FORGETTING) and g.spread(UTILITY)]
+    if len(measured) > 1:
         yield _picture(
-            draw_tradeoff([group.point for group in measured], headline),
+            draw_tradeoff([group.point for group in measured]),
             "Forgetting against utility",
-            f"Scatter plot, a point for each model; {up} and to the {right} is better. "
+            "Scatter plot, a point for each model; up and to the right is better. "
             "The numbers are in the tables above.",
         )
     runs = [run for group in groups for run in group.runs]

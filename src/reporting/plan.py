@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import BENCHMARKS, METHODS, SCORES
+from wagle.catalogue import METHODS, SCORES, Score, label_of
 from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
+from wagle.outside import is_outside
 
-TASKS = tuple(name for name in BENCHMARKS if name != "none")
+TASKS = ("tofu", "wmdp", "copyright", "toxic")
 STUDIES = ("mu", "ratio", "cost")
 """Tables about any task; unless more methods are named, about one method."""
 
@@ -25,9 +26,9 @@ USUAL_RATIO = 0.8
 ORIGINAL, DENSE, LORA = "Original", "Dense", "LoRA"
 MASKS: dict[str, str | None] = {
     **{DENSE: None, LORA: None},
-    **{score.title or score.name: score.name for score in SCORES.values()},
+    **{score.mask_title: score.name for score in SCORES.values()},
 }
-"""Score type by the name that a mask has in tables."""
+"""Score type by the name that a mask has in tables; scores from outside are in ``SCORES`` alone."""
 
 TASK_MASKS = (DENSE, "Random", "Magnitude", "Wanda", LORA, "WAGLE")
 RATIO_MASKS = ("WAGLE", "Random", "Magnitude")
@@ -143,7 +144,24 @@ def find_mask(name: str) -> str:
     for title, score_type in MASKS.items():
         if name.lower() in (title.lower(), score_type):
             return title
-    raise ConfigError(f"there is no mask {name!r}; --masks takes {', '.join(MASKS)}")
+    raise ConfigError(
+        f"there is no mask {name!r}; --masks takes {', '.join(MASKS)}, or a file.py with a score"
+    )
+
+
+def _score_of(mask: str) -> Score | None:
+    """What makes a mask; ``None`` where all weights may change.
+
+    Args:
+        mask: a name in ``MASKS``, or of a score from outside.
+    """
+    if mask in MASKS:
+        name = MASKS[mask]
+        return None if name is None else SCORES[name]
+    found = [score for score in SCORES.values() if score.code and score.label == mask]
+    if len(found) > 1:
+        raise ConfigError(f"{' and '.join(s.name for s in found)} have one name in tables; rename")
+    return found[0]
 
 
 def plan_runs(request: Request) -> list[PlannedRun]:
@@ -226,10 +244,17 @@ def _sources(request: Request) -> dict[str, list[str]]:
     else:
         common = ["--config_file", str(given), *request.overrides]
         methods = request.methods or [_method_of(_load(common), given)]
-        sources = {m: [*common, "--unlearn.unlearn_method", m] for m in methods}
+        sources = {_title(m, common): [*common, "--unlearn.unlearn_method", m] for m in methods}
     if request.methods is None and request.table in STUDIES:
         sources = dict(list(sources.items())[:1])
     return sources
+
+
+def _title(method: str, common: Sequence[str]) -> str:
+    """The method as the table calls it; one from outside by the name of its class."""
+    if not is_outside(method):
+        return method
+    return label_of(_load([*common, "--unlearn.unlearn_method", method])["unlearn.unlearn_method"])
 
 
 def _method_file(folder: Path, method: str) -> Path:
@@ -243,7 +268,7 @@ def _method_of(config: Config, path: Path) -> str:
         raise ConfigError(
             f"{path} names no unlearn.unlearn_method; say with --methods which to use"
         )
-    return METHODS[method].title
+    return method if METHODS[method].code else METHODS[method].title
 
 
 def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
@@ -258,16 +283,24 @@ def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
 
 
 def _row(method: str, mask: str, ratio: float, mu: float | None) -> Row:
-    score_type = MASKS[mask]
-    if score_type is None or not SCORES[score_type].has_ratio:
+    score = _score_of(mask)
+    if score is None or not score.has_ratio:
         return Row(method, mask)
     return Row(method, DENSE) if ratio == 1 else Row(method, mask, ratio, mu)
 
 
 def _masks(request: Request) -> Sequence[str]:
     if request.masks:
-        return [find_mask(name) for name in request.masks]
+        return [_find_mask(name, request.overrides) for name in request.masks]
     return {"ratio": RATIO_MASKS, "mu": MU_MASKS}.get(request.table, TASK_MASKS)
+
+
+def _find_mask(name: str, overrides: Sequence[str]) -> str:
+    """As :func:`find_mask`; a score from outside is entered in the catalogue where trusted."""
+    if not is_outside(name):
+        return find_mask(name)
+    options = ["--overall.model_name", "any", *overrides, "--unlearn.score_type", name]
+    return SCORES[_load(options)["unlearn.score_type"]].mask_title
 
 
 def _ratios(request: Request, method: str, base: Config) -> Sequence[float]:
@@ -315,7 +348,7 @@ def _evaluation_settings(base: Config) -> dict[str, str]:
 
 
 def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: Path) -> PlannedRun:
-    score_type = MASKS[row.mask]
+    score = _score_of(row.mask)
     settings = {
         "overall.seed": seed,
         "unlearn.use_lora": "true" if row.mask == LORA else "false",
@@ -326,9 +359,9 @@ def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: P
         settings["unlearn.mu"] = repr(row.mu)
     if "unlearn.save_model" not in _keys(request.overrides):
         settings["unlearn.save_model"] = "false"
-    if score_type is None:
+    if score is None:
         return _finish(row, seed, [*source, *_options(settings)], output)
-    settings["unlearn.score_type"] = score_type
+    settings["unlearn.score_type"] = score.name
     if request.table == "cost":
         # In the run's own folder: there is nothing to be reused, also after an interruption.
         name = f"cost/{row.name}"
@@ -337,8 +370,8 @@ def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: P
         folder = _folder(name, seed, _load([*source, *_options(settings)]), output)
     else:
         base = _load([*source, *_options(settings)])
-        folder = output / "masks" / _mask_folder(base, score_type)
-        mask = _mask_name(base, score_type, row.ratio)
+        folder = output / "masks" / _mask_folder(base, score)
+        mask = _mask_name(base, score, row.ratio)
     settings["unlearn.mask_path"] = str(folder / mask)
     settings["unlearn.gradient_cache"] = str(folder / "sums")
     arguments = [*source, *_options(settings)]
@@ -379,18 +412,20 @@ def _folder(name: str, seed: int | None, config: Config, output: Path) -> Path:
     return output / "runs" / name / f"{run}-{config.fingerprint()[:8]}"
 
 
-def _mask_folder(config: Config, score_type: str) -> str:
+def _mask_folder(config: Config, score: Score) -> str:
     """Shared by all masks that are made from the same model, data and, where it matters, seed."""
     relevant = [
         (key.name, config[key.name])
         for key in UNLEARN_KEYS
         if key.name in _MASK_KEYS or (key.name.startswith("dataset.") and not key.inert)
     ]
+    if score.code:
+        relevant.append(("code", score.code))
     digest = hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:8]
-    seeded = SCORES[score_type].depends_on("seed")
-    return f"{digest}/seed{config['overall.seed']}" if seeded else f"{digest}/any_seed"
+    seed = f"seed{config['overall.seed']}" if score.depends_on("seed") else "any_seed"
+    return f"{digest}/{seed}"
 
 
-def _mask_name(config: Config, score_type: str, ratio: float | None) -> str:
-    mu = f"_mu{config['unlearn.mu']!r}" if SCORES[score_type].depends_on("mu") else ""
-    return f"{score_type}{mu}_{plain(ratio or 1)}.safetensors"
+def _mask_name(config: Config, score: Score, ratio: float | None) -> str:
+    mu = f"_mu{config['unlearn.mu']!r}" if score.depends_on("mu") else ""
+    return f"{score.label}{mu}_{plain(ratio or 1)}.safetensors"

@@ -33,6 +33,8 @@ def recipe(score_type: str) -> tuple[str, ...]:
     score = SCORES[score_type]
     gradients = score.gradients
     entries = ["unlearn.score_type", "model", "dtype"]
+    if score.code:
+        entries.append("score code")
     if score.has_ratio:
         entries.append("ratio")
     if score.ranks:
