@@ -1,4 +1,4 @@
-"""What is chosen by name: methods, scores, data sets and membership attacks, a line each.
+"""What is chosen by name: methods, scores, membership attacks and benchmarks, a line each.
 
 A line says everything that must be known of a thing before it is used; where it stands is written
 ``module:object`` and imported only then, so that nothing here needs torch. To add one: write the
@@ -302,6 +302,18 @@ _ATTACKS = (
 )
 
 
+# --------------------------------------------------------------------------------- benchmarks
+
+_BENCHMARKS = (
+    Entry("tofu", "wagle.metrics.tofu_benchmark:TOFU"),
+    Entry("wmdp", "wagle.metrics.wmdp:WMDP"),
+    Entry("copyright", "wagle.metrics.copyright:COPYRIGHT"),
+    Entry("toxic", "wagle.metrics.toxicity:TOXICITY"),
+    Entry("none", "wagle.metrics.benchmark:NO_BENCHMARK"),
+)
+"""What ``unlearn.task_name`` may be; each object is a ``Benchmark``, and importing it is cheap."""
+
+
 # ------------------------------------------------------------------------------------ by name
 
 _AnyEntry = TypeVar("_AnyEntry", bound=Entry)
@@ -320,3 +332,4 @@ METHOD_ALIASES = _aliases(_METHODS)
 SCORES = _by_name(_SCORES)
 SCORE_ALIASES = _aliases(_SCORES)
 ATTACKS = _by_name(_ATTACKS)
+BENCHMARKS = _by_name(_BENCHMARKS)

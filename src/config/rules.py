@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wagle.catalogue import ATTACKS, METHODS, SCORES
+from wagle.catalogue import ATTACKS, BENCHMARKS, METHODS, SCORES
 from wagle.config.keys import TEXT_DATASETS
 from wagle.config.mask_names import (
     PLACEHOLDERS,
@@ -129,35 +129,19 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     made = values["unlearn.mask_path"] and not Path(mask_file(values)).exists()
     if made and "refusal" in SCORES[score_type].gradients and names[0] in texts:
         yield names[0], wrong.format(score_type)
-    if values["unlearn.task_name"] == "toxic" and names[0] in texts:
-        yield names[0], wrong.format("unlearn.task_name toxic")
-
-
-_EVALUATIONS = {
-    # by the family of the forget set: the task, and a file below data_dir that only it needs
-    "Tofu": ("tofu", "TOFU/retain_perturbed.json"),
-    "Demo": ("tofu", "demo/retain_perturbed.json"),
-    "HP": ("copyright", "HP/hp_test_qa_{}.jsonl"),
-    "SafePku": ("toxic", "SafePku/test.jsonl"),
-    **{f"WMDP{part}": ("wmdp", None) for part in ("Cyber", "Bio", "ALL")},
-}
+    task = values["unlearn.task_name"]
+    if task in BENCHMARKS and BENCHMARKS[task].load().needs_questions and names[0] in texts:
+        yield names[0], wrong.format(f"unlearn.task_name {task}")
 
 
 def fit_to_data(values: dict[str, Any]) -> None:
     """What is not set and follows from the forget set: the evaluation, and how many rows."""
-    family, _, subset = (values["dataset.forget_dataset_name"] or "").partition("_")
     if values["dataset.forget_ratio"] is None:
-        some = family == "SafePku" or values["dataset.self_retain"]
+        some = values["dataset.forget_dataset_name"] == "SafePku" or values["dataset.self_retain"]
         values["dataset.forget_ratio"] = 200.0 if some else 1.0
     if values["unlearn.task_name"] is None:
-        task, file = _EVALUATIONS.get(family, ("none", None))
-        folder = values["dataset.data_dir"]
-        if folder and file:
-            path = Path(folder, file.format(values["evaluation.prompt_tokens"]))
-            task = task if path.is_file() else "none"
-        if task == "tofu" and not re.match(r"forget|full|retain\d", subset):
-            task = "none"
-        values["unlearn.task_name"] = task
+        fitting = (name for name, entry in BENCHMARKS.items() if entry.load().is_default(values))
+        values["unlearn.task_name"] = next(fitting, "none")
 
 
 def notices(config: Config) -> Iterator[str]:

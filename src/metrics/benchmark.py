@@ -166,6 +166,8 @@ class Benchmark:
         sets: the data sets that it asks about, by their names in its documents.
         rows: the rows of these sets that are asked, by the same names; not given: all.
         check: raises what is wrong with the settings or those rows, before anything is trained.
+        needs_questions: whether it asks the forget set's own questions, so that running text is
+            refused.
         lm_eval_roles: the keys of ``evaluation.task_names`` that it uses.
         is_default: whether it fits values that name no evaluation.
         answers: where its documents have the models' answers, for the report.
@@ -182,6 +184,7 @@ class Benchmark:
     sets: Callable[[Settings], Mapping[str, str]] = lambda config: {}
     rows: Callable[[Settings, Loader], dict[str, Rows]] | None = None
     check: Callable[[Settings, Mapping[str, Rows]], None] = lambda config, rows: None
+    needs_questions: bool = False
     lm_eval_roles: tuple[str, ...] = ()
     is_default: Callable[[Settings], bool] = lambda values: False
     answers: Answers = Answers()
@@ -204,3 +207,6 @@ def forgets(values: Settings, sets: str, file: str | None = None) -> bool:
         return False
     folder = values["dataset.data_dir"]
     return not (folder and file) or Path(folder, file).is_file()
+
+
+NO_BENCHMARK = Benchmark("none", "No evaluation", (), {})

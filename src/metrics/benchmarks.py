@@ -1,34 +1,15 @@
-"""The benchmarks by the names that ``unlearn.task_name`` gives them."""
+"""The benchmark that a configuration runs, and what the numbers of its results are."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from wagle.catalogue import BENCHMARKS
 from wagle.metrics.benchmark import Benchmark, Metric, Settings
 from wagle.metrics.utility import FURTHER
 
-BENCHMARKS = {
-    "tofu": "wagle.metrics.tofu_benchmark:TOFU",
-    "wmdp": "wagle.metrics.wmdp:WMDP",
-    "copyright": "wagle.metrics.copyright:COPYRIGHT",
-    "toxic": "wagle.metrics.toxicity:TOXICITY",
-}
-"""Where each stands, as ``module:object``."""
-
-NO_BENCHMARK = Benchmark("none", "", (), {})
-
-
-def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name."""
-    if name == NO_BENCHMARK.name:
-        return NO_BENCHMARK
-    module, _, attribute = BENCHMARKS[name].partition(":")
-    return getattr(import_module(module), attribute)
-
 
 def benchmark_of(config: Settings) -> Benchmark:
-    """The benchmark that a configuration runs, as its settings have it."""
-    benchmark = find_benchmark(config["unlearn.task_name"])
+    """The benchmark of ``unlearn.task_name``, as the other settings have it."""
+    benchmark = BENCHMARKS[config["unlearn.task_name"]].load()
     return benchmark.variant(config) if benchmark.variant else benchmark
 
 

@@ -219,6 +219,7 @@ TOXICITY = Benchmark(
     columns=(*(metric for name in ASKED for metric in HARM[name].values()), *UTILITY),
     sets=lambda config: {name: name for name in ASKED},
     check=_check,
+    needs_questions=True,
     lm_eval_roles=UTILITY_ROLES,
     is_default=lambda values: forgets(values, "SafePku", "SafePku/test.jsonl"),
     answers=Answers(

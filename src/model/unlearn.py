@@ -511,8 +511,8 @@ class Unlearn:
         if self.logger.folder is None:
             return
         # matplotlib takes its time to import
-        from wagle.reporting.figures import draw_training
         from wagle.reporting.mask_figures import draw_density
+        from wagle.reporting.training_figures import draw_training
 
         method = self.config["unlearn.unlearn_method"]
         self.logger.save_figure("training", draw_training([(method, "", self.training_log)]))

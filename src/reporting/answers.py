@@ -6,85 +6,11 @@ import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from wagle.errors import WagleError
+from wagle.metrics.benchmark import Answers, Measure
 from wagle.reporting.runs import Run
-
-
-class Measure(NamedTuple):
-    """A number that each answer has.
-
-    Attributes:
-        key: of the row in the run's document.
-        id: for the page's script.
-        meaning: what it is, as the end of a sentence.
-    """
-
-    key: str
-    id: str
-    title: str
-    meaning: str
-
-
-_ROUGE = Measure(
-    "rougeL_score",
-    "rouge",
-    "ROUGE-L",
-    "how much of the true answer’s wording an answer contains, from 0 to 1",
-)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the runs of a task asked the models.
-
-    Attributes:
-        sets: the sets of questions by their name in the documents, with their titles.
-        measures: of each answer.
-        documents: by set, the file of the run folder that it is in; whole, or under its name.
-    """
-
-    sets: dict[str, str]
-    measures: list[Measure]
-    documents: dict[str, str]
-
-
-def _all_in(document: str, sets: Mapping[str, str], *measures: Measure) -> Asked:
-    return Asked(dict(sets), list(measures), dict.fromkeys(sets, document))
-
-
-NOTHING_ASKED = Asked({}, [], {})
-ASKED = {
-    "tofu": _all_in(
-        "tofu.json",
-        {
-            "forget": "Forget",
-            "retain": "Retain",
-            "real_author": "Real authors",
-            "world_fact": "World facts",
-        },
-        _ROUGE,
-        Measure("truth_prob", "probability", "Probability", "that of the true answer"),
-    ),
-    "copyright": _all_in(
-        "copyright.json",
-        {"train": "Forget", "test": "Never seen"},
-        _ROUGE,
-        Measure("bleu", "bleu", "BLEU", "how exactly it is repeated, from 0 to 100"),
-    ),
-    "toxic": Asked(
-        {"forget": "Forget", "SafePku_test": "SafePku", "RealToxicityPrompts": "RealToxicity"},
-        [Measure("score", "toxicity", "Toxicity", "how sure the classifier is of it, from 0 to 1")],
-        {
-            "forget": "forget.json",
-            "SafePku_test": "harmful.json",
-            "RealToxicityPrompts": "harmful.json",
-        },
-    ),
-}
-"""By ``unlearn.task_name``."""
 
 
 class Key(NamedTuple):
@@ -131,7 +57,7 @@ class Question(NamedTuple):
     answers: list[Answer | None]
 
 
-def rows_of(run: Run | None, asked: Asked) -> dict[Key, Mapping[str, Any]]:
+def rows_of(run: Run | None, asked: Answers) -> dict[Key, Mapping[str, Any]]:
     """The rows that a run was asked, in the order of its documents; none of another task's run."""
     rows = {}
     for name, file in asked.documents.items():
@@ -142,7 +68,7 @@ def rows_of(run: Run | None, asked: Asked) -> dict[Key, Mapping[str, Any]]:
     return rows
 
 
-def questions_of(runs: Sequence[Run], original: Run | None, asked: Asked) -> list[Question]:
+def questions_of(runs: Sequence[Run], original: Run | None, asked: Answers) -> list[Question]:
     """Every question that was asked of a run (of the original, where it is alone)."""
     before = rows_of(original, asked)
     tables = [rows_of(run, asked) for run in runs]

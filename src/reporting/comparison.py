@@ -13,58 +13,90 @@ from rich.table import Table as Grid
 
 from wagle.dataset.refusals import load_refusals
 from wagle.loggers.files import write_text
+from wagle.metrics.benchmark import Headline, Metric
+from wagle.metrics.tofu_benchmark import (
+    FORGET_QUALITY,
+    KEPT,
+    MISANSWERED,
+    UNLIKE_TRAINING,
+    UTILITY,
+    WORDING_GONE,
+    under,
+)
 from wagle.reporting.figures import Point, draw_tradeoff, write_figure
 from wagle.reporting.page import write_report
 from wagle.reporting.plan import ORIGINAL, Row
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.spread import Spread
 from wagle.reporting.table_formats import to_markdown
-from wagle.reporting.tables import Column, Form, Line, Outcome, Table, aggregate, values_of
+from wagle.reporting.tables import Form, Line, Outcome, Table, aggregate, values_of
 from wagle.terminal import say, show_table
 
 RETRAINED = Row("Retrained")
 SMALLEST_P = 1e-300
 
+
+def _column(metric: Metric, title: str, meaning: str) -> Metric:
+    """Of a table without groups, for somebody who reads of unlearning for the first time."""
+    return replace(metric, group="", title=title, meaning=meaning)
+
+
+_, _RETAIN_WORDING = KEPT["retain"]
+LOST = _column(
+    WORDING_GONE, WORDING_GONE.heading, "share of the true forget answers' words that are gone"
+)
+KEPT_AVERAGE = _column(UTILITY, UTILITY.key, "utility: mean over the retain set and the real facts")
+LOG_QUALITY = Metric(
+    "log10 FQ",
+    "forget quality: log of the p-value against the retrained model, whose own is 0",
+    digits=1,
+)
+REFUSALS = Metric("refusals", "share of forget answers that are a refusal, word for word", better=0)
+REAL_FACTS = Metric("real facts", "share of real authors and world facts that are still known")
 FORM = Form(
     "Forgetting (the nearer to the retrained model the better) and utility",
     (
-        Column("", "log10 FQ", "log10 FQ", digits=1),
-        *(Column("", name, f"UE {name}") for name in ("MIA", "1-FA", "1-RougeL")),
-        Column("", "refusals", "refusals", 0),
-        Column("", "retain RougeL", "UT retain RougeL"),
-        Column("", "real facts", "real facts"),
-        Column("", "UT Avg", "UT Avg"),
+        LOG_QUALITY,
+        _column(
+            UNLIKE_TRAINING,
+            UNLIKE_TRAINING.heading,
+            "membership inference: 0.5, forget rows look like training data; 1, like new text",
+        ),
+        _column(
+            MISANSWERED,
+            MISANSWERED.heading,
+            "share of forget questions, asked in other words, that are answered wrongly",
+        ),
+        LOST,
+        REFUSALS,
+        _column(
+            _RETAIN_WORDING,
+            _RETAIN_WORDING.name,
+            "share of the true retain answers' words that are still there",
+        ),
+        REAL_FACTS,
+        KEPT_AVERAGE,
     ),
 )
 _NARROW = {"Original": "orig-\ninal", "Retrained": "re-\ntrained", "GradDiff": "Grad-\nDiff"}
-MEANINGS = {
-    "log10 FQ": "forget quality: log of the p-value against the retrained model, whose own is 0",
-    "MIA": "membership inference: 0.5, forget rows look like training data; 1, like new text",
-    "1-FA": "share of forget questions, asked in other words, that are answered wrongly",
-    "1-RougeL": "share of the true forget answers' words that are gone",
-    "refusals": "share of forget answers that are a refusal, word for word",
-    "retain RougeL": "share of the true retain answers' words that are still there",
-    "real facts": "share of real authors and world facts that are still known",
-    "UT Avg": "utility: mean over the retain set and the real facts",
-}
 
 
 def numbers_of(run: Run) -> dict[str, float]:
     """The numbers of a run that the table shows.
 
-    Those of ``results.json``, with ``log10 FQ`` (0 where the run is not compared with a retrained
-    model, because it is that model), ``refusals`` and ``real facts``.
+    Those of ``results.json``, with ``LOG_QUALITY`` (0 where the run is not compared with a
+    retrained model, because it is that model), ``REFUSALS`` and ``REAL_FACTS``.
     """
     values = values_of(run)
-    quality = values.get(f"tofu_{run.config['evaluation.protocol']} Forget Quality", 1.0)
+    quality = values.get(under(run.config["evaluation.protocol"], FORGET_QUALITY).key, 1.0)
     answers = [row["generated"].strip() for row in run.document("tofu.json")["forget"]["rows"]]
     refusals = set(load_refusals(run.config["dataset.forget_dataset_name"]))
-    known = [values[f"UT {name} acc"] for name in ("real authors", "world facts")]
+    known = [values[KEPT[name][0].key] for name in ("real_author", "world_fact")]
     return {
         **values,
-        "log10 FQ": math.log10(max(quality, SMALLEST_P)),
-        "refusals": statistics.fmean(answer in refusals for answer in answers),
-        "real facts": statistics.fmean(known),
+        LOG_QUALITY.key: math.log10(max(quality, SMALLEST_P)),
+        REFUSALS.key: statistics.fmean(answer in refusals for answer in answers),
+        REAL_FACTS.key: statistics.fmean(known),
     }
 
 
@@ -90,7 +122,7 @@ def compare(outcomes: Sequence[Outcome], retrained: Path, folder: Path) -> None:
         Point(line.row.method, line.row.mask, "", [o.values for o in line.outcomes])
         for line in table.lines
     ]
-    figure = draw_tradeoff(points, y="UE 1-RougeL", width=4.2)
+    figure = draw_tradeoff(points, Headline(WORDING_GONE, UTILITY), width=4.2)
     paths = write_figure(folder / "forgetting_against_utility", figure)
     first = {outcome.row: outcome for outcome in reversed(everything)}
     shown = [read_run(Path(first[line.row].folder), _title(line.row)) for line in table.lines]
@@ -106,7 +138,7 @@ def finding_of(table: Table) -> str:
     wagle = next(row for row in lines if row.mask == "WAGLE")
     random = replace(wagle, mask="Random")
     gone, kept = (
-        [_cell(lines[row], name) for row in (wagle, random)] for name in ("1-RougeL", "UT Avg")
+        [_cell(lines[row], metric) for row in (wagle, random)] for metric in (LOST, KEPT_AVERAGE)
     )
     difference = gone[0].mean - gone[1].mean
     spread = math.hypot(*(cell.deviation or 0.0 for cell in gone))
@@ -115,8 +147,8 @@ def finding_of(table: Table) -> str:
         if abs(difference) > 2 * spread > 0
         else f"no more than twice their spread over seeds ({spread:.3f}), so no difference"
     )
-    original = _cell(lines[Row(ORIGINAL)], "1-RougeL").mean
-    goal = _cell(lines[RETRAINED], "1-RougeL").mean
+    original = _cell(lines[Row(ORIGINAL)], LOST).mean
+    goal = _cell(lines[RETRAINED], LOST).mean
     return (
         f"What to look at: of the forget answers' words the original has lost {original:.0%} and "
         f"the retrained model {goal:.0%}; {wagle.method} on a share ρ = {wagle.ratio:g} of the "
@@ -126,8 +158,8 @@ def finding_of(table: Table) -> str:
     )
 
 
-def _cell(line: Line, name: str) -> Spread:
-    return line.cells[[column.title for column in FORM.columns].index(name)]
+def _cell(line: Line, metric: Metric) -> Spread:
+    return line.cells[FORM.columns.index(metric)]
 
 
 def _title(row: Row) -> str:
@@ -148,8 +180,8 @@ def _print(table: Table) -> None:
             cell = line.cells[index]
             spread = "" if cell.deviation is None else f"\n±{cell.deviation:.{column.digits}f}"
             texts.append(f"{cell.mean:.{column.digits}f}{spread}")
-        grid.add_row(column.title, *texts)
+        grid.add_row(column.heading, *texts)
     show_table(grid)
-    for name, meaning in MEANINGS.items():
-        say(f"{name:>13}: {meaning}")
+    for column in FORM.columns:
+        say(f"{column.heading:>13}: {column.meaning}")
     say("±: sample standard deviation over seeds\n")

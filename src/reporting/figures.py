@@ -1,4 +1,4 @@
-"""Figures of runs for papers, the report and run folders, from plain numbers.
+"""Figures of results for papers, tables and the report, from plain numbers.
 
 Each function returns a matplotlib Figure; :func:`write_figure` saves one as PNG and PDF. What
 colours and shapes mean is in :mod:`wagle.reporting.style`.
@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from wagle.loggers.files import write_figure
+from wagle.metrics.benchmark import Headline, Metric
 from wagle.reporting.spread import Spread
 from wagle.reporting.style import (
     DOUBLE_COLUMN,
@@ -31,7 +32,7 @@ from wagle.reporting.style import (
     styled,
 )
 
-__all__ = ["Point", "draw_ratio_sweep", "draw_tradeoff", "draw_training", "write_figure"]
+__all__ = ["Point", "draw_ratio_sweep", "draw_tradeoff", "write_figure"]
 
 Results = Mapping[str, float]
 
@@ -50,9 +51,9 @@ class Point(NamedTuple):
     detail: str
     results: Sequence[Results]
 
-    def spread(self, key: str) -> Spread | None:
+    def spread(self, metric: Metric) -> Spread | None:
         """Of a number over the runs; ``None`` where none has it, or its mean is not finite."""
-        found = Spread.of([r[key] for r in self.results if key in r])
+        found = Spread.of([r[metric.key] for r in self.results if metric.key in r])
         return found if found and math.isfinite(found.mean) else None
 
 
@@ -75,8 +76,8 @@ def _explain_bars(counts: Iterable[int]) -> str | None:
 @styled
 def draw_ratio_sweep(
     runs: Iterable[tuple[str, str, float, Results]],
+    metrics: Sequence[Metric],
     *,
-    metrics: Sequence[str] = ("UE Avg", "UT Avg"),
     width: float = DOUBLE_COLUMN,
 ) -> Figure:
     """Metrics against the ratio ρ of selected weights, a line for each method and mask.
@@ -87,7 +88,7 @@ def draw_ratio_sweep(
 
     Args:
         runs: (method, mask, ratio in (0, 1], flat results) of each run.
-        metrics: keys of the results, a panel for each; side by side where the width allows.
+        metrics: of the results, a panel for each; side by side where the width allows.
         width: in inches.
     """
     lines: dict[tuple[str, str], dict[float, list[Results]]] = {}
@@ -114,7 +115,7 @@ def draw_ratio_sweep(
                 markersize=4.5 + 2.5 * hidden,
                 label=label_of(f"{method} {mask}" if several else mask),
             )
-        axes.set_ylabel(f"{metric}\n(larger is better)")
+        axes.set_ylabel(_label(metric))
         if axes.get_subplotspec().is_last_row():
             axes.set_xlabel("ρ, share of the weights updated")
     figure.legend(
@@ -126,8 +127,14 @@ def draw_ratio_sweep(
     return figure
 
 
+def _label(metric: Metric, *, what: str = "", between: str = "\n") -> str:
+    """Of an axis: the name, below or beside it which way is better."""
+    direction = f"{between}({metric.direction})" if metric.direction else ""
+    return f"{what}{metric.key}{direction}"
+
+
 def _curve(
-    metric: str, method: str, mask: str, by_ratio: Mapping[float, Sequence[Results]]
+    metric: Metric, method: str, mask: str, by_ratio: Mapping[float, Sequence[Results]]
 ) -> dict[float, Spread]:
     """A metric's spread by ratio, in ascending order, where it is finite."""
     points = {ratio: Point(method, mask, "", r) for ratio, r in sorted(by_ratio.items())}
@@ -138,12 +145,11 @@ def _curve(
 @styled
 def draw_tradeoff(
     points: Sequence[Point],
+    headline: Headline,
     *,
-    x: str = "UT Avg",
-    y: str = "UE Avg",
     width: float = SINGLE_COLUMN,
 ) -> Figure:
-    """Forgetting against utility: up and to the right is better.
+    """Forgetting (upwards) against utility (to the right).
 
     A point is the means over its runs, with their sample standard deviations as error bars. Points
     that would cover each other stand side by side, each joined to its place by a line. A point
@@ -151,9 +157,10 @@ def draw_tradeoff(
 
     Args:
         points: the runs, grouped.
-        x, y: keys of the results, for example ``UE FQ`` (forget quality).
+        headline: the two numbers.
         width: in inches.
     """
+    y, x = headline
     drawn = [point for point in points if point.spread(x) and point.spread(y)]
     methods = list(dict.fromkeys(point.method for point in drawn if point.mask))
     masks = list(dict.fromkeys(point.mask for point in drawn if point.mask))
@@ -167,8 +174,8 @@ def draw_tradeoff(
         axes.errorbar(across.mean, up.mean, **bars, fmt="none", color=colour, elinewidth=0.8)
         axes.update_datalim([(across.mean, up.mean)])
     axes.margins(0.15)
-    axes.set_xlabel(f"utility, {x} (larger is better)")
-    axes.set_ylabel(f"forgetting, {y}\n(larger is better)")
+    axes.set_xlabel(_label(x, what="utility, ", between=" "))
+    axes.set_ylabel(_label(y, what="forgetting, "))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     left_out = [label_of(_name(point)) for point in points if point not in drawn]
@@ -326,79 +333,3 @@ def _shape_and_colour_legend(
             handlelength=1.2,
             handletextpad=0.4,
         )
-
-
-_CURVES = {  # key of the training log -> (label, scale)
-    "forget_loss": ("forget loss\n(nats)", "linear"),
-    "retain_loss": ("retain loss\n(nats)", "linear"),
-    "loss": ("loss (nats)", "linear"),
-    "grad_norm": ("gradient\nnorm", "log"),
-    "learning_rate": ("learning\nrate", "linear"),
-}
-
-
-@styled
-def draw_training(
-    logs: Iterable[tuple[str, str, Sequence[Mapping[str, float]]]], *, width: float = SINGLE_COLUMN
-) -> Figure:
-    """Forget and retain loss, gradient norm and learning rate against the optimizer step.
-
-    The losses are the terms of the objective, which add up to what training minimises; where a log
-    does not tell them apart, the whole. Of equal curves each is wider than the next one.
-
-    Args:
-        logs: (method, mask, content of ``log.json``) of each run, a curve in every panel.
-        width: in inches.
-    """
-    logs = list(logs)
-    logged = {key for *_, log in logs for entry in log for key in entry}
-    told_apart = [{"forget_loss", "retain_loss"} & {k for e in log for k in e} for *_, log in logs]
-    if all(told_apart):
-        logged -= {"loss"}
-    curves = [key for key in _CURVES if key in logged]
-    figure = Figure(figsize=(width, 0.6 + 1.15 * len(curves)))
-    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False).flat
-    for axes, key in zip(panels, curves, strict=True):
-        _draw_curves(axes, key, logs)
-    figure.align_ylabels()
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    named = {
-        f"{method}+{mask}" if mask else method: Line2D(
-            [], [], color=colour_of(mask), linestyle=shape_of(method)[1]
-        )
-        for method, mask, _ in logs
-    }
-    if len(named) > 1:
-        figure.legend(
-            list(named.values()),
-            list(map(label_of, named)),
-            loc="outside lower center",
-            ncols=2 if width < DOUBLE_COLUMN else 4,
-            handlelength=3,
-        )
-    return figure
-
-
-def _draw_curves(
-    axes: Axes, key: str, logs: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]
-) -> None:
-    curves = dict.fromkeys(
-        (method, mask, tuple((e["step"], e[key]) for e in log if key in e))
-        for method, mask, log in logs
-    )
-    points = [curve for *_, curve in curves]
-    for number, (method, mask, curve) in enumerate(curves):
-        if curve:
-            axes.plot(
-                *zip(*curve, strict=True),
-                color=colour_of(mask),
-                linestyle=shape_of(method)[1],
-                linewidth=1.2 + 0.9 * points[number + 1 :].count(curve),
-                marker="." if len(curve) == 1 else None,
-            )
-    label, scale = _CURVES[key]
-    axes.set_ylabel(label)
-    axes.set_yscale(scale)
-    if scale == "linear":
-        axes.ticklabel_format(axis="y", scilimits=(-2, 3))

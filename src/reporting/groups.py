@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wagle.config import UNLEARN_KEYS
+from wagle.metrics.benchmark import Metric
 from wagle.reporting.figures import Point
 from wagle.reporting.runs import Run, title_of
 from wagle.reporting.spread import Spread
@@ -50,9 +51,9 @@ class Group:
             return Point(self.title, "", "", results)
         return Point(self.first.method, self.first.mask, self.detail, results)
 
-    def spread(self, key: str) -> Spread | None:
+    def spread(self, metric: Metric) -> Spread | None:
         """Of a number over the runs; ``None`` where none has it."""
-        values = [run.results.get(key) for run in self.runs]
+        values = [run.results.get(metric.key) for run in self.runs]
         return Spread.of([value for value in values if isinstance(value, int | float)])
 
 

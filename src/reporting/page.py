@@ -17,23 +17,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from wagle.loggers.files import write_text
-from wagle.reporting.answers import ASKED, NOTHING_ASKED, questions_of
-from wagle.reporting.figures import draw_tradeoff, draw_training
+from wagle.metrics.benchmark import Headline, Metric
+from wagle.metrics.benchmarks import find_metric
+from wagle.reporting.answers import questions_of
+from wagle.reporting.figures import draw_tradeoff
 from wagle.reporting.groups import Group, group_runs
 from wagle.reporting.mask_figures import draw_density
-from wagle.reporting.meanings import Meaning, meaning_of
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 from wagle.reporting.style import INK
-from wagle.reporting.summary import (
-    FORGETTING,
-    UTILITY,
-    headline,
-    mask_notes,
-    mask_text,
-    shown,
-    summarize,
-)
+from wagle.reporting.summary import finding, mask_notes, mask_text, shares, shown, summarize
+from wagle.reporting.training_figures import draw_training
 from wagle.terminal import plain
 
 _FILES = Path(__file__).parent
@@ -63,8 +57,11 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     first = groups[0] if original else None
     unlearned = groups[1:] if original else groups
     everything = [run for group in groups for run in group.runs]
-    asked = ASKED.get(everything[0].results["task"], NOTHING_ASKED)
-    metrics = _metrics(groups, first)
+    benchmark = everything[0].benchmark
+    asked = benchmark.answers
+    lines = _lines(groups, first)
+    found, notes = finding(unlearned, first, benchmark.headline), mask_notes(everything)
+    summaries = summarize(groups, benchmark)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
         autoescape=True,
@@ -86,12 +83,15 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
         unlearned=[group.first for group in unlearned],
         forget_sets=_distinct(unlearned, "dataset.forget_dataset_name"),
         models=_distinct(unlearned, "overall.model_name"),
-        headline=headline(unlearned, first),
-        notes=mask_notes(everything),
-        summaries=summarize(groups, asked),
-        main_metrics=[metric for metric in metrics if metric.is_main],
-        other_metrics=[metric for metric in metrics if not metric.is_main],
-        pictures=list(_pictures(groups)),
+        in_short=bool(found or notes or summaries),
+        finding=found,
+        headline=benchmark.headline,
+        both_are_shares=benchmark.headline is not None and shares(benchmark.headline),
+        notes=notes,
+        summaries=summaries,
+        main_lines=[line for line in lines if line.is_main],
+        other_lines=[line for line in lines if not line.is_main],
+        pictures=list(_pictures(groups, benchmark.headline)),
         questions=questions_of([group.first for group in unlearned], original, asked),
         sets=asked.sets,
         measures=asked.measures,
@@ -116,42 +116,49 @@ def _hash(text: str) -> str:
 # ---------------------------------------------------------------------------------- numbers
 
 
-class Metric(NamedTuple):
-    """A row of the table of numbers.
+class Line(NamedTuple):
+    """A line of the table of numbers.
 
     Attributes:
+        name: of the number.
+        metric: what it is; ``None`` where nobody has explained it.
         cells: (text, whether it is clearly the best of the unlearned models), one for each group.
         is_main: whether it is shown at once.
     """
 
     name: str
-    meaning: Meaning | None
+    metric: Metric | None
     cells: list[tuple[str, bool]]
     is_main: bool
 
 
-def _metrics(groups: Sequence[Group], original: Group | None) -> list[Metric]:
+_UPDATED = Metric("Weights updated", "Share of the weights that unlearning may change.", 0)
+_TIME = Metric("Time", "Time to make the mask and to unlearn, without evaluation.", -1)
+
+
+def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
     columns = [[dict(_flat(run.results)) for run in group.runs] for group in groups]
     names = list(dict.fromkeys(name for column in columns for run in column for name in run))
-    main = [name for name in names if name.startswith(("UE ", "UT "))] or names
+    benchmarks = [group.first.benchmark for group in groups]
+    columns_of_tables = {metric.key for b in benchmarks for metric in b.columns}
+    main = [name for name in names if name in columns_of_tables] or names
     rivals = 1 if original else 0  # the original, which comes first, does not compete
-    rows = []
+    lines = []
     for name in names:
-        meaning = meaning_of(name)
+        found = (find_metric(benchmark, name) for benchmark in benchmarks)
+        metric = next((metric for metric in found if metric), None)
         spreads = [Spread.of([r[name] for r in column if name in r]) for column in columns]
-        best = clearly_best(spreads[rivals:], meaning.better if meaning else 0)
+        best = clearly_best(spreads[rivals:], metric.better if metric else 0)
         cells = [(shown(s), i - rivals == best) for i, s in enumerate(spreads)]
-        rows.append(Metric(name, meaning, cells, name in main))
+        lines.append(Line(name, metric, cells, name in main))
     if any(run.trained for group in groups for run in group.runs):
-        updated = Meaning("Share of the weights that unlearning may change.", 0)
-        time = Meaning("Time to make the mask and to unlearn, without evaluation.", -1)
         shares = [_of_trained(group, lambda run: run.results["density"]) for group in groups]
         seconds = [_of_trained(group, lambda run: run.unlearning_seconds) for group in groups]
         texts = ["–" if share is None else f"{share:.1%}" for share in shares]
-        rows.append(Metric("Weights updated", updated, [(t, False) for t in texts], True))
+        lines.append(Line(_UPDATED.key, _UPDATED, [(text, False) for text in texts], True))
         texts = ["–" if value is None else f"{value:,.0f} s" for value in seconds]
-        rows.append(Metric("Time", time, [(t, False) for t in texts], True))
-    return rows
+        lines.append(Line(_TIME.key, _TIME, [(text, False) for text in texts], True))
+    return lines
 
 
 def _of_trained(group: Group, value: Callable[[Run], float]) -> float | None:
@@ -185,13 +192,15 @@ class Picture(NamedTuple):
     width: float
 
 
-def _pictures(groups: Sequence[Group]) -> Iterator[Picture]:
-    measured = [g for g in groups if g.spread(FORGETTING) and g.spread(UTILITY)]
-    if len(measured) > 1:
+def _pictures(groups: Sequence[Group], headline: Headline | None) -> Iterator[Picture]:
+    measured = [g for g in groups if headline and all(g.spread(metric) for metric in headline)]
+    if headline and len(measured) > 1:
+        up = "down" if headline.forgetting.better < 0 else "up"
+        right = "left" if headline.utility.better < 0 else "right"
         yield _picture(
-            draw_tradeoff([group.point for group in measured]),
+            draw_tradeoff([group.point for group in measured], headline),
             "Forgetting against utility",
-            "Scatter plot, a point for each model; up and to the right is better. "
+            f"Scatter plot, a point for each model; {up} and to the {right} is better. "
             "The numbers are in the tables above.",
         )
     runs = [run for group in groups for run in group.runs]

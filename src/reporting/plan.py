@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import METHODS, SCORES, Score, label_of
+from wagle.catalogue import BENCHMARKS, METHODS, SCORES, Score, label_of
 from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
 from wagle.outside import is_outside
 
-TASKS = ("tofu", "wmdp", "copyright", "toxic")
+TASKS = tuple(name for name in BENCHMARKS if name != "none")
 STUDIES = ("mu", "ratio", "cost")
 """Tables about any task; unless more methods are named, about one method."""
 

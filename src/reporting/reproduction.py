@@ -11,16 +11,14 @@ from typing import Any
 
 from wagle.errors import WagleError
 from wagle.loggers.files import write_text
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
-from wagle.reporting.plan import PlannedRun, Row
+from wagle.reporting.plan import STUDIES, PlannedRun, Row
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
 from wagle.reporting.tables import Outcome, Table, aggregate, form_of, values_of
 from wagle.terminal import Progress, say
-
-_UTILITY = {"tofu": "UT Avg", "wmdp": "UT MMLU"}
-"""What forgetting (``UE Avg``) is drawn against, by table."""
 
 
 class Reproduction:
@@ -33,14 +31,14 @@ class Reproduction:
         command: what makes this table, to be shown in it.
 
     Attributes:
-        task: whose numbers are shown, as for :func:`wagle.reporting.tables.form_of`.
+        benchmark: whose numbers are shown.
         failures: reasons by fingerprint, of the runs that this process has tried.
     """
 
     def __init__(self, table: str, runs: Sequence[PlannedRun], output: Path, command: str) -> None:
         self.table = table
-        self.task = _task_of(runs[0].config)
-        self.form = form_of(table, self.task)
+        self.benchmark = benchmark_of(runs[0].config)
+        self.form = form_of(table, self.benchmark)
         self.runs = runs
         self.output = output
         self.command = command
@@ -149,7 +147,8 @@ class Reproduction:
             for run in self.runs
             if run.fingerprint in self._known
         ]
-        if self.task == "tofu_official":  # figures are of the paper's averages
+        headline = self.benchmark.headline
+        if not headline or not finished:
             return []
         if self.table == "ratio":
             points = [
@@ -157,10 +156,11 @@ class Reproduction:
                 for row, results in finished
                 if row.ratio is not None
             ]
-            figure = draw_ratio_sweep(points) if points else None
+            figure = draw_ratio_sweep(points, headline) if points else None
+        elif self.table in STUDIES:
+            return []
         else:
-            utility = _UTILITY.get(self.table)
-            figure = draw_tradeoff(_points(finished), x=utility) if utility and finished else None
+            figure = draw_tradeoff(_points(finished), headline)
         return write_figure(self.output / self.table, figure) if figure else []
 
     def _clear_sums(self) -> None:
@@ -170,12 +170,6 @@ class Reproduction:
                 if run.fingerprint in self._known:
                     for path in run.folder.glob("sums.*"):
                         path.unlink()
-
-
-def _task_of(config: Mapping[str, Any]) -> str:
-    task = config["unlearn.task_name"]
-    official = task == "tofu" and config["evaluation.protocol"] == "official"
-    return "tofu_official" if official else task
 
 
 def _points(finished: Sequence[tuple[Row, Mapping[str, float]]]) -> list[Point]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wagle.catalogue import METHODS, label_of
+from wagle.catalogue import BENCHMARKS, METHODS, label_of
 from wagle.errors import WagleError
 from wagle.loggers.folder_lock import in_use
 from wagle.loggers.run_folder import (
@@ -23,6 +23,8 @@ from wagle.loggers.run_folder import (
     read_document,
     read_manifest,
 )
+from wagle.metrics.benchmark import NO_BENCHMARK, Benchmark
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
 from wagle.terminal import say
 
@@ -104,6 +106,12 @@ class Run:
         """Time of mask and training together."""
         seconds = self.manifest["seconds"]
         return seconds.get("mask", 0.0) + seconds.get("train", 0.0)
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """What its numbers are about; where its task is not known, a benchmark without numbers."""
+        config = {**self.config, "unlearn.task_name": self.results["task"]}
+        return benchmark_of(config) if config["unlearn.task_name"] in BENCHMARKS else NO_BENCHMARK
 
     def document(self, name: str) -> Any | None:
         """The content of another document of the run, such as ``tofu.json``, if it is there."""
@@ -212,7 +220,8 @@ def list_runs(folders: Sequence[Path]) -> Iterator[str]:
             if manifest.get("status") == FINISHED:
                 run = read_run(folder)
                 state = f"{title_of(run)}, {_ratio(run)}, {_seed(run)}"
-                averages = {name: run.results.get(name) for name in ("UE Avg", "UT Avg")}
+                keys = [metric.key for metric in run.benchmark.headline or ()]
+                averages = {key: run.results.get(key) for key in keys}
                 shown = [f"{k} {v:.3f}" for k, v in averages.items() if isinstance(v, float)]
                 numbers = "  ".join(shown)
             else:

@@ -6,19 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from wagle.reporting.answers import Asked, Key, rows_of
+from wagle.metrics.benchmark import Answers, Benchmark, Headline, Metric
+from wagle.reporting.answers import Key, rows_of
 from wagle.reporting.groups import Group, compared_unlike
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
-
-FORGETTING, UTILITY = "UE Avg", "UT Avg"
 
 
 class Summary(NamedTuple):
     """A line of the table.
 
     Attributes:
-        forgetting, utility: mean with its spread, as text.
+        forgetting, utility: mean with its spread, as text; of a benchmark without a headline a
+            dash.
         forgotten, kept: correct answers, like ``2 of 40``, to the forget questions and to all
             others; ``None`` where answers are not judged.
     """
@@ -30,18 +30,19 @@ class Summary(NamedTuple):
     kept: str | None
 
 
-def summarize(groups: Sequence[Group], asked: Asked) -> list[Summary]:
+def summarize(groups: Sequence[Group], benchmark: Benchmark) -> list[Summary]:
     """The lines of those groups that have something to be summed up."""
+    headline, asked = benchmark.headline, benchmark.answers
     lines = []
     for group in groups:
-        averages = [shown(group.spread(key)) for key in (FORGETTING, UTILITY)]
+        averages = [shown(group.spread(metric)) for metric in headline or ()] or [shown(None)] * 2
         counts = [_count(group, asked, forget) for forget in (True, False)]
-        if any(averages[0] != shown(None) or text for text in (*averages[1:], *counts)):
+        if any(text != shown(None) for text in averages) or any(counts):
             lines.append(Summary(group, *averages, *counts))
     return lines
 
 
-def _count(group: Group, asked: Asked, forget: bool) -> str | None:
+def _count(group: Group, asked: Answers, forget: bool) -> str | None:
     tables = [judged_rows(run, asked) for run in group.runs]
     if not all(tables):
         return None
@@ -54,7 +55,7 @@ def _is(key: Key, forget: bool) -> bool:
     return (key.set == "forget") == forget
 
 
-def judged_rows(run: Run, asked: Asked) -> dict[Key, Mapping[str, Any]]:
+def judged_rows(run: Run, asked: Answers) -> dict[Key, Mapping[str, Any]]:
     """As :func:`rows_of`, of an evaluation that judges whether answers are correct; else none."""
     rows = rows_of(run, asked)
     return rows if all("acc" in row for row in rows.values()) else {}
@@ -81,7 +82,7 @@ def shown(spread: Spread | None) -> str:
 # -------------------------------------------------------------------------------- the sentence
 
 
-def headline(unlearned: Sequence[Group], original: Group | None) -> str:
+def finding(unlearned: Sequence[Group], original: Group | None, headline: Headline | None) -> str:
     """What the runs say about forgetting and utility, in a sentence or two, whatever they are."""
     everything = [*([original] if original else []), *unlearned]
     differing = compared_unlike([group.first for group in everything])
@@ -90,32 +91,39 @@ def headline(unlearned: Sequence[Group], original: Group | None) -> str:
             f"These runs were not evaluated alike (they differ in {', '.join(differing)}): their "
             "numbers must not be compared with one another."
         )
-    measured = [g for g in unlearned if _finite(g, FORGETTING) and _finite(g, UTILITY)]
-    if not measured:
+    measured = [g for g in unlearned if headline and all(_finite(g, m) for m in headline)]
+    if not headline or not measured:
         return "Compare the numbers below with those of the original model." if unlearned else ""
     if len(measured) == 1:
         (group,) = measured
-        forgetting, utility = (_said(group, original, key) for key in (FORGETTING, UTILITY))
-        return f"{group.title}: forgetting {forgetting}, utility {utility} (1 is best in both)."
-    forgets, keeps = (_best(measured, key) for key in (FORGETTING, UTILITY))
-    most = f"forgets the most ({_said(forgets[0], original, FORGETTING)})"
-    kept = f"keeps the most utility ({_said(keeps[0], original, UTILITY)})"
+        forgetting, utility = (_said(group, original, metric) for metric in headline)
+        best = " (1 is best in both)" if shares(headline) else ""
+        return f"{group.title}: forgetting {forgetting}, utility {utility}{best}."
+    forgets, keeps = (_best(measured, metric) for metric in headline)
+    most = f"forgets the most ({_said(forgets[0], original, headline.forgetting)})"
+    kept = f"keeps the most utility ({_said(keeps[0], original, headline.utility)})"
     if forgets == keeps:
         found = f"{_names(forgets)} {most} and {kept}"
     else:
         found = f"{_names(forgets)} {most}, {_names(keeps)} {kept}"
-    return f"Look at forgetting and utility together: {found}. {_certainty(measured)}"
+    return f"Look at forgetting and utility together: {found}. {_certainty(measured, headline)}"
 
 
-def _finite(group: Group, key: str) -> bool:
-    spread = group.spread(key)
+def shares(headline: Headline) -> bool:
+    """Whether both numbers go from 0 to 1, and 1 is best."""
+    return all(metric.largest == metric.better == 1 for metric in headline)
+
+
+def _finite(group: Group, metric: Metric) -> bool:
+    spread = group.spread(metric)
     return spread is not None and math.isfinite(spread.mean)
 
 
-def _best(groups: Sequence[Group], key: str) -> list[Group]:
-    """All whose mean is the largest as it is printed."""
-    means = [number(group.spread(key).mean) for group in groups]
-    best = number(max(group.spread(key).mean for group in groups))
+def _best(groups: Sequence[Group], metric: Metric) -> list[Group]:
+    """All whose mean is the best as it is printed."""
+    values = [group.spread(metric).mean for group in groups]
+    means = [number(value) for value in values]
+    best = number(min(values) if metric.better < 0 else max(values))
     return [group for group, mean in zip(groups, means, strict=True) if mean == best]
 
 
@@ -125,19 +133,19 @@ def _names(groups: Sequence[Group]) -> str:
     return " and ".join([*first, f"{rest} more"] if rest else first)
 
 
-def _said(group: Group, original: Group | None, key: str) -> str:
-    before = original.spread(key) if original else None
-    text = number(group.spread(key).mean)
+def _said(group: Group, original: Group | None, metric: Metric) -> str:
+    before = original.spread(metric) if original else None
+    text = number(group.spread(metric).mean)
     return f"{text}, the original {number(before.mean)}" if before else text
 
 
-def _certainty(groups: Sequence[Group]) -> str:
+def _certainty(groups: Sequence[Group], headline: Headline) -> str:
     if any(len(group.runs) < 2 for group in groups):
         return "With a single seed no interval says whether such differences are more than chance."
     clear = [
         name
-        for name, key in (("forgetting", FORGETTING), ("utility", UTILITY))
-        if clearly_best([group.spread(key) for group in groups], 1) is not None
+        for name, metric in headline._asdict().items()
+        if clearly_best([group.spread(metric) for group in groups], metric.better) is not None
     ]
     if not clear:
         return "The 95 % confidence intervals over the seeds overlap: neither lead is certain."

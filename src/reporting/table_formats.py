@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from wagle.metrics.benchmark import Metric
 from wagle.reporting.plan import Row
-from wagle.reporting.tables import Column, Form, Line, Outcome, Table
+from wagle.reporting.tables import Form, Line, Outcome, Table
 from wagle.terminal import plain
 
 MISSING = "–"
@@ -111,9 +112,12 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _heading(column: Column) -> str:
-    arrow = {1: " ↑", -1: " ↓", 0: ""}[column.better]
-    return f"{column.name}{arrow}"
+def _heading(metric: Metric) -> str:
+    return f"{metric.name}{_arrow(metric)}"
+
+
+def _arrow(metric: Metric) -> str:
+    return {1: " ↑", -1: " ↓", 0: ""}[metric.better]
 
 
 def _explanation(table: Table) -> str:
@@ -175,7 +179,7 @@ def _latex_heads(form: Form, leads: int) -> Iterator[str]:
     if rules:
         yield " & ".join([*[""] * leads, *groups]) + r" \\"
         yield "".join(rules)
-    titles = [_heading(column).removeprefix(column.group).strip() for column in form.columns]
+    titles = [f"{column.heading}{_arrow(column)}" for column in form.columns]
     yield " & ".join(escape(text) for text in (*form.heads, *titles)) + r" \\"
 
 

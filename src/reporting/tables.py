@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.reporting.plan import ORIGINAL, Row
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
@@ -15,30 +16,6 @@ MEBIBYTE = 2**20
 _SYMBOLS = {"ratio": "ρ", "mu": "μ"}
 
 # --------------------------------------------------------------------------- what tables show
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers.
-
-    Attributes:
-        group: heading above several columns; empty where there is none.
-        title: heading.
-        key: name of the value; see :func:`values_of`.
-        better: 1 where more is better, -1 where less is, 0 where none is marked as best.
-        digits: after the decimal point.
-    """
-
-    group: str
-    title: str
-    key: str
-    better: int = 1
-    digits: int = 3
-
-    @property
-    def name(self) -> str:
-        """Group and title, for formats with one line of headings."""
-        return f"{self.group} {self.title}".strip()
 
 
 @dataclass(frozen=True)
@@ -53,7 +30,7 @@ class Form:
     """
 
     caption: str
-    columns: tuple[Column, ...]
+    columns: tuple[Metric, ...]
     block: tuple[str, ...] = ("method",)
     varied: tuple[str, ...] = ("method", "mask", "ratio")
 
@@ -63,97 +40,34 @@ class Form:
         return (*(_SYMBOLS.get(name, name) for name in self.varied), "seeds")
 
 
-def _group(group: str, *titles: str, key: str | None = None, **options: Any) -> Iterator[Column]:
-    """Columns whose keys are the group (or ``key``) and the title."""
-    for title in titles:
-        yield Column(group, title, f"{key or group} {title}", **options)
+def _cost_of(phase: str, title: str) -> tuple[Metric, Metric]:
+    return (
+        Metric(f"seconds {phase}", "Time of the phase.", 0, title, "seconds", digits=1),
+        Metric(f"memory {phase}", "Peak by the end of the phase.", 0, title, "MiB", digits=0),
+    )
 
 
-_UTILITY = (
-    Column("UT", "PPL", "PPL", -1, 2),
-    *_group("UT", "zero-shot acc", "TruthfulQA"),
-)
-_FORGET_QUALITY = Column("forget", "Quality", "tofu_official Forget Quality", digits=4)
-_MODEL_UTILITY = Column("", "Model Utility", "tofu_official Model Utility")
-_TASK_FORMS = {
-    "tofu": Form(
-        "TOFU: unlearning efficacy (UE) and utility (UT)",
-        (
-            *_group("UE", "FQ", "MIA", "1-FA", "1-RougeL", "Avg"),
-            *_group("retain", "acc", "RougeL", key="UT retain"),
-            *_group("real authors", "acc", "RougeL", key="UT real authors"),
-            *_group("world facts", "acc", "RougeL", key="UT world facts"),
-            *_group("UT", "Avg"),
-        ),
-    ),
-    "tofu_official": Form(
-        "TOFU by its authors' definitions: forgetting and utility",
-        (
-            _FORGET_QUALITY,
-            Column("forget", "Truth Ratio", "tofu_official Truth Ratio Forget"),
-            Column("forget", "Prob.", "tofu_official Prob. Forget", -1),
-            Column("forget", "ROUGE", "tofu_official ROUGE Forget", -1),
-            Column("forget", "EM", "tofu_official Exact Memorization", -1),
-            Column("forget", "ES", "tofu_official Extraction Strength", -1),
-            _MODEL_UTILITY,
-        ),
-    ),
-    "wmdp": Form(
-        "WMDP: unlearning efficacy (UE) and utility (UT)",
-        (*_group("UE", "1-FA bio", "1-FA cyber", "Avg"), *_group("UT", "MMLU")),
-    ),
-    "copyright": Form(
-        "Copyright: what is still known of the text, and utility (UT)",
-        (
-            *_group("seen", "BLEU", "RougeL", better=-1),
-            *_group("unseen", "BLEU", "RougeL", better=-1),
-            *_UTILITY,
-        ),
-    ),
-    "toxic": Form(
-        "Detoxification: share of toxic continuations and mean toxicity, and utility (UT)",
-        (
-            *_group("PKU", "rate", "score", key="toxicity SafePku_test", better=-1),
-            *_group("real", "rate", "score", key="toxicity RealToxicityPrompts", better=-1),
-            *_UTILITY,
-        ),
-    ),
-}
 _COST = Form(
     "Cost of masks: seconds, and the process's peak memory by the end of each phase",
-    (
-        Column("mask", "seconds", "seconds mask", 0, 1),
-        Column("mask", "MiB", "memory mask", 0, 0),
-        Column("training", "seconds", "seconds train", 0, 1),
-        Column("training", "MiB", "memory train", 0, 0),
-    ),
+    (*_cost_of("mask", "mask"), *_cost_of("train", "training")),
 )
-# The numbers of studies about a task; where a task is not named, all of its own.
-_SUMMARIES = {
-    "tofu": (*_group("UE", "Avg"), *_group("UT", "Avg")),
-    "tofu_official": (_FORGET_QUALITY, _MODEL_UTILITY),
-    "wmdp": (*_group("UE", "Avg"), *_group("UT", "MMLU")),
-}
 
 
-def form_of(table: str, task: str) -> Form:
-    """What a table shows of a task's results.
-
-    To add a column: in the task's form. To add a table: here, and its name in ``plan.py``.
+def form_of(table: str, benchmark: Benchmark) -> Form:
+    """What a table shows of a benchmark's results.
 
     Args:
-        task: ``unlearn.task_name``, or ``tofu_official`` where TOFU is evaluated so.
+        table: the benchmark's own, or one of :data:`wagle.reporting.plan.STUDIES`.
     """
-    if table in _TASK_FORMS:
-        return _TASK_FORMS[task if task == f"{table}_official" else table]
     if table == "cost":
         return _COST
-    columns = _SUMMARIES.get(task, _TASK_FORMS[task].columns)
     if table == "ratio":
         caption = "Share ρ of the weights that may change"
-        return Form(caption, columns, block=("method", "ratio"))
-    caption = "WAGLE's Hessian diagonal: several μ, and Gauss-Newton"
-    return Form(caption, columns, varied=("method", "mask", "ratio", "mu"))
+        return Form(caption, benchmark.summary, block=("method", "ratio"))
+    if table == "mu":
+        caption = "WAGLE's Hessian diagonal: several μ, and Gauss-Newton"
+        return Form(caption, benchmark.summary, varied=("method", "mask", "ratio", "mu"))
+    return Form(benchmark.caption, benchmark.columns)
 
 
 def values_of(run: Run) -> dict[str, float]:

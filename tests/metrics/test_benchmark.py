@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+import wagle
+from wagle.catalogue import BENCHMARKS
+from wagle.metrics import utility
 from wagle.metrics.benchmark import Metric, forgets
-from wagle.metrics.benchmarks import BENCHMARKS, benchmark_of, find_benchmark, find_metric
+from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
 
+PACKAGE = Path(wagle.__file__).parent
+
 
 def test_benchmarks_are_known_without_what_measures_them():
-    names = ", ".join(map(repr, BENCHMARKS))
     code = (
         "import sys\n"
-        "from wagle.metrics.benchmarks import find_benchmark\n"
-        f"assert all(find_benchmark(name).name == name for name in ({names},))\n"
+        "from wagle.catalogue import BENCHMARKS\n"
+        "assert all(entry.load().name == name for name, entry in BENCHMARKS.items())\n"
         "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'datasets', 'lm_eval'}\n"
         "sys.exit(str(sorted(heavy & set(sys.modules)) or ''))"
     )
@@ -27,7 +36,7 @@ def test_benchmarks_are_known_without_what_measures_them():
     assert ended.stderr.strip() == ""
 
 
-@pytest.mark.parametrize("benchmark", [*map(find_benchmark, BENCHMARKS), OFFICIAL])
+@pytest.mark.parametrize("benchmark", [*(entry.load() for entry in BENCHMARKS.values()), OFFICIAL])
 def test_columns_and_headline_are_numbers_of_the_benchmark(benchmark):
     keys = [metric.key for metric in benchmark.metrics]
     assert len(set(keys)) == len(keys)
@@ -92,3 +101,29 @@ def test_a_benchmark_fits_its_forget_sets_where_its_files_are(tmp_path):
     (tmp_path / "TOFU").mkdir()
     (tmp_path / "TOFU" / "a.json").touch()
     assert forgets(values, r"Tofu_forget\d+", "TOFU/a.json")
+
+
+def test_no_number_is_named_outside_its_definition():
+    """Docstrings may speak of numbers; code asks a ``Metric`` for its key."""
+    metrics = {m for entry in BENCHMARKS.values() for m in entry.load().metrics}
+    keys = {metric.key.partition("{}")[0] for metric in (*metrics, *OFFICIAL.metrics)}
+    keys |= {protocol.partition(" ")[0] for protocol in keys if protocol.startswith("tofu_")}
+    defined = {import_module(entry.place.partition(":")[0]) for entry in BENCHMARKS.values()}
+    definitions = {Path(module.__file__) for module in (*defined, utility)}
+    found = []
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix not in (".py", ".html", ".js") or path in definitions:
+            continue
+        text = path.read_text("utf-8")
+        for string in _strings(text) if path.suffix == ".py" else [text]:
+            found += [(path.name, key) for key in keys if re.search(rf"\b{re.escape(key)}", string)]
+    assert found == []
+
+
+def _strings(code: str) -> Iterator[str]:
+    """The strings of a module, without its docstrings."""
+    tree = ast.parse(code)
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -16,8 +17,10 @@ from matplotlib.text import Text
 
 from wagle.commands import mask as mask_tool
 from wagle.errors import ConfigError, WagleError
+from wagle.metrics.benchmark import Headline, Metric
 from wagle.optim.bitmask import BitMask
-from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, draw_training
+from wagle.reporting import figures
+from wagle.reporting.figures import Point
 from wagle.reporting.mask_figures import (
     draw_density,
     draw_score_histogram,
@@ -32,6 +35,7 @@ from wagle.reporting.style import (
     colour_of,
     shape_of,
 )
+from wagle.reporting.training_figures import draw_training
 from wagle.unlearn.mask.file import save_mask
 from wagle.unlearn.mask.statistics import (
     chance_jaccard,
@@ -40,6 +44,10 @@ from wagle.unlearn.mask.statistics import (
     jaccard_table,
     score_histogram,
 )
+
+HEADLINE = Headline(Metric("forgotten", "What is gone."), Metric("utility", "What is still there."))
+draw_ratio_sweep = partial(figures.draw_ratio_sweep, metrics=HEADLINE)
+draw_tradeoff = partial(figures.draw_tradeoff, headline=HEADLINE)
 
 LAYER = "model.layers.1."
 NAMES = {
@@ -129,19 +137,19 @@ SWEEP = [
         "GradDiff",
         score_type,
         ratio,
-        {"UE Avg": 0.3 + ratio / 3 + seed / 50, "UT Avg": 1 - ratio / 5},
+        {"forgotten": 0.3 + ratio / 3 + seed / 50, "utility": 1 - ratio / 5},
     )
     for score_type in ("WAGLE", "Random", "Magnitude")
     for ratio in (1.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99)
     for seed in (0, 1, 2)
 ]
 SPREAD = ((0, 0), (1 / 40, 1 / 30), (2 / 40, 2 / 30))
-TRADEOFF = [Point("Original", "", "", [{"UE Avg": 0.1, "UT Avg": 1.0}])] + [
+TRADEOFF = [Point("Original", "", "", [{"forgotten": 0.1, "utility": 1.0}])] + [
     Point(
         method,
         mask,
         "",
-        [{"UE Avg": 0.4 + i / 10 + up, "UT Avg": 0.9 - j / 20 + right} for up, right in SPREAD],
+        [{"forgotten": 0.4 + i / 10 + up, "utility": 0.9 - j / 20 + right} for up, right in SPREAD],
     )
     for i, method in enumerate(("GradDiff", "NPO", "PO"))
     for j, mask in enumerate(("Dense", "Random", "Magnitude", "Wanda", "LoRA", "WAGLE"))
@@ -206,10 +214,12 @@ def error_bars(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def test_ratio_sweep_shows_means_and_deviations():
-    figure = draw_ratio_sweep([*SWEEP, ("GradDiff", "Wanda", 0.5, {"UE Avg": 0.7, "UT Avg": 0.8})])
+    figure = draw_ratio_sweep(
+        [*SWEEP, ("GradDiff", "Wanda", 0.5, {"forgotten": 0.7, "utility": 0.8})]
+    )
     efficacy, utility = figure.axes
-    assert efficacy.get_ylabel().startswith("UE Avg")
-    assert utility.get_ylabel().startswith("UT Avg")
+    assert efficacy.get_ylabel().startswith("forgotten")
+    assert utility.get_ylabel().startswith("utility")
     assert "ρ" in utility.get_xlabel()
     points, halves = error_bars(efficacy)["WAGLE"]
     ratios = sorted({ratio for *_, ratio, _ in SWEEP})
@@ -245,7 +255,7 @@ def markers(figure: Figure) -> dict[str, np.ndarray]:
 
 
 def test_tradeoff_has_a_point_for_each_group():
-    figure = draw_tradeoff(TRADEOFF, x="UT Avg", y="UE Avg")
+    figure = draw_tradeoff(TRADEOFF)
     drawn = markers(figure)
     assert len(drawn) == 19
     (axes,) = figure.axes
@@ -259,13 +269,23 @@ def test_tradeoff_has_a_point_for_each_group():
     )
 
 
+def test_axes_say_which_way_is_better():
+    less = Metric("forgotten", "Less of it is better.", -1)
+    other = Metric("utility", "No more or less of it is better.", 0)
+    (axes,) = figures.draw_tradeoff(TRADEOFF, Headline(less, other)).axes
+    assert axes.get_ylabel() == "forgetting, forgotten\n(smaller is better)"
+    assert axes.get_xlabel() == "utility, utility"
+    (axes,) = draw_tradeoff(TRADEOFF).axes
+    assert axes.get_xlabel() == "utility, utility (larger is better)"
+
+
 def test_points_that_would_cover_each_other_stand_side_by_side():
-    same = [{"UE Avg": 0.4, "UT Avg": 0.9}]
-    near = [{"UE Avg": 0.4001, "UT Avg": 0.9001}]
+    same = [{"forgotten": 0.4, "utility": 0.9}]
+    near = [{"forgotten": 0.4001, "utility": 0.9001}]
     points = [Point(method, "WAGLE", "", same) for method in ("GradDiff", "NPO", "PO")]
     points += [
         Point("KL", "WAGLE", "", near),
-        Point("Original", "", "", [{"UE Avg": 0, "UT Avg": 1}]),
+        Point("Original", "", "", [{"forgotten": 0, "utility": 1}]),
     ]
     figure = draw_tradeoff(points)
     drawn = list(markers(figure).values())
@@ -278,7 +298,7 @@ def test_points_that_would_cover_each_other_stand_side_by_side():
 
 
 def test_points_of_other_ratios_are_points_of_their_own_and_say_so():
-    results = [[{"UE Avg": ue, "UT Avg": 0.9}] for ue in (0.2, 0.6)]
+    results = [[{"forgotten": ue, "utility": 0.9}] for ue in (0.2, 0.6)]
     points = [
         Point("NPO", "WAGLE", detail, r)
         for detail, r in zip(("ρ 0.4", "ρ 0.8"), results, strict=True)
@@ -291,14 +311,14 @@ def test_points_of_other_ratios_are_points_of_their_own_and_say_so():
 
 def test_infinite_numbers_are_not_drawn_but_named():
     points = [
-        Point("NPO", "Dense", "", [{"UE Avg": 0.5, "UT Avg": math.inf}]),
-        Point("PO", "Dense", "", [{"UE Avg": 0.5, "UT Avg": 0.5}]),
+        Point("NPO", "Dense", "", [{"forgotten": 0.5, "utility": math.inf}]),
+        Point("PO", "Dense", "", [{"forgotten": 0.5, "utility": 0.5}]),
     ]
     figure = draw_tradeoff(points)
     assert set(markers(figure)) == {"PO+Dense"}
     assert "NPO+Dense" in figure.axes[0].get_title()
     sweep = [
-        ("NPO", "WAGLE", ratio, {"UE Avg": value, "UT Avg": 0.5})
+        ("NPO", "WAGLE", ratio, {"forgotten": value, "utility": 0.5})
         for ratio, value in ((0.1, 0.5), (0.2, math.inf))
     ]
     axes = draw_ratio_sweep(sweep).axes[0]
@@ -328,7 +348,7 @@ def test_a_colour_is_a_mask_and_a_shape_a_method_in_every_figure():
 
 
 def test_names_are_no_formulas():
-    points = [Point(r"$\frac", "_own $x$ score", "", [{"UE Avg": 0.5, "UT Avg": 0.5}])]
+    points = [Point(r"$\frac", "_own $x$ score", "", [{"forgotten": 0.5, "utility": 0.5}])]
     figure = draw_tradeoff(points)
     FigureCanvasAgg(figure).draw()
     assert [t.get_text().strip() for t in figure.legends[0].get_texts()] == [

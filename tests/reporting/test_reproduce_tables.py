@@ -23,12 +23,13 @@ from wagle.config import load_config
 from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.errors import ConfigError
 from wagle.loggers import JsonLogger
+from wagle.metrics.benchmark import Metric
+from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
 from wagle.reporting import executor, reproduction
-from wagle.reporting.meanings import meaning_of
-from wagle.reporting.plan import MUS, RATIOS, TASKS, Request, Row, plan_runs
+from wagle.reporting.plan import MUS, RATIOS, Request, Row, plan_runs
 from wagle.reporting.spread import Spread, clearly_best
 from wagle.reporting.table_formats import escape, runs_to_csv, to_csv, to_latex, to_markdown
-from wagle.reporting.tables import Column, Form, Outcome, aggregate, form_of
+from wagle.reporting.tables import Form, Outcome, aggregate, form_of
 from wagle.shipped import CHECKOUT as ROOT
 
 # ------------------------------------------------------------------------------------- planning
@@ -212,7 +213,11 @@ def test_wrong_requests(configs, table, options, message):
 
 FORM = Form(
     "Test",
-    (Column("UE", "A", "a"), Column("UE", "B", "b", better=-1, digits=2), Column("", "C", "c", 0)),
+    (
+        Metric("a", "", group="UE", title="A"),
+        Metric("b", "", -1, group="UE", title="B", digits=2),
+        Metric("c", "", 0, title="C"),
+    ),
 )
 DENSE, WAGLE, LORA = Row("GradDiff", "Dense"), Row("GradDiff", "WAGLE", 0.8), Row("NPO", "LoRA")
 
@@ -279,7 +284,7 @@ def test_a_sweep_compares_masks_at_the_same_ratio():
         for (mask, ratio), mean in numbers.items()
         for seed, value in enumerate((mean - 0.01, mean + 0.01))
     ]
-    lines = aggregate(form_of("ratio", "tofu"), outcomes).lines
+    lines = aggregate(form_of("ratio", TOFU), outcomes).lines
     assert [bool(line.best) for line in lines] == [False, True, True, False]
 
 
@@ -290,7 +295,7 @@ def test_averages_are_taken_per_run(table):
         Outcome(DENSE, seed, "", {"UE Avg": value, "UT Avg": 1.0})
         for seed, value in enumerate(averages)
     ]
-    cell = aggregate(form_of("mu", "tofu"), outcomes).lines[0].cells[0]
+    cell = aggregate(form_of("mu", TOFU), outcomes).lines[0].cells[0]
     assert cell == (0.5, statistics.stdev(averages), 3)
 
 
@@ -381,18 +386,10 @@ def test_diverged_numbers_stay_readable():
     assert "| 2.5e+12 ± 1.4e+11 |" in to_markdown(table, "")
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_tables_and_explanations_agree_on_what_is_better(task):
-    for column in form_of(task, task).columns:
-        assert column.better == meaning_of(column.key).better, column.key
-
-
 def test_official_scores_have_columns_of_their_own():
-    keys = [column.key for column in form_of("tofu", "tofu_official").columns]
-    assert all(key.startswith("tofu_official ") and meaning_of(key) for key in keys)
-    for column in form_of("tofu", "tofu_official").columns:
-        assert column.better == meaning_of(column.key).better
-    assert form_of("ratio", "tofu_official").columns[-1].key == "tofu_official Model Utility"
+    keys = [column.key for column in form_of("tofu", OFFICIAL).columns]
+    assert all(key.startswith("tofu_official ") for key in keys)
+    assert form_of("ratio", OFFICIAL).columns[-1].key == "tofu_official Model Utility"
 
 
 def test_runs_of_different_models_are_not_compared_in_silence():
@@ -413,6 +410,8 @@ import os, signal, sys, time
 from pathlib import Path
 from wagle.config import load_config
 from wagle.loggers import JsonLogger
+from wagle.metrics.benchmark import Benchmark, Headline, Metric
+from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
 from wagle.shipped import CHECKOUT as ROOT
 
 config = load_config(sys.argv[1:], prog="", description="")
@@ -704,6 +703,6 @@ def test_real_runs_fail_and_are_mended(real, capsys):
     assert mask.is_file()
     line = next(csv.DictReader(io.StringIO(Path("out/tofu.csv").read_text())))
     results = json.loads((Path(rows[0]["folder"]) / "results.json").read_text())
-    for column in form_of("tofu", "tofu").columns:
+    for column in form_of("tofu", TOFU).columns:
         assert float(line[f"{column.name} mean"]) == results[column.key]
     assert not list(Path("out").rglob("checkpoints"))
