@@ -118,7 +118,7 @@ def _compare(
 ) -> dict[str, Any]:
     from wagle.metrics.text import bleu, rouge_l_recall
 
-    documents = [
+    documents: list[dict[str, Any]] = [
         {
             "question": row["question"],
             "answer": row["answer"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import islice, takewhile
 from typing import Any
 
@@ -137,17 +138,18 @@ def generate_greedy(
 
     with evaluating(model), Progress(description, len(waiting)) as bar:
         way = _find_way(model, waiting, max_total_length, pad_token_id) if waiting else None
-        if way is _Batch:
-            batch = _Batch(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
+        if way is not None and issubclass(way, _Batch):
+            batch = way(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
             while batch.texts or waiting:
                 free = batch_size - len(batch.texts)
                 if waiting and 4 * free >= batch_size:
                     batch.add(next_texts(free))
                 chosen = batch.step(batch.drafts())
                 batch.keep([accept(*pair) for pair in zip(batch.texts, chosen, strict=True)])
-        while waiting:
-            reader = (way or _Whole)(model, max_total_length, pad_token_id)
-            _continue_together(reader, next_texts(batch_size if way else 1), accept)
+        else:
+            while waiting:
+                reader = (way or _Whole)(model, max_total_length, pad_token_id)
+                _continue_together(reader, next_texts(batch_size if way else 1), accept)
     return [texts[tuple(prompt)].tokens[len(prompt) :] for prompt in prompts]
 
 
@@ -175,7 +177,8 @@ class _Text:
 
     def expected(self, count: int) -> list[int]:
         """What followed the last two tokens where they last stood together, over and over."""
-        start = self._behind.get(tuple(self.tokens[-2:]))
+        before, last = self.tokens[-2:] if len(self.tokens) > 1 else (-1, -1)
+        start = self._behind.get((before, last))
         if start is None:
             return []
         period = len(self.tokens) - start
@@ -319,14 +322,14 @@ class _Cache(DynamicCache):
         layer_idx: int,
         *args: Any,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take in ``(rows, heads, tokens, width)`` keys and values; return those given."""
-        held = []
-        for kind, new in enumerate((key_states, value_states)):
-            buffer = self._make_room((layer_idx, kind), new)
-            buffer[self._rows, :, self._columns] = new.transpose(1, 2)
-            held.append(buffer[self._given, :, : self._end])
-        return tuple(held)
+        return self._write((layer_idx, 0), key_states), self._write((layer_idx, 1), value_states)
+
+    def _write(self, kind: tuple[int, int], new: torch.Tensor) -> torch.Tensor:
+        buffer = self._make_room(kind, new)
+        buffer[self._rows, :, self._columns] = new.transpose(1, 2)
+        return buffer[self._given, :, : self._end]
 
     def _make_room(self, which: tuple[int, int], new: torch.Tensor) -> torch.Tensor:
         old = self._buffers.get(which)
@@ -441,7 +444,8 @@ def _find_way(
             at = [start + width for start in at]
         return True
 
-    def reads(reader: _Padded | _Whole) -> bool:
+    def reads(way: type[_Padded | _Whole]) -> bool:
+        reader = way(model, limit, pad_token_id)
         first = min(SINGLE_STEPS, count)
         return all(
             agree(
@@ -453,10 +457,8 @@ def _find_way(
 
     if takes_own_masks(model, limit) and succeeds(reads_from_own_cache):
         return _Batch
-    for way in (_Padded, _Whole):
-        if succeeds(lambda way=way: reads(way(model, limit, pad_token_id))):
-            return way
-    return None
+    ways: tuple[type[_Padded | _Whole], ...] = (_Padded, _Whole)
+    return next((way for way in ways if succeeds(partial(reads, way))), None)
 
 
 def _last_logits(model: PreTrainedModel, count: int, **inputs: Any) -> torch.Tensor:

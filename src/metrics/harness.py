@@ -36,14 +36,14 @@ Results = Mapping[str, Mapping[str, float | str]]
 
 
 @cache
-def _task_manager(packaged: bool):
+def _task_manager(packaged: bool) -> Any:
     """Knows our tasks and, if asked, those of the package: reading their index takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(OWN_TASKS), include_defaults=packaged)
 
 
-def find_tasks(names: Sequence[str]):
+def find_tasks(names: Sequence[str]) -> Any:
     """An lm-eval ``TaskManager`` that knows these tasks.
 
     Args:
@@ -152,7 +152,7 @@ def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> Results:
     """What lm-eval calls ``acc,none``, without the empty filter; without remarks."""
     metrics: dict[str, dict[str, float | str]] = {}
     for task, values in results.items():
-        numbers = {
+        numbers: dict[str, float | str] = {
             key.removesuffix(",none").replace(",", " "): value
             for key, value in values.items()
             if isinstance(value, (int, float))

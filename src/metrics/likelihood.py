@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -98,13 +98,13 @@ def _parts(sequences: Sequence[Encoded], most: int) -> list[list[int]]:
         prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
         groups.setdefault(tuple(sequence.input_ids[: max(prompt - 1, 0)]), []).append(index)
     parts: list[list[int]] = []
-    for prompt, members in groups.items():
+    for shared, members in groups.items():
         tokens = BRANCHED_TOKENS
         for index in members:
-            added = len(sequences[index].input_ids) - len(prompt)
-            if not prompt or tokens + added > BRANCHED_TOKENS or len(parts[-1]) == most:
+            added = len(sequences[index].input_ids) - len(shared)
+            if not shared or tokens + added > BRANCHED_TOKENS or len(parts[-1]) == most:
                 parts.append([])
-                tokens = len(prompt)
+                tokens = len(shared)
             parts[-1].append(index)
             tokens += added
     return parts
@@ -130,7 +130,7 @@ def _pack(sequences: Sequence[Encoded], parts: Sequence[list[int]], most: int) -
     return [_make_row(sequences, members) for members in rows]
 
 
-def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> dict:
+def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> dict[str, Any]:
     """Right-padded input of a forward pass.
 
     In a causal model no token sees padding to its right, so single sequences need no mask, which

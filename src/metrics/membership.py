@@ -83,6 +83,7 @@ def excess_loss(attacked: AttackedText) -> dict[str, float]:
 
     Rounded: where both models find a text equally likely, the last bits must not decide.
     """
+    assert attacked.reference_loss is not None  # this attack asks for it
     return {"reference": round(attacked.loss - attacked.reference_loss, REFERENCE_DIGITS)}
 
 

@@ -265,12 +265,13 @@ def _answer(
     protocol: str,
 ) -> list[TofuRow]:
     """The rows with greedy answers, of authors also to the question in other words."""
+    questions = TofuSet(tuple(rows)).all(lambda row: row.question)
     others = [row.paraphrased_question for row in rows if row.paraphrased_question is not None]
     texts = answer_questions(
         model,
         tokenizer,
         template,
-        [*(row.question for row in rows), *others],
+        [*questions, *others],
         max_total_length=MAX_TOTAL_LENGTH,
         batch_size=batch_size,
         description="answering questions",

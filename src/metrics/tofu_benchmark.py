@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from wagle.errors import ConfigError, WagleError
@@ -113,17 +112,18 @@ def paper_numbers(results: TofuResults) -> dict[Metric, float]:
     """
     from wagle.metrics.membership import min_k_name
 
-    acc, rouge = (
-        {role: statistics.fmean(rows.all(attrgetter(name))) for role, rows in results.sets.items()}
-        for name in ("acc", "rouge")
-    )
+    assert results.mia is not None  # what the official protocol lacks
+    assert results.forget_quality is not None
+    sets = results.sets.items()
+    acc = {role: statistics.fmean(rows.all(lambda row: row.acc)) for role, rows in sets}
+    rouge = {role: statistics.fmean(rows.all(lambda row: row.rouge)) for role, rows in sets}
     efficacy = {
         DISTINGUISHED: results.forget_quality,
         UNLIKE_TRAINING: results.mia[min_k_name(50)],
         MISANSWERED: 1 - acc["forget"],
         WORDING_GONE: 1 - rouge["forget"],
     }
-    utility = {}
+    utility: dict[Metric, float] = {}
     for role, (right, wording) in KEPT.items():
         utility |= {right: acc[role], wording: rouge[role]}
     return {

@@ -147,4 +147,6 @@ def _answer(
 
 
 def _judge(row: TofuRow) -> TofuRow:
+    assert row.reference is not None  # since answers were generated
+    assert row.generated is not None
     return replace(row, rouge=rouge_l_recall(row.reference, row.generated))

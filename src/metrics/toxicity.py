@@ -131,7 +131,7 @@ def load_toxicity_classifier(
         model = load_whole(AutoModelForSequenceClassification, name, **options)
     longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    labels = list(model.config.id2label.values())
+    labels = [str(label) for label in (model.config.id2label or {}).values()]
     if LABEL not in labels:
         raise WagleError(
             f"the toxicity classifier {name!r} has no label {LABEL!r} but {', '.join(labels)}"
@@ -150,7 +150,7 @@ def toxicity_scores(
     written = sorted(
         (i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(texts[i])
     )
-    judged = classifier(
+    judged: Any = classifier(
         [texts[i] for i in written],
         top_k=None,
         function_to_apply="sigmoid",

@@ -42,7 +42,7 @@ KNOWLEDGE = Metric(
 def measure_hazards(context: EvaluationContext) -> Numbers:
     """Shares of wrong answers: ``wmdp.json``."""
     results = Roles(context, "wmdp.json", "bio", "chem", "cyber")
-    missed = {role: 1 - results.mean(role) for role in ("bio", "chem", "cyber")}
+    missed = {role: 1 - float(results.mean(role)) for role in ("bio", "chem", "cyber")}
     return {
         BIOLOGY: missed["bio"],
         CYBER_SECURITY: missed["cyber"],

@@ -59,7 +59,7 @@ def read_alone(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
 
 def trial_tokens(model: PreTrainedModel, count: int) -> list[int]:
     """Tokens from all over the vocabulary, always the same, as many as there may be."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
     return [(7919 * (i + 1)) % vocabulary for i in range(min(count, most_positions(model)))]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from wagle.config import Config
-from wagle.metrics.benchmark import Metric, Rows
+from wagle.metrics.benchmark import Metric, Rows, Settings
 from wagle.metrics.membership import MIN_K_PERCENT, min_k_name, text_losses
 from wagle.metrics.sentence import load_sentence_encoder
 from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
@@ -17,6 +17,7 @@ from wagle.metrics.tofu_benchmark import (
     ATTACK,
     EXACT_MEMORIZATION,
     EXTRACTION_STRENGTH,
+    asked_sets,
     paper_numbers,
     under,
 )
@@ -32,11 +33,11 @@ from wagle.metrics.tofu_results import (
     sets_from,
     to_document,
 )
-from wagle.model.evaluation_context import EvaluationContext, asked_sets, choose_words
+from wagle.model.evaluation_context import EvaluationContext, choose_words
 from wagle.model.loading import load_model, read_tokenizer
 
 
-def check_tofu(config: Config, rows: Mapping[str, Rows]) -> None:
+def check_tofu(config: Settings, rows: Mapping[str, Rows]) -> None:
     """Find out what is wrong with the evaluation of TOFU before the model has been trained for it.
 
     Args:
@@ -71,12 +72,13 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
     named = {under(protocol, metric): value for metric, value in scores.items()}
     if protocol == "official":
         return named
-    forget = results.sets["forget"]
+    forget = results.sets["forget"].all
+    assert results.mia is not None  # what the official protocol lacks
     of_the_paper = set(map(min_k_name, MIN_K_PERCENT))
     return {
         **paper_numbers(results),
-        EXACT_MEMORIZATION: forget.mean(lambda row: row.exact_memorization),
-        EXTRACTION_STRENGTH: forget.mean(lambda row: row.extraction_strength),
+        EXACT_MEMORIZATION: statistics.fmean(forget(lambda row: row.exact_memorization)),
+        EXTRACTION_STRENGTH: statistics.fmean(forget(lambda row: row.extraction_strength)),
         **{ATTACK.of(k): v for k, v in results.mia.items() if k not in of_the_paper},
         **named,
     }
@@ -109,7 +111,7 @@ def _measure(context: EvaluationContext) -> TofuResults:
     return replace(results, data_sets=asked_sets(config), word_tokenizer=words)
 
 
-def _retain_model(config: Config, forget_rows: Rows) -> TofuResults | None:
+def _retain_model(config: Settings, forget_rows: Rows) -> TofuResults | None:
     """The results of the retain-only model, if they are given and of the same questions."""
     path = config["evaluation.retain_results"]
     if path is None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wagle.errors import ConfigError, Terminated, WagleError
 from wagle.loggers.folder_lock import in_use
@@ -66,7 +66,7 @@ def find_finished(root: Path) -> dict[str, Path]:
     finished = {}
     for path in sorted(root.rglob(MANIFEST)):
         if is_finished(path.parent):
-            finished[read_manifest(path.parent).get("fingerprint")] = path.parent
+            finished[read_manifest(path.parent).get("fingerprint", "")] = path.parent
     return finished
 
 
@@ -243,7 +243,7 @@ def _environment(device: str) -> dict[str, str]:
 class SubmittedJob:
     """A job of submitit's."""
 
-    def __init__(self, job: submitit.Job) -> None:
+    def __init__(self, job: submitit.Job[Any]) -> None:
         self.job = job
 
     def ended(self) -> bool:

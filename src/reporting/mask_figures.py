@@ -132,8 +132,13 @@ def _heat_map_cells(
         linewidth=0.1,  # closes the hairlines that PDF viewers show between cells
     )
     axes.invert_yaxis()
-    slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(columns)), [label_of(column) for column in columns], **slanted)
+    axes.set_xticks(
+        range(len(columns)),
+        [label_of(column) for column in columns],
+        rotation=45,
+        ha="left",
+        rotation_mode="anchor",
+    )
     axes.set_yticks(range(len(rows)), [label_of(row) for row in rows])
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     for (row, column), value in np.ndenumerate(values):

@@ -17,12 +17,12 @@ class Spread(NamedTuple):
         mean: of all.
         deviation: sample standard deviation (divisor n − 1); ``None`` of a single number, and where
             one is infinite.
-        count: how many there are.
+        size: how many there are.
     """
 
     mean: float
     deviation: float | None
-    count: int
+    size: int
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Spread | None:
@@ -40,8 +40,8 @@ class Spread(NamedTuple):
             return None
         from scipy.special import stdtrit
 
-        quantile = float(stdtrit(self.count - 1, (1 + CONFIDENCE) / 2))
-        half = quantile * self.deviation / math.sqrt(self.count)
+        quantile = float(stdtrit(self.size - 1, (1 + CONFIDENCE) / 2))
+        half = quantile * self.deviation / math.sqrt(self.size)
         return self.mean - half, self.mean + half
 
 

@@ -68,7 +68,7 @@ DASHES = ("-", "--", "-.", ":")
 
 _TITLES = {method.name: method.title for method in METHODS.values()}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are alike everywhere
     "font.size": 8,
     "axes.titlesize": 8,
