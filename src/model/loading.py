@@ -25,7 +25,7 @@ from wagle.model.weights import load_whole
 from wagle.terminal import say
 from wagle.training.loop import not_finite
 
-_HINT = (
+MODEL_HINT = (
     "a local model folder (--overall.model_name FOLDER; local data with --dataset.data_dir FOLDER)"
 )
 
@@ -89,7 +89,7 @@ def load_model(
     """
     gguf = find_gguf(name)
     tokenizer = check_model(name, cache_dir)
-    with loading("model", name, _HINT):
+    with loading("model", name, MODEL_HINT):
         if gguf is not None:
             model = _load_gguf(gguf, dtype)
         else:
@@ -169,7 +169,7 @@ def find_saved_template(name: str, cache_dir: Path) -> dict[str, str] | None:
 
 
 def read_tokenizer(
-    name: str, cache_dir: Path, *, what: str = "model", hint: str = _HINT
+    name: str, cache_dir: Path, *, what: str = "model", hint: str = MODEL_HINT
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that is named as for :func:`load_model`.
 

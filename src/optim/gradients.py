@@ -7,9 +7,11 @@ when gradients are dense, and 500 + 100 at most when they are packed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import torch
+from torch.autograd.graph import Node
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.hooks import RemovableHandle
 
@@ -23,11 +25,16 @@ class Gradients(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def begin(self, batches: int) -> None:
-        """Before the backward passes of a window of so many batches."""
+    def backward(self, loss: torch.Tensor, terms: Sequence[torch.Tensor], *, last: bool) -> None:
+        """Make the gradients of a loss, a scalar, and of earlier ones of the window their sum.
+
+        Args:
+            terms: what ``loss`` is the sum of, where that is known.
+            last: no more losses come before the update.
+        """
 
     def clip(self) -> torch.Tensor:
-        """After them: the norm of the gradients, a scalar, as it was before clipping."""
+        """After these: the norm of the gradients, a scalar, as it was before clipping."""
 
     def clear(self) -> None:
         """After the update: no gradient is left."""
@@ -51,8 +58,9 @@ class DenseGradients:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def begin(self, batches: int) -> None:
-        """Nothing is to be prepared."""
+    def backward(self, loss: torch.Tensor, terms: Sequence[torch.Tensor], *, last: bool) -> None:
+        """One backward pass of all terms together."""
+        loss.backward()
 
     def clip(self) -> torch.Tensor:
         """Scale the gradients down to ``max_norm``; returns their norm before."""
@@ -69,12 +77,16 @@ class PackedGradients:
     """The gradients of the selected weights alone, clipped by their norm.
 
     A parameter's gradient is packed as soon as backward has made it, and dropped. Packed gradients
-    add up in float32 or wider. A window of one batch that is not clipped needs none of them for
-    long: each parameter is updated when its gradient comes, and the optimizer's ``step`` has
-    nothing left to do. A gradient that is no finite number is seen when that has happened.
+    add up in float32 or wider. Terms of a loss have backward passes of their own: in a common one
+    the gradients of one term would all wait, whole, for those of the other. Terms that are not
+    independent, such as several of one forward pass, go back together nevertheless.
 
-    Backward must make the gradient of a parameter once: no reentrant checkpointing of layers that
-    share weights.
+    Where nothing is clipped, the last backward pass of a window updates each parameter when its
+    gradient comes; with one batch and one term there is nothing else to be kept. A gradient that is
+    no finite number is then seen when weights have been updated.
+
+    Backward must make the gradient of a parameter once a pass: no reentrant checkpointing of layers
+    that share weights.
 
     Args:
         optimizer: of all parameters that are trained.
@@ -84,7 +96,8 @@ class PackedGradients:
     def __init__(self, optimizer: PackedOptimizer, max_norm: float) -> None:
         self.optimizer = optimizer
         self.max_norm = max_norm
-        self._updates_at_once = False
+        self._updates = False  # whether gradients are used as they come
+        self._independent: bool | None = None  # of the terms; not known before they are seen
         self._norms: list[torch.Tensor] = []  # of the gradients that have been used
         self._handles: list[RemovableHandle] = []
 
@@ -102,9 +115,16 @@ class PackedGradients:
             handle.remove()
         self.clear()
 
-    def begin(self, batches: int) -> None:
-        """Decide whether the window's gradients are used as they come."""
-        self._updates_at_once = batches == 1 and not self.max_norm
+    def backward(self, loss: torch.Tensor, terms: Sequence[torch.Tensor], *, last: bool) -> None:
+        """A backward pass of each term, where they are independent."""
+        terms = [term for term in terms if term.requires_grad]
+        if self._independent is None:
+            self._independent = _independent(terms)
+        passes = terms if terms and self._independent else [loss]
+        for number, term in enumerate(passes, start=1):
+            self._updates = last and number == len(passes) and not self.max_norm
+            term.backward()
+        self._updates = False
 
     def clip(self) -> torch.Tensor:
         """Scale what is packed down to ``max_norm``; returns the norm before."""
@@ -118,14 +138,31 @@ class PackedGradients:
 
     def clear(self) -> None:
         """Drop the gradients."""
-        self._updates_at_once = False
+        self._updates = False
         self._norms.clear()
         self.optimizer.zero_grad()
 
     def _take(self, parameter: torch.Tensor) -> None:
         optimizer = self.optimizer
-        if not optimizer.pack_gradient(parameter) or not self._updates_at_once:
+        if not optimizer.pack_gradient(parameter) or not self._updates:
             return
         self._norms.append(optimizer.packed_gradients[parameter].norm())
         optimizer.update([parameter])
         del optimizer.packed_gradients[parameter]
+
+
+def _independent(terms: Sequence[torch.Tensor]) -> bool:
+    """Whether the graphs of some losses meet in parameters alone."""
+    seen: set[Node] = set()
+    for term in terms:
+        own: set[Node] = set()
+        waiting = [term.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in own and not hasattr(node, "variable"):
+                own.add(node)
+                waiting += [source for source, _ in node.next_functions]
+        if own & seen:
+            return False
+        seen |= own
+    return True

@@ -114,10 +114,9 @@ def train(
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * plan.rate(step)
             before_window(step, window)
-            gradients.begin(len(window))
-            for batch in window:
+            for number, batch in enumerate(window, start=1):
                 loss, parts = share(model, batch, window)
-                loss.backward()
+                gradients.backward(loss, list(parts.values()), last=number == len(window))
                 recent += loss.detach()
                 for name, part in parts.items():
                     terms[name] += part.detach()

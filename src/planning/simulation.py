@@ -1,0 +1,182 @@
+"""Passes through a model without weights, and what their tensors would take.
+
+Nothing is computed: torch's fake tensors know shapes alone. So what autograd keeps of an
+architecture, with or without activation checkpointing, is not guessed but seen. For example a
+linear layer of 4 inputs and 3 outputs on 5 tokens in float32 keeps its input, 80 bytes, from the
+forward pass to the backward pass, which makes a gradient of 48 bytes for its weights.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+from wagle.unlearn.objectives.losses import widen
+from wagle.unlearn.objectives.rmu import hidden_states
+
+ACTIVATIONS = "activations"
+LOGITS = "logits and losses"
+PASSING = "gradients in the making"  # the largest tensor's, and those of activations
+GRADIENTS = "gradients"
+
+Parts = Counter[str]
+"""Bytes by what they are for."""
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make and that still live, by part.
+
+    Attributes:
+        live: bytes now.
+        peak: bytes when there were most of them.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.live: Parts = Counter()
+        self.peak: Parts = Counter()
+        self._part = ACTIVATIONS
+        self._known: dict[int, tuple[str, int]] = {}
+        for tensor in (*model.parameters(), *model.buffers()):
+            self._known[id(tensor.untyped_storage())] = (self._part, 0)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and count what it has made."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    @contextmanager
+    def counting_as(self, part: str) -> Iterator[None]:
+        """What is made meanwhile belongs to a part."""
+        before, self._part = self._part, part
+        try:
+            yield
+        finally:
+            self._part = before
+
+    def add(self, part: str, size: int) -> None:
+        """Bytes that are kept beside the tensors (or, below 0, no longer are)."""
+        self.live[part] += size
+        if self.live.total() > self.peak.total():
+            self.peak = self.live.copy()
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key not in self._known:
+            size = storage.nbytes()
+            self._known[key] = (self._part, size)
+            weakref.finalize(storage, self._forget, key)
+            self.add(self._part, size)
+
+    def _forget(self, key: int) -> None:
+        part, size = self._known.pop(key)
+        self.live[part] -= size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch as a pass sees it.
+
+    Attributes:
+        rows: texts.
+        tokens: of the longest.
+        labelled: how many of all its tokens the head is applied to.
+    """
+
+    rows: int
+    tokens: int
+    labelled: int
+
+
+OnGradient = Callable[[MemoryTracker, torch.nn.Parameter], None]
+"""Called when a parameter's gradient has been made, in ``.grad``."""
+
+
+def simulate_step(
+    model: PreTrainedModel,
+    views: Sequence[Batch],
+    on_gradient: OnGradient,
+    *,
+    layer: int | None = None,
+) -> Parts:
+    """The peak of one forward pass of each view and the backward pass of their sum.
+
+    Args:
+        model: made by :func:`wagle.planning.skeleton.skeleton`, within its context.
+        layer: the loss is about this decoder layer's output (RMU), not about tokens.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    tracker = MemoryTracker(model)
+
+    def hook(parameter: torch.nn.Parameter) -> None:
+        on_gradient(tracker, parameter)
+
+    handles = [p.register_post_accumulate_grad_hook(hook) for p in parameters]
+    try:
+        with tracker:
+            losses = [_loss(model, view, tracker, layer) for view in views]
+            total = torch.stack(losses).sum()
+            del losses
+            with tracker.counting_as(PASSING):
+                total.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad()
+    return tracker.peak
+
+
+def simulate_reading(model: PreTrainedModel, batch: Batch) -> Parts:
+    """The peak of a forward pass without gradients that measures labelled tokens."""
+    tracker = MemoryTracker(model)
+    with torch.no_grad(), tracker:
+        _loss(model, batch, tracker, None)
+    return tracker.peak
+
+
+def drop_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
+    """A gradient that is used as it comes."""
+    parameter.grad = None
+
+
+def keep_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
+    """A gradient that stays until the update; it counts among them."""
+    parameter.grad = None
+    tracker.add(GRADIENTS, parameter.nbytes)
+
+
+def _loss(
+    model: PreTrainedModel, batch: Batch, tracker: MemoryTracker, layer: int | None
+) -> torch.Tensor:
+    shape = (batch.rows, batch.tokens)
+    ids, attended = (torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64))
+    if layer is not None:
+        states = hidden_states(model, {"input_ids": ids, "attention_mask": attended}, layer)
+        return widen(states).square().mean()
+    states = model.base_model(
+        input_ids=ids, attention_mask=attended, use_cache=False
+    ).last_hidden_state
+    with tracker.counting_as(LOGITS):
+        targets = torch.zeros(batch.labelled, dtype=torch.int64)
+        head = model.get_output_embeddings()
+        logits = head(states).reshape(batch.rows * batch.tokens, -1)[: batch.labelled].clone()
+        return F.cross_entropy(widen(logits), targets, reduction="none").mean()
