@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from tests.training.test_training import (
     ROWS,
@@ -28,7 +30,7 @@ from wagle.unlearn import training
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
 
-from conftest import make_model
+from conftest import CONFIGS, make_model
 
 pytestmark = pytest.mark.usefixtures("either_device")
 
@@ -225,11 +227,12 @@ def test_no_more_is_kept_than_needed(model, monkeypatch, method, max_norm, kept)
 
 @pytest.mark.parametrize("method", ["FT", "GA+FT"])
 def test_packed_gradients_spare_most_of_the_memory_of_dense_ones(method):
-    """Of all tensors that a step makes; a tenth of the weights is selected."""
+    """Of all tensors that a step makes, in a model so wide that activations are small beside it."""
+    config = copy.deepcopy(CONFIGS["llama"])
+    config.update({"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4})
     peaks = {}
     for gradients in ("dense", "packed"):
-        model = make_model()
-        size = sum(p.nbytes for p in model.parameters())
+        model = LlamaForCausalLM(config)
         generator = torch.Generator().manual_seed(1)
         mask = {
             name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < 0.1)
@@ -238,7 +241,8 @@ def test_packed_gradients_spare_most_of_the_memory_of_dense_ones(method):
         with MemoryTracker(model) as tracker:
             train(model, method=method, mask=mask, gradients=gradients, max_grad_norm=0.0)
         peaks[gradients] = tracker.peak.total()
-    assert peaks["dense"] - peaks["packed"] > 0.3 * size
+    size = sum(p.nbytes for p in model.parameters())
+    assert peaks["dense"] - peaks["packed"] > 0.6 * size
 
 
 def test_nothing_is_left_behind(model):
