@@ -83,7 +83,8 @@ def excess_loss(attacked: AttackedText) -> dict[str, float]:
 
     Rounded: where both models find a text equally likely, the last bits must not decide.
     """
-    assert attacked.reference_loss is not None  # this attack asks for it
+    if attacked.reference_loss is None:
+        raise ValueError("the attack needs the loss under a reference model")
     return {"reference": round(attacked.loss - attacked.reference_loss, REFERENCE_DIGITS)}
 
 

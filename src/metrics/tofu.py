@@ -105,7 +105,7 @@ def evaluate_tofu(
         return split_rows(rows, sets)
 
     def answer() -> Sets:
-        rows = [row for group in scored.values() for row in group.rows]
+        rows = TofuSet(tuple(row for group in scored.values() for row in group.rows))
         return split_rows(_answer(model, tokenizer, template, rows, batch_size, protocol), sets)
 
     def judge(role: str) -> Sets:
@@ -260,31 +260,30 @@ def _answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
-    rows: Sequence[TofuRow],
+    rows: TofuSet,
     batch_size: int,
     protocol: str,
 ) -> list[TofuRow]:
     """The rows with greedy answers, of authors also to the question in other words."""
-    questions = TofuSet(tuple(rows)).all(lambda row: row.question)
-    others = [row.paraphrased_question for row in rows if row.paraphrased_question is not None]
+    questions = rows.all(lambda row: row.question)
     texts = answer_questions(
         model,
         tokenizer,
         template,
-        [*questions, *others],
+        [*questions, *rows.known(lambda row: row.paraphrased_question)],
         max_total_length=MAX_TOTAL_LENGTH,
         batch_size=batch_size,
         description="answering questions",
         published=protocol == "published",
     )
-    to_others = iter(texts[len(rows) :])
+    to_others = iter(texts[len(questions) :])
     return [
         replace(
             row,
             generated=text,
             generated_paraphrase=None if row.paraphrased_question is None else next(to_others),
         )
-        for row, text in zip(rows, texts, strict=False)
+        for row, text in zip(rows.rows, texts, strict=False)
     ]
 
 

@@ -112,11 +112,10 @@ def paper_numbers(results: TofuResults) -> dict[Metric, float]:
     """
     from wagle.metrics.membership import min_k_name
 
-    assert results.mia is not None  # what the official protocol lacks
-    assert results.forget_quality is not None
-    sets = results.sets.items()
-    acc = {role: statistics.fmean(rows.all(lambda row: row.acc)) for role, rows in sets}
-    rouge = {role: statistics.fmean(rows.all(lambda row: row.rouge)) for role, rows in sets}
+    if results.forget_quality is None or results.mia is None:
+        raise ValueError("the official protocol has none of the paper's numbers")
+    acc = {role: rows.mean(lambda row: row.acc) for role, rows in results.sets.items()}
+    rouge = {role: rows.mean(lambda row: row.rouge) for role, rows in results.sets.items()}
     efficacy = {
         DISTINGUISHED: results.forget_quality,
         UNLIKE_TRAINING: results.mia[min_k_name(50)],

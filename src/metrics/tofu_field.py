@@ -73,7 +73,7 @@ def evaluate_official(
         return split_rows(_answer(model, tokenizer, asked, rows, batch_size), sets)
 
     def judge(role: str) -> Sets:
-        return {role: TofuSet(tuple(map(_judge, answered[role].rows)))}
+        return {role: _judge(answered[role])}
 
     scored = keep("scores", score)
     answered = keep("answers", answer)
@@ -146,7 +146,12 @@ def _answer(
     ]
 
 
-def _judge(row: TofuRow) -> TofuRow:
-    assert row.reference is not None  # since answers were generated
-    assert row.generated is not None
-    return replace(row, rouge=rouge_l_recall(row.reference, row.generated))
+def _judge(rows: TofuSet) -> TofuSet:
+    """The set with the ROUGE of its answers."""
+    texts = rows.all(lambda row: row.reference), rows.all(lambda row: row.generated)
+    return TofuSet(
+        tuple(
+            replace(row, rouge=rouge_l_recall(reference, generated))
+            for row, reference, generated in zip(rows.rows, *texts, strict=True)
+        )
+    )

@@ -64,10 +64,10 @@ def official_scores(
     scores[TRUTH_SHARE] = float(truth_shares(forget, epsilon).mean())
     if results.protocol == "official":
         memorized = {
-            EXACT_MEMORIZATION: forget.mean(lambda row: row.exact_memorization),
-            EXTRACTION_STRENGTH: forget.mean(lambda row: row.extraction_strength),
+            EXACT_MEMORIZATION: forget.known(lambda row: row.exact_memorization),
+            EXTRACTION_STRENGTH: forget.known(lambda row: row.extraction_strength),
         }
-        scores |= {metric: value for metric, value in memorized.items() if value is not None}
+        scores |= {metric: statistics.fmean(known) for metric, known in memorized.items() if known}
     if retain_model is not None:
         # The test looks at ranks alone, so the logarithms serve as well, and never overflow.
         test = ks_2samp(

@@ -98,21 +98,24 @@ class TofuSet:
 
     rows: tuple[TofuRow, ...]
 
+    def known(self, read: Callable[[TofuRow], Value | None]) -> list[Value]:
+        """What the rows have that have it."""
+        return [value for value in map(read, self.rows) if value is not None]
+
     def all(self, read: Callable[[TofuRow], Value | None]) -> list[Value]:
         """What each row must have.
 
         Raises:
             ValueError: one has not.
         """
-        values = [value for value in map(read, self.rows) if value is not None]
+        values = self.known(read)
         if len(values) < len(self.rows):
             raise ValueError("rows without some of the numbers")
         return values
 
-    def mean(self, read: Callable[[TofuRow], float | None]) -> float | None:
-        """Plain mean of a number over the rows that have it; ``None``: none has."""
-        values = [value for value in map(read, self.rows) if value is not None]
-        return statistics.fmean(values) if values else None
+    def mean(self, read: Callable[[TofuRow], float | None]) -> float:
+        """Plain mean of a number that every row has."""
+        return statistics.fmean(self.all(read))
 
 
 Sets = dict[str, TofuSet]
@@ -222,8 +225,9 @@ def sets_from(document: Mapping[str, Any]) -> Sets:
 
 def _set_document(rows: TofuSet) -> dict[str, Any]:
     documents = [_row_document(row) for row in rows.rows]
-    measured = [key for key in _NUMBERS if key in documents[0]]
-    return {**{key: rows.mean(_NUMBERS[key]) for key in measured}, "rows": documents}
+    columns = {k: rows.known(read) for k, read in _NUMBERS.items() if k in documents[0]}
+    means = {key: statistics.fmean(values) if values else None for key, values in columns.items()}
+    return {**means, "rows": documents}
 
 
 def _row_document(row: TofuRow) -> dict[str, Any]:

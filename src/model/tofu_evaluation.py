@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,42 +63,42 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
     membership inference, and the official scores' formulas on this protocol's losses, under its
     name: they are not comparable with official ones.
     """
-    protocol = context.config["evaluation.protocol"]
-    retain_model = _retain_model(context.config, context.asked_rows()["forget"])
-    results = _measure(context)
+    protocol, asked = context.config["evaluation.protocol"], context.asked_rows()
+    retain_model = _retain_model(context.config, asked["forget"])
+    results = _measure(context, asked)
     context.save("tofu.json", to_document(results))
     scores = official_scores(results, retain_model)
     named = {under(protocol, metric): value for metric, value in scores.items()}
     if protocol == "official":
         return named
-    forget = results.sets["forget"].all
-    assert results.mia is not None  # what the official protocol lacks
+    forget = results.sets["forget"]
     of_the_paper = set(map(min_k_name, MIN_K_PERCENT))
     return {
         **paper_numbers(results),
-        EXACT_MEMORIZATION: statistics.fmean(forget(lambda row: row.exact_memorization)),
-        EXTRACTION_STRENGTH: statistics.fmean(forget(lambda row: row.extraction_strength)),
-        **{ATTACK.of(k): v for k, v in results.mia.items() if k not in of_the_paper},
+        EXACT_MEMORIZATION: forget.mean(lambda row: row.exact_memorization),
+        EXTRACTION_STRENGTH: forget.mean(lambda row: row.extraction_strength),
+        **{ATTACK.of(k): v for k, v in (results.mia or {}).items() if k not in of_the_paper},
         **named,
     }
 
 
-def _measure(context: EvaluationContext) -> TofuResults:
-    """The rows and what the protocol measures of them; what is finished is kept piece by piece."""
-    config, everything = context.config, context.asked_rows()
-    words = choose_words(config, everything)
-    sets = {role: list(rows)[: context.limit] for role, rows in everything.items()}
+def _measure(context: EvaluationContext, asked: Mapping[str, Rows]) -> TofuResults:
+    """What the protocol measures of the rows asked about; what is finished is kept, by pieces."""
+    config = context.config
+    words = choose_words(config, asked)
+    sets = {role: list(rows)[: context.limit] for role, rows in asked.items()}
 
     def keep(name: str, measure: Callable[[], Sets]) -> Sets:
         return sets_from(context.measured.get(f"tofu {name}", lambda: sets_document(measure())))
 
-    asked = (context.model, context.tokenizer, context.template, sets)
+    model = (context.model, context.tokenizer, context.template)
     if config["evaluation.protocol"] == "official":
-        results = evaluate_official(*asked, batch_size=context.batch_size, keep=keep)
+        results = evaluate_official(*model, sets, batch_size=context.batch_size, keep=keep)
     else:
         encoder = load_sentence_encoder(config["evaluation.sentence_model"], context.model.device)
         results = evaluate_tofu(
-            *asked,
+            *model,
+            sets,
             encoder=encoder,
             protocol=config["evaluation.protocol"],
             batch_size=context.batch_size,
