@@ -86,7 +86,7 @@ def _enter(checker: Named, name: Any, trusted: bool) -> Any:
 
 def code_of(values: Iterable[tuple[Checker, Any]]) -> dict[str, str]:
     """Fingerprints of the code from outside among values of keys, by its name."""
-    found = {}
+    found: dict[str, str] = {}
     for checker, value in values:
         if isinstance(checker, ListOf):
             found |= code_of((checker.item, item) for item in value or ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -136,7 +136,7 @@ class MaskFiles:
 
     def _entry(self, entry: str, ratio: float | None) -> str | None:
         score = SCORES[self.config["unlearn.score_type"]]
-        entries = {
+        entries: dict[str, Callable[[], str | None]] = {
             "unlearn.score_type": lambda: score.label,
             "score code": lambda: score.code,
             "ratio": lambda: None if ratio is None else plain_number(ratio),

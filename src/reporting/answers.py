@@ -73,7 +73,7 @@ def questions_of(runs: Sequence[Run], original: Run | None, asked: Answers) -> l
     before = rows_of(original, asked)
     tables = [rows_of(run, asked) for run in runs]
     keys = dict.fromkeys(key for table in (tables if runs else [before]) for key in table)
-    if before and keys and not before.keys() & keys.keys():
+    if original and before and keys and not before.keys() & keys.keys():
         raise WagleError(
             f"the original's run in {original.folder} was asked none of the questions that the "
             "other runs were asked; evaluate it on the same data sets"

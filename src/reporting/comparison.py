@@ -87,9 +87,10 @@ def numbers_of(run: Run) -> dict[str, float]:
     Those of ``results.json``, with ``LOG_QUALITY`` (0 where the run is not compared with a
     retrained model, because it is that model), ``REFUSALS`` and ``REAL_FACTS``.
     """
-    values = values_of(run)
+    values, asked = values_of(run), run.document("tofu.json")
+    assert asked is not None  # what TOFU's evaluation begins with
     quality = values.get(under(run.config["evaluation.protocol"], FORGET_QUALITY).key, 1.0)
-    answers = [row["generated"].strip() for row in run.document("tofu.json")["forget"]["rows"]]
+    answers = [row["generated"].strip() for row in asked["forget"]["rows"]]
     refusals = set(load_refusals(run.config["dataset.forget_dataset_name"]))
     known = [values[KEPT[name][0].key] for name in ("real_author", "world_fact")]
     return {
@@ -119,7 +120,7 @@ def compare(outcomes: Sequence[Outcome], retrained: Path, folder: Path) -> None:
     say(f"{finding}\n")
     write_text(folder / "table.md", f"{to_markdown(table, 'make demo')}\n{finding}\n")
     points = [
-        Point(line.row.method, line.row.mask, "", [o.values for o in line.outcomes])
+        Point(line.row.method, line.row.mask, "", [o.values or {} for o in line.outcomes])
         for line in table.lines
     ]
     figure = draw_tradeoff(points, Headline(WORDING_GONE, UTILITY), width=4.2)
@@ -159,7 +160,9 @@ def finding_of(table: Table) -> str:
 
 
 def _cell(line: Line, metric: Metric) -> Spread:
-    return line.cells[FORM.columns.index(metric)]
+    spread = line.cells[FORM.columns.index(metric)]
+    assert spread is not None  # all runs have finished, with all numbers
+    return spread
 
 
 def _title(row: Row) -> str:
@@ -174,10 +177,10 @@ def _print(table: Table) -> None:
         ratio = "" if line.row.ratio is None else f"\n{line.row.mask}\nρ {line.row.ratio:g}"
         name = _NARROW.get(line.row.method, line.row.method)
         grid.add_column(f"{name}{ratio}", justify="right", no_wrap=True)
-    for index, column in enumerate(FORM.columns):
+    for column in FORM.columns:
         texts = []
         for line in table.lines:
-            cell = line.cells[index]
+            cell = _cell(line, column)
             spread = "" if cell.deviation is None else f"\n±{cell.deviation:.{column.digits}f}"
             texts.append(f"{cell.mean:.{column.digits}f}{spread}")
         grid.add_row(column.heading, *texts)

@@ -161,17 +161,24 @@ def draw_tradeoff(
         width: in inches.
     """
     y, x = headline
-    drawn = [point for point in points if point.spread(x) and point.spread(y)]
+    found = ((point, point.spread(x), point.spread(y)) for point in points)
+    placed = [(point, across, up) for point, across, up in found if across and up]
+    drawn = [point for point, *_ in placed]
     methods = list(dict.fromkeys(point.method for point in drawn if point.mask))
     masks = list(dict.fromkeys(point.mask for point in drawn if point.mask))
     original = list(dict.fromkeys(point.method for point in drawn if not point.mask))
     figure = Figure(figsize=(width, 2.7 + 0.13 * (len(methods) + len(masks)) / 2))
     axes = figure.subplots()
-    for point in drawn:
-        across, up = point.spread(x), point.spread(y)
-        bars = {"xerr": _bars([across]), "yerr": _bars([up])}
-        colour = colour_of(point.mask)
-        axes.errorbar(across.mean, up.mean, **bars, fmt="none", color=colour, elinewidth=0.8)
+    for point, across, up in placed:
+        axes.errorbar(
+            across.mean,
+            up.mean,
+            xerr=_bars([across]),
+            yerr=_bars([up]),
+            fmt="none",
+            color=colour_of(point.mask),
+            elinewidth=0.8,
+        )
         axes.update_datalim([(across.mean, up.mean)])
     axes.margins(0.15)
     axes.set_xlabel(_label(x, what="utility, ", between=" "))
@@ -185,7 +192,7 @@ def draw_tradeoff(
     _shape_and_colour_legend(figure, original, methods, masks, _explain_bars(counts))
     axes.autoscale_view()
     figure.draw_without_rendering()  # only now it is known which points meet
-    _draw_markers(axes, drawn, [(p.spread(x).mean, p.spread(y).mean) for p in drawn])
+    _draw_markers(axes, drawn, [(across.mean, up.mean) for _, across, up in placed])
     return figure
 
 
@@ -224,7 +231,8 @@ def _draw_markers(
             color=colour_of(point.mask),
             markeredgecolor="white",
             markeredgewidth=0.4,
-            transform=axes.transData + ScaledTranslation(*offset / 72, figure.dpi_scale_trans),
+            transform=axes.transData
+            + ScaledTranslation(offset[0] / 72, offset[1] / 72, figure.dpi_scale_trans),
             label=label_of(_name(point)),
             zorder=3,
         )

@@ -119,9 +119,15 @@ def _finite(group: Group, metric: Metric) -> bool:
     return spread is not None and math.isfinite(spread.mean)
 
 
+def _mean(group: Group, metric: Metric) -> float:
+    spread = group.spread(metric)
+    assert spread is not None  # only groups that have the number are compared
+    return spread.mean
+
+
 def _best(groups: Sequence[Group], metric: Metric) -> list[Group]:
     """All whose mean is the best as it is printed."""
-    values = [group.spread(metric).mean for group in groups]
+    values = [_mean(group, metric) for group in groups]
     means = [number(value) for value in values]
     best = number(min(values) if metric.better < 0 else max(values))
     return [group for group, mean in zip(groups, means, strict=True) if mean == best]
@@ -135,7 +141,7 @@ def _names(groups: Sequence[Group]) -> str:
 
 def _said(group: Group, original: Group | None, metric: Metric) -> str:
     before = original.spread(metric) if original else None
-    text = number(group.spread(metric).mean)
+    text = number(_mean(group, metric))
     return f"{text}, the original {number(before.mean)}" if before else text
 
 

@@ -81,7 +81,9 @@ def to_csv(table: Table) -> str:
     """One line a row: mean and standard deviation in columns of their own, in full precision."""
     columns = table.form.columns
     names = [f"{column.name} {kind}" for column in columns for kind in ("mean", "std")]
-    rows = [["method", "mask", "ratio", "mu", "seeds", "failed", "pending", *names]]
+    rows: list[list[Any]] = [
+        ["method", "mask", "ratio", "mu", "seeds", "failed", "pending", *names]
+    ]
     for line in table.lines:
         states = [outcome.status for outcome in line.outcomes]
         numbers = [number for cell in line.cells for number in (cell or (None, None))[:2]]
@@ -94,7 +96,9 @@ def runs_to_csv(outcomes: Iterable[Outcome]) -> str:
     """One line a run, with all its numbers."""
     outcomes = list(outcomes)
     names = list(dict.fromkeys(name for o in outcomes for name in o.values or ()))
-    rows = [["method", "mask", "ratio", "mu", "seed", "status", "reason", "folder", *names]]
+    rows: list[list[Any]] = [
+        ["method", "mask", "ratio", "mu", "seed", "status", "reason", "folder", *names]
+    ]
     for outcome in outcomes:
         values = outcome.values or {}
         about = [outcome.seed, outcome.status, outcome.failure, outcome.folder]

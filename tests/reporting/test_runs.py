@@ -12,7 +12,7 @@ from wagle.commands import report
 from wagle.errors import WagleError
 from wagle.loggers import JsonLogger
 from wagle.loggers.run_folder import is_finished, read_manifest, read_result_file
-from wagle.metrics.tofu_results import load_results
+from wagle.metrics.tofu_files import load_results
 from wagle.reporting.runs import find_run_folders, read_run, read_runs
 
 CONFIG = {
