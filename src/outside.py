@@ -1,4 +1,4 @@
-"""Code from outside the program, entered in the catalogue: methods, scores, data sets, attacks.
+"""Code from outside the program, entered in the catalogue: methods, scores, benchmarks, attacks.
 
 It is named where its kind is chosen: ``file.py`` where the file holds one such thing,
 ``file.py:Name`` or ``package.module:Name``. For example ``--unlearn.unlearn_method soft.py:Soft``
@@ -23,7 +23,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wagle.catalogue import ATTACKS, METHODS, SCORES, Attack, Entry, Method, Option, Score
+from wagle.catalogue import (
+    ATTACKS,
+    BENCHMARKS,
+    METHODS,
+    SCORES,
+    Attack,
+    Entry,
+    Method,
+    Option,
+    Score,
+)
 from wagle.errors import ConfigError
 
 _NAME = r"[^\W\d]\w*"
@@ -44,7 +54,7 @@ def enter(catalogue: dict[str, Any], name: str) -> str:
     """Run the code that a name means, and enter it in a part of the catalogue.
 
     Args:
-        catalogue: ``METHODS``, ``SCORES``, ``DATA_SETS`` or ``ATTACKS``.
+        catalogue: ``METHODS``, ``SCORES``, ``ATTACKS`` or ``BENCHMARKS``.
         name: for which :func:`is_outside` holds.
 
     Returns:
@@ -77,7 +87,7 @@ def _only(module: ModuleType, kind: _Kind, place: str) -> str:
         name
         for name, value in vars(module).items()
         if not name.startswith("_")
-        and getattr(value, "__module__", None) in (module.__name__, Entry.__module__)
+        and getattr(value, "__module__", None) in (module.__name__, *_MADE_OF)
         and not (inspect.isclass(value) and value.__module__ != module.__name__)
         and kind.fits(value)
     ]
@@ -200,6 +210,14 @@ def _attack(name: str, thing: Any) -> Attack:
     return dataclasses.replace(thing if isinstance(thing, Attack) else Attack("", thing), name=name)
 
 
+def _is_benchmark(thing: Any) -> bool:
+    from wagle.metrics.benchmark import Benchmark
+
+    return isinstance(thing, Benchmark)
+
+
+_MADE_OF = (Entry.__module__, "wagle.metrics.benchmark")
+"""Where the classes stand of which code from outside makes objects."""
 _KINDS = (
     _Kind(METHODS, "class that derives from Objective", _is_objective, _method),
     _Kind(SCORES, "wagle.catalogue.Score", lambda thing: isinstance(thing, Score), _score),
@@ -209,4 +227,5 @@ _KINDS = (
         lambda thing: inspect.isfunction(thing) or isinstance(thing, Attack),
         _attack,
     ),
+    _Kind(BENCHMARKS, "wagle.metrics.benchmark.Benchmark", _is_benchmark, Entry),
 )

@@ -6,11 +6,15 @@ python src/exec/report.py RUN [RUN ...] -o report.html [--original RUN]
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wagle.catalogue import BENCHMARKS
 from wagle.cli import program
+from wagle.config.trust import HOW, TRUST
 from wagle.errors import ConfigError
+from wagle.outside import enter, is_outside
 from wagle.terminal import say
 
 
@@ -37,6 +41,13 @@ def main(argv: Sequence[str]) -> int:
         help="run folder of the model before unlearning (method origin), to compare answers "
         "with; not given: the first such among the runs",
     )
+    parser.add_argument(
+        f"--{TRUST}",
+        dest="trust",
+        choices=("true", "false"),
+        default="false",
+        help="run the code of benchmarks from outside the program, to explain their numbers",
+    )
     options = parser.parse_args(argv)
     folders = [*options.runs, *([options.original] if options.original else [])]
     missing = [str(folder) for folder in folders if not folder.exists()]
@@ -45,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
     from wagle.reporting.runs import find_run_folders, list_runs, read_run, read_runs
 
     found = find_run_folders(folders)
+    _enter_benchmarks(found, options.trust == "true")
     if options.list:
         for line in list_runs(found):
             say(line)
@@ -65,3 +77,15 @@ def main(argv: Sequence[str]) -> int:
     write_report(runs, options.output, original)
     say(f"report: {options.output}")
     return 0
+
+
+def _enter_benchmarks(folders: Sequence[Path], trusted: bool) -> None:
+    """Run the code of benchmarks from outside that runs name, where it is trusted."""
+    from wagle.reporting.runs import tasks_of
+
+    for task in filter(is_outside, tasks_of(folders)):
+        if trusted:
+            enter(BENCHMARKS, task)
+        else:
+            about = f"the numbers of {task} are not explained, as that is code from outside"
+            say(f"note: {about}; {HOW}", sys.stderr)

@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wagle.catalogue import BENCHMARKS
 from wagle.cli import program
 from wagle.errors import ConfigError
 from wagle.reporting.executor import Start, command_of, start_here, submit_with_submitit
-from wagle.reporting.plan import MASKS, STUDIES, TASKS, Request, plan_runs
+from wagle.reporting.plan import MASKS, STUDIES, Request, plan_runs
 from wagle.terminal import say
 
 
@@ -72,7 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Models are not kept unless --unlearn.save_model true is given.",
     )
     add = parser.add_argument
-    add("--table", required=True, choices=(*TASKS, *STUDIES))
+    add(
+        "--table",
+        required=True,
+        help=f"{', '.join(name for name in BENCHMARKS if name != 'none')} or the name of another "
+        f"benchmark that unlearn.task_name names; or of any of them: {', '.join(STUDIES)}",
+    )
     add(
         *("--config_file", "--config-file", "-C"),
         dest="config_file",

@@ -147,7 +147,7 @@ UNLEARN_KEYS = (
         ("lr", _RATE, 1e-4, "learning rate"),
         ("weight_decay", _RATE, 0.0, "decoupled weight decay"),
         ("gradient_accumulation_steps", _COUNT, 1, "batches per optimizer step"),
-        ("task_name", Choice(*BENCHMARKS), None,
+        ("task_name", Named(BENCHMARKS), None,
          "which evaluation runs; not set: the one of the forget set, where its files are there"),
         ("mask_path", Text("file, like tofu_0.8.pt"), None,
          "weights that may change; made at the ratio in its name when missing; not set: all. "

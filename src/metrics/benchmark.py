@@ -1,23 +1,7 @@
 """What a benchmark is: its numbers and what they mean, its data sets, and what measures them.
 
-A benchmark is one object in one file. The file is read wherever its numbers are shown, so whatever
-it takes to measure them is imported within its functions. A small one, whole::
-
-    KNOWN = Metric("capitals known", "Share of the capitals that it names.", -1, largest=1)
-
-    def ask(context):
-        rows = context.asked_rows()["capitals"]
-        ...
-        context.save("capitals.json", {"capitals": {"rows": documents}})
-        return {KNOWN: statistics.fmean(right)}
-
-    CAPITALS = Benchmark(
-        "capitals",
-        "Capitals: what is still known",
-        metrics=(KNOWN,),
-        parts={"capitals": ask},
-        sets=lambda config: {"capitals": "Demo_world_facts"},
-    )
+A benchmark is one object in one file; docs/extending.md shows a small one, whole. The file is read
+wherever its numbers are shown, so what it takes to measure them is imported within its functions.
 """
 
 from __future__ import annotations
@@ -159,8 +143,7 @@ class Benchmark:
             that fails does not touch the others.
         columns: the numbers of its table, from left to right, which the report shows first; not
             given: all.
-        headline: forgetting and utility, for the report's summary and the figures; both are better
-            when larger.
+        headline: forgetting and utility, for the report's summary and the figures.
         summary: the numbers of tables that vary the ratio or μ; not given: the headline, or else
             the columns.
         sets: the data sets that it asks about, by their names in its documents.

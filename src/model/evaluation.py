@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from wagle.config import Config
-from wagle.metrics.benchmark import Loader, Part
-from wagle.metrics.benchmarks import benchmark_of
+from wagle.errors import WagleError
+from wagle.metrics.benchmark import Benchmark, Loader, Metric, Part
+from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.harness import find_tasks
 from wagle.metrics.utility import measure_further, task_names
 from wagle.model.evaluation_context import EvaluationContext, asked_rows
@@ -34,16 +35,28 @@ def evaluate(context: EvaluationContext) -> dict[str, float | str]:
     Raises:
         WagleError: a part has failed; the others have run, and what they found is kept.
     """
-    parts = dict(benchmark_of(context.config).parts)
+    benchmark = benchmark_of(context.config)
+    parts = dict(benchmark.parts)
     if context.config["evaluation.tasks"]:
         parts["lm_eval"] = measure_further
     results: dict[str, float | str] = {}
     for name, part in parts.items():
-        results |= context.measured.attempt(name, partial(_measure, part, context)) or {}
+        measure = partial(_measure, benchmark, part, context)
+        results |= context.measured.attempt(name, measure) or {}
     context.measured.check()
     return results
 
 
-def _measure(part: Part, context: EvaluationContext) -> dict[str, float | str]:
-    """Its numbers by their names in the results."""
-    return {metric.key: value for metric, value in part(context).items()}
+def _measure(
+    benchmark: Benchmark, part: Part, context: EvaluationContext
+) -> dict[str, float | str]:
+    """A part's numbers by their names in the results.
+
+    Raises:
+        WagleError: it returns one that the benchmark does not have.
+    """
+    numbers = part(context)
+    for metric in numbers:
+        if not isinstance(metric, Metric) or find_metric(benchmark, metric.key) is None:
+            raise WagleError(f"{metric!r} is none of the metrics of the benchmark {benchmark.name}")
+    return {metric.key: value for metric, value in numbers.items()}

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import BENCHMARKS, METHODS, SCORES, Score, label_of
+from wagle.catalogue import METHODS, SCORES, Score, label_of
 from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.outside import is_outside
 
-TASKS = tuple(name for name in BENCHMARKS if name != "none")
 STUDIES = ("mu", "ratio", "cost")
-"""Tables about any task; unless more methods are named, about one method."""
+"""Tables about any benchmark; unless more methods are named, about one method. The others are each
+about the benchmark whose name they have."""
 
 USUAL_METHODS = ("GradDiff", "NPO", "PO")
 RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
@@ -113,7 +114,7 @@ class Request:
     """What was asked for; ``None`` leaves a choice to the table.
 
     Attributes:
-        table: one of ``TASKS`` and ``STUDIES``.
+        table: one of ``STUDIES``, or the name of the benchmark that is run.
         config_file: a configuration for all methods, or a folder with a ``METHOD.json`` for each.
         output: runs go to ``runs/`` and masks to ``masks/`` in this folder.
         overrides: further ``--section.key value`` arguments of every run.
@@ -205,12 +206,15 @@ def _keys(overrides: Sequence[str]) -> list[str]:
 
 
 def _check_base(request: Request, method: str, base: Config) -> None:
-    task = base["unlearn.task_name"]
-    if request.table in TASKS and task != request.table:
+    benchmark = benchmark_of(base)
+    if request.table not in (*STUDIES, benchmark.name):
         raise ConfigError(
             f"--table {request.table} needs unlearn.task_name {request.table}, but the "
-            f"configuration of {method} has {task}"
+            f"configuration of {method} has {base['unlearn.task_name']}; other tables: "
+            f"{', '.join(STUDIES)}, and that of the benchmark, {benchmark.name}"
         )
+    if request.table != "cost" and not benchmark.columns:
+        raise ConfigError(f"the configuration of {method} evaluates nothing; set unlearn.task_name")
     if base["unlearn.resume_path"] is not None:
         raise ConfigError(
             f"the configuration of {method} has unlearn.resume_path, so nothing would be trained"

@@ -25,7 +25,7 @@ class Reproduction:
     """The runs of one table, and what has come of them so far.
 
     Args:
-        table: one of ``TASKS`` and ``STUDIES``.
+        table: as in :class:`wagle.reporting.plan.Request`.
         runs: as planned.
         output: runs are looked for in ``runs/`` in this folder, and the table goes into it.
         command: what makes this table, to be shown in it.

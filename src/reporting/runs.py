@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections import defaultdict
@@ -161,6 +162,16 @@ def read_run(folder: Path, title: str | None = None) -> Run:
         if missing:
             raise WagleError(f"{folder / name} is not of a run: it lacks {', '.join(missing)}")
     return run
+
+
+def tasks_of(folders: Sequence[Path]) -> list[str]:
+    """``unlearn.task_name`` of the finished runs among these folders, each once."""
+    tasks: dict[str, None] = {}
+    for folder in folders:
+        with contextlib.suppress(WagleError):  # reading the runs says what is wrong
+            results = _sections(folder, RESULTS, read_manifest(folder))
+            tasks |= dict.fromkeys([str(results.get("task"))])
+    return list(tasks)
 
 
 def _sections(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +22,7 @@ from wagle.errors import ConfigError, WagleError
 from wagle.loggers import JsonLogger, json_logger
 from wagle.loggers.folder_lock import FolderLock, in_use
 from wagle.metrics import harness
-from wagle.metrics.benchmark import Metric
-from wagle.metrics.tofu_benchmark import TOFU
+from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.model import evaluation, fine_tuning, tofu_evaluation
 from wagle.model.unlearn import Unlearn
 from wagle.reporting.runs import read_run
@@ -114,12 +112,13 @@ def evaluated(monkeypatch):
     def second(context):
         if state["broken"]:
             raise WagleError("no second number")
-        return {Metric("second", ""): 2.0}
+        return {metrics[1]: 2.0}
 
     def first(context):
-        return {Metric("first", ""): state["first"]}
+        return {metrics[0]: state["first"]}
 
-    benchmark = replace(TOFU, parts={"first": first, "second": second})
+    metrics = (Metric("first", "One."), Metric("second", "Another."))
+    benchmark = Benchmark("quick", "", metrics, {"first": first, "second": second})
     monkeypatch.setattr(evaluation, "benchmark_of", lambda config: benchmark)
     return state
 
