@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import yaml
 
 from wagle.catalogue import METHOD_ALIASES
+from wagle.config.values import Text
 from wagle.errors import ConfigError
 from wagle.shipped import here_or_shipped
 
@@ -20,6 +21,10 @@ LARGEST_FILE = 1_000_000  # bytes
 _MOST_VALUES, _DEEPEST = 10_000, 20  # in a file, with what YAML's aliases repeat
 MOST_PROBLEMS = 20
 """So many mistakes are listed at once."""
+
+EXTENDS = "extends"
+"""Beside the sections of a file: other files, whose keys it takes over."""
+_MOST_IN_A_ROW = 10  # files that extend one another
 
 _FILE_OPTIONS = ("--config_file", "--config-file", "-C")
 
@@ -69,8 +74,8 @@ def split_command_line(argv: Sequence[str]) -> tuple[list[str], Pairs]:
     return files, pairs
 
 
-def read_file(name: str) -> Pairs:
-    """The keys and values of a JSON or YAML file, sections joined by dots.
+def read_file(name: str) -> tuple[Pairs, list[str]]:
+    """The keys and values of a JSON or YAML file, sections joined by dots; the files it extends.
 
     Raises:
         ConfigError: there is no such file, it is too large, or it is no JSON or YAML object.
@@ -82,11 +87,21 @@ def read_file(name: str) -> Pairs:
         if not isinstance(content, dict):
             raise ValueError('it should hold one object of sections, like {"overall": {"seed": 0}}')
         _check_extent(content)
+        extended = _list_of_names(content.pop(EXTENDS, []))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file {name}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {name} cannot be read: {error}") from error
-    return list(_flatten(content))
+    return list(_flatten(content)), extended
+
+
+def _list_of_names(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name and Text.is_name(name) for name in names
+    ):
+        raise ValueError(f'"{EXTENDS}" takes the name of a file, or a list of them')
+    return names
 
 
 def by_key(
@@ -105,18 +120,57 @@ def canonical(name: str) -> str:
     return name
 
 
-def given_in(name: str) -> dict[str, Given]:
-    """What a configuration file gives, by canonical name.
+def given_in(name: str) -> tuple[dict[str, Given], list[str]]:
+    """What a configuration file gives, by canonical name, and the files that were read for it.
+
+    A file that says ``"extends": ["base.json", "npo.json"]`` gives what these give, in that order,
+    and then its own keys: the later wins, as with several files on the command line. They are found
+    from the folder that the file lies in, else like any other.
 
     Raises:
-        ConfigError: as :func:`read_file`, or it gives a key twice.
+        ConfigError: as :func:`read_file`; a file gives a key twice, or extends one that is not
+            there; files extend one another in a circle, or too many in a row.
     """
-    pairs = read_file(name)
-    given = by_key(pairs, name, from_file=True)
-    if len(given) < len(pairs):
+    return _given(name, (), {})
+
+
+_Read = tuple[dict[str, Given], list[str]]
+
+
+def _given(name: str, below: tuple[Path, ...], done: dict[Path, _Read]) -> _Read:
+    """As :func:`given_in`.
+
+    Args:
+        below: the files that led here, each extending the next.
+        done: what has been read already.
+    """
+    pairs, extended = read_file(name)  # first: it says what is wrong with the name
+    file = here_or_shipped(name)
+    place = file.resolve()
+    way = (*below, place)
+    if place in below or len(way) > _MOST_IN_A_ROW:
+        wrong = " in a circle" if place in below else f", more than {_MOST_IN_A_ROW} of them"
+        raise ConfigError(
+            f"configuration files extend one another{wrong}: {' -> '.join(map(str, way))}"
+        )
+    if place in done:
+        return done[place]
+    own = by_key(pairs, name, from_file=True)
+    if len(own) < len(pairs):
         twice = repeated(canonical(key) for key, _ in pairs)
         raise ConfigError(f"the configuration file {name} gives {', '.join(twice)} twice")
-    return given
+    given: dict[str, Given] = {}
+    files: list[str] = []
+    for other in extended:
+        beside = file.parent / other
+        found = beside if beside.exists() else here_or_shipped(other)
+        if not found.exists():
+            raise ConfigError(f"{name} extends {other}, and there is no such configuration file")
+        more, read = _given(str(found), way, done)
+        given |= more
+        files += read
+    done[place] = {**given, **own}, [*dict.fromkeys([*files, name])]
+    return done[place]
 
 
 def first(items: Sequence[str]) -> list[str]:

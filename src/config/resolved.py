@@ -35,8 +35,10 @@ class Config(Mapping[str, Any]):
     Args:
         keys: those that the program knows.
         given: values by canonical key name; ``None`` leaves the default.
+        files: the configuration files that were read.
 
     Attributes:
+        files: the configuration files that were read, those that others extend included.
         notices: remarks for the user, about settings without effect.
         code: fingerprints of the code from outside that is named, by its name.
 
@@ -44,7 +46,10 @@ class Config(Mapping[str, Any]):
         ConfigError: the message lists everything that is wrong.
     """
 
-    def __init__(self, keys: Sequence[Key], given: Mapping[str, Given]) -> None:
+    def __init__(
+        self, keys: Sequence[Key], given: Mapping[str, Given], files: Sequence[str] = ()
+    ) -> None:
+        self.files = list(dict.fromkeys(files))
         self._program_keys = tuple(keys)
         self._given = dict(given)
         distrusted = drop_trust(self._given)
@@ -75,11 +80,6 @@ class Config(Mapping[str, Any]):
         """Hyper-parameters of the chosen unlearning method, by name."""
         section = f"unlearn.{label_of(self['unlearn.unlearn_method'])}."
         return {key.removeprefix(section): self[key] for key in self if key.startswith(section)}
-
-    @property
-    def files(self) -> list[str]:
-        """The configuration files that keys were taken from."""
-        return list(dict.fromkeys(e.where for e in self._given.values() if e.from_file))
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -137,7 +137,8 @@ class Config(Mapping[str, Any]):
         Raises:
             ConfigError: the message lists everything that is wrong.
         """
-        return Config(self._program_keys, {**self._given, **by_key(changes.items(), REPLACED)})
+        changed = {**self._given, **by_key(changes.items(), REPLACED)}
+        return Config(self._program_keys, changed, self.files)
 
     def as_dict(self) -> dict[str, Any]:
         """Every key, as nested dicts; loading that as a file gives the same configuration."""
@@ -192,22 +193,25 @@ def load_config(
     """
     if "--help" in argv or "-h" in argv:
         _show_help([word for word in argv if word not in ("--help", "-h")], keys, prog, description)
-    return Config(keys, _read(argv))
+    return Config(keys, *_read(argv))
 
 
-def _read(argv: Sequence[str]) -> dict[str, Given]:
-    files, pairs = split_command_line(argv)
+def _read(argv: Sequence[str]) -> tuple[dict[str, Given], list[str]]:
+    names, pairs = split_command_line(argv)
     given: dict[str, Given] = {}
-    for path in files:
-        given |= given_in(path)
-    return given | by_key(pairs, COMMAND_LINE)
+    files: list[str] = []
+    for name in names:
+        more, read = given_in(name)
+        given |= more
+        files += read
+    return given | by_key(pairs, COMMAND_LINE), files
 
 
 def _show_help(argv: Sequence[str], keys: Sequence[Key], prog: str, description: str) -> NoReturn:
     """Print the help, with the keys of a method from outside where one is given."""
     note = ""
     with contextlib.suppress(ConfigError):  # what else is wrong is not asked for
-        given, wrong = enter_given(keys, _read(argv))
+        given, wrong = enter_given(keys, _read(argv)[0])
         keys = (*keys, *keys_of_method(keys, given))
         if "unlearn.unlearn_method" in wrong:
             note = f"{given['unlearn.unlearn_method'].value}: {wrong['unlearn.unlearn_method']}"

@@ -578,6 +578,7 @@ class Unlearn:
                 "overall": self.config["overall.seed"],
                 "dataset": self.config["dataset.dataset_seed"],
             },
+            "config_files": self.config.files,
             "code": self.config.code,
             "fingerprints": self.fingerprints,
             "evaluated_rows": self._row_fingerprints or {},

@@ -27,7 +27,8 @@ from wagle.config import (
 from wagle.errors import ConfigError
 from wagle.shipped import CHECKOUT as ROOT
 
-SHIPPED = sorted((ROOT / "configs").glob("*/*.json"))
+FRAGMENTS = ("methods", "masks")  # of no use alone
+SHIPPED = sorted(p for p in (ROOT / "configs").glob("*/*.json") if p.parent.name not in FRAGMENTS)
 MODEL = ["--overall.model_name", "m"]
 
 
