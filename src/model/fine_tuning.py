@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import Any
 
 import datasets
 import torch
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.config import Config
 from wagle.dataset.checking import check_rows
 from wagle.dataset.encoding import Encoded, pad_batch
+from wagle.dataset.pairing import Encoder
 from wagle.dataset.sources import find_source, load_rows, row_encoder
 from wagle.dataset.templates import announcement, resolve_template
 from wagle.devices import seed_everything
@@ -56,16 +58,14 @@ class FineTuneSettings:
     master_weights: bool
 
 
-class EncodedRows:
+class EncodedRows(Dataset[Encoded]):
     """A map-style data set: rows encoded when they are asked for.
 
     Args:
         parts: rows with the function that encodes them, one pair per data set.
     """
 
-    def __init__(
-        self, parts: Sequence[tuple[Sequence[Mapping], Callable[[Mapping], Encoded]]]
-    ) -> None:
+    def __init__(self, parts: Sequence[tuple[Sequence[Mapping[str, str]], Encoder]]) -> None:
         self.parts = parts
 
     def __len__(self) -> int:
@@ -262,7 +262,8 @@ def _starting_model(
     if config["finetune.from_scratch"]:
         texts = [text for rows in tables for row in rows for text in row.values()]
         model, tokenizer = build_tiny_llama(texts, seed=config["overall.seed"])
-        return model.to(device, dtype), tokenizer
+        model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides the self of to
+        return model, tokenizer
     return load_model(
         config["overall.model_name"],
         dtype=dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from transformers import PreTrainedModel
 
@@ -55,13 +55,13 @@ def adapted_share(model: PeftModel) -> float:
 
 
 @contextmanager
-def without_lora(model: PeftModel) -> Iterator[PeftModel]:
+def without_lora(model: PeftModel) -> Iterator[PreTrainedModel]:
     """Run the model as it is without its adapters, in eval mode."""
     was_training = model.training
     model.eval()
     try:
         with model.disable_adapter():
-            yield model
+            yield cast("PreTrainedModel", model)  # has all that a model has
     finally:
         model.train(was_training)
 

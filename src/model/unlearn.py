@@ -7,9 +7,7 @@ import sys
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from wagle.catalogue import METHODS
 from wagle.config import Config
@@ -63,12 +61,14 @@ from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
 from wagle.unlearn.mask.statistics import density, density_table
-from wagle.unlearn.objectives import ReferenceModel
+from wagle.unlearn.objectives import Objective, ReferenceModel
 from wagle.unlearn.reference import SwappedWeights, reference_losses
 from wagle.unlearn.training import UnlearnSettings, unlearn
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 TRAINLESS = "origin"
 
@@ -81,13 +81,12 @@ class Unlearn:
         logger: where the run's numbers go.
 
     Attributes:
-        model, tokenizer, template: after :meth:`load`.
+        model, tokenizer: after :meth:`load`.
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
         mask_origin: what made it, where it is a file.
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
-        objective: the loss (``None`` where nothing is trained).
         saved: where the trained model is, once it is.
         record: how the model of ``unlearn.resume_path`` was made, where it says so.
     """
@@ -97,7 +96,7 @@ class Unlearn:
         self.logger = logger
         self.watch = Stopwatch()
         self.mask: Mask | None = None
-        self.template: Template | None = None
+        self._template: Template | None = None
         self.mask_origin: MaskOrigin | None = None
         self.adapted_share = 1.0
         self.saved: Path | None = None
@@ -109,15 +108,27 @@ class Unlearn:
         self.trains = (
             config["unlearn.unlearn_method"] != TRAINLESS and config["unlearn.resume_path"] is None
         )
-        self.objective = None
+        self._objective: Objective | None = None
         if self.trains:
             objective = METHODS[config["unlearn.unlearn_method"]].load()
-            self.objective = objective(**config.method_params)
+            self._objective = objective(**config.method_params)
             if config["unlearn.mask_path"] and "{ratio}" in config["unlearn.mask_path"]:
                 raise ConfigError(
                     f"unlearn.mask_path is {config['unlearn.mask_path']}, so "
                     "unlearn.mask_ratio must say the ratio"
                 )
+
+    @property
+    def template(self) -> Template:
+        """The prompt template, after :meth:`load`."""
+        assert self._template is not None
+        return self._template
+
+    @property
+    def objective(self) -> Objective:
+        """The loss, where something is trained."""
+        assert self._objective is not None
+        return self._objective
 
     def run(self) -> dict[str, Any]:
         """Do everything and return the flat summary that goes into ``results.json``."""
@@ -191,8 +202,10 @@ class Unlearn:
             with self.watch.phase("mask"):
                 self.prepare_mask()
             if not self._continue():
-                if self._keeps_model:
-                    check_room(self.logger.folder, sum(p.nbytes for p in self.model.parameters()))
+                if self._checkpoints:
+                    check_room(
+                        self._checkpoints.parent, sum(p.nbytes for p in self.model.parameters())
+                    )
                 with self.watch.phase("train"):
                     self.train()
                 with self.watch.phase("save"):
@@ -221,7 +234,7 @@ class Unlearn:
         )
         self.fingerprints["model"] = model_fingerprint(self.model)
         saved = find_saved_template(self._model_name, Path(self.config["overall.cache_dir"]))
-        self.template = resolve_template(
+        self._template = resolve_template(
             self.config,
             self.tokenizer,
             model_name=self.config["overall.model_name"],
@@ -250,17 +263,17 @@ class Unlearn:
 
     def _resolved(self) -> dict[str, Any]:
         """What was chosen where the configuration leaves the choice, by key."""
-        resolved = {
+        resolved: dict[str, Any] = {
             "overall.device": str(self.device),
             "overall.dtype": str(self.dtype).removeprefix("torch."),
-            "dataset.template": self.template.name if self.template else None,
+            "dataset.template": self._template.name if self._template else None,
         }
         if self.trains:
             resolved["unlearn.master_weights"] = self._master_weights()
             resolved["unlearn.mask_enforcement"] = self._enforcement()
         return resolved
 
-    def _rows(self, name: str, role: str = "forget"):
+    def _rows(self, name: str, role: Literal["forget", "retain"] = "forget") -> Dataset:
         data_dir = self.config["dataset.data_dir"]
         return load_rows(
             name,
@@ -310,7 +323,7 @@ class Unlearn:
             encode_retain=encode_retain,
             encode_refusal=refusal_encoder(forget_name, self.tokenizer, self.template),
             refusals=load_refusals(forget_name),
-            views=self.objective.views if self.objective else (),
+            views=self._objective.views if self._objective else (),
             seed=self.config["overall.seed"],
         )
 
@@ -373,11 +386,13 @@ class Unlearn:
                 batch_size=config["evaluation.batch_size"],
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        model = self.model
+        model, adapted = self.model, None
         if config["unlearn.use_lora"]:
-            model = add_lora(model)
-            self.adapted_share = adapted_share(model)
-        reference = self._reference(model) if self.objective.needs_reference_model else None
+            adapted = add_lora(model)
+            self.adapted_share = adapted_share(adapted)
+            model = cast("PreTrainedModel", adapted)  # has all that a model has
+        needs_reference = self.objective.needs_reference_model
+        reference = self._reference(adapted) if needs_reference else None
         self.training_log = unlearn(
             model,
             self.dataset,
@@ -389,16 +404,16 @@ class Unlearn:
             pad_token_id=self.tokenizer.pad_token_id,
             on_log=self.logger.log_step,
         )
-        if config["unlearn.use_lora"]:
-            self.model = merge_lora(model)
+        if adapted is not None:
+            self.model = merge_lora(adapted)
         self.model.eval()
 
-    def _reference(self, model: PreTrainedModel | PeftModel) -> ReferenceModel:
+    def _reference(self, adapted: PeftModel | None) -> ReferenceModel:
         """What opens the model before unlearning during training."""
-        if self.config["unlearn.use_lora"]:
-            return lambda: without_lora(model)
+        if adapted is not None:
+            return lambda: without_lora(adapted)
         drifts = self._enforcement() == "gradient" and self.config["unlearn.weight_decay"] > 0
-        reference = SwappedWeights(model, None if drifts else self.mask)
+        reference = SwappedWeights(self.model, None if drifts else self.mask)
         size = f"{reference.nbytes:,} bytes"
         if drifts:
             size += ": all of them, since unlearn.mask_enforcement gradient lets every weight decay"
@@ -440,16 +455,18 @@ class Unlearn:
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
-        if not self._keeps_model:
+        folder = self._checkpoints
+        if folder is None:
             return
-        folder = self.logger.folder / CHECKPOINTS
         documents = {RECORD: asdict(self._record())}
         save_model(self.model, self.tokenizer, folder, template=self.template, documents=documents)
         self.saved = folder
 
     @property
-    def _keeps_model(self) -> bool:
-        return self.logger.folder is not None and self.config["unlearn.save_model"]
+    def _checkpoints(self) -> Path | None:
+        """Where the trained model is kept, if it is."""
+        folder = self.logger.folder
+        return folder / CHECKPOINTS if folder and self.config["unlearn.save_model"] else None
 
     def _record(self) -> Record:
         seconds = self.watch.report()
@@ -558,7 +575,7 @@ class Unlearn:
             self._row_fingerprints = {name: rows_fingerprint(self._rows(name)) for name in names}
         return self._row_fingerprints
 
-    def _forget_rows(self):
+    def _forget_rows(self) -> Dataset:
         """The rows of the forget set that are drawn."""
         rows = self._rows(self.config["dataset.forget_dataset_name"])
         ratio, seed = (self.config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
@@ -571,7 +588,7 @@ class Unlearn:
             "git_commit": git_commit(),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "template": self.template.record() if self.template else None,
+            "template": self._template.record() if self._template else None,
             "resolved": self._resolved(),
             "phase": self.watch.phases[-1] if self.watch.phases else None,
             "seeds": {
