@@ -13,7 +13,8 @@ from wagle.errors import ConfigError
 from wagle.shipped import CHECKOUT as ROOT
 
 RECORDED = json.loads((ROOT / "tests/fixtures/shipped_configs.json").read_text())
-"""SHA-256 of what each shipped file amounted to, defaults aside, when it named every key itself."""
+"""The keys that there were when every shipped file named its own, and, by file, the SHA-256 of what
+these keys amounted to."""
 
 
 def load(*argv: str, keys=UNLEARN_KEYS) -> Config:
@@ -38,13 +39,14 @@ def error(*argv: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", RECORDED["files"])
 def test_shipped_files_mean_what_they_meant_when_they_were_whole(name):
-    keys = FINE_TUNE_KEYS if "/fine_tune" in name else UNLEARN_KEYS
+    program = "fine_tune" if "/fine_tune" in name else "unlearn"
+    keys = FINE_TUNE_KEYS if program == "fine_tune" else UNLEARN_KEYS
     config = load("-C", str(ROOT / "configs" / name), keys=keys)
-    chosen = {key.name: config[key.name] for key in keys if config[key.name] != key.default}
-    content = json.dumps(chosen, sort_keys=True).encode()
-    assert hashlib.sha256(content).hexdigest()[:16] == RECORDED[name]
+    values = {key: config[key] for key in RECORDED["keys"][program]}
+    content = json.dumps(values, sort_keys=True).encode()
+    assert hashlib.sha256(content).hexdigest()[:16] == RECORDED["files"][name]
 
 
 def test_no_shipped_file_is_a_copy():
