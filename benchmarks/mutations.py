@@ -97,10 +97,23 @@ MUTATIONS = (
         ("selection: excluded kinds counted", "if parameter_kind(n) not in exclude", "if n"),
     ),
     *_of(
+        "model/head",
+        "test_head",
+        ("head: taken for all of the logits", "return succeeds(equal)", "return True"),
+        ("head: labels not shifted", "states[:, :-1][labelled]", "states[:, 1:][labelled]"),
+        ("head: tried in every step", "if model not in _separate", "if True"),
+        ("head: all logits at once", "if len(states) <= size", "if True"),
+        (
+            "head: chunks kept for the backward pass",
+            "checkpoint(measured, *chunk, use_reentrant=False)",
+            "measured(*chunk)",
+        ),
+    ),
+    *_of(
         "unlearn/objectives/losses",
         "test_objectives test_recipe",
         ("loss: 1e-12 in H", "(q + 1e-12)", "(q + 1e-7)"),
-        ("loss: H over padding", "real = attention_mask.bool()", "real = attention_mask.ge(0)"),
+        ("loss: H over padding", "[attention_mask.bool()]", "[attention_mask.ge(0)]"),
         (
             "loss: labels not shifted",
             "return (labels[:, 1:] != IGNORED)",

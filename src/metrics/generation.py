@@ -21,14 +21,20 @@ from wagle.dataset.encoding import tokenize
 from wagle.dataset.templates import Template
 from wagle.metrics.likelihood import (
     LOGITS_CHUNK,
-    additive_mask,
     batches_by_length,
     count_alike,
     most_likely,
     most_tokens,
-    takes_own_masks,
 )
-from wagle.model.reading import agree, evaluating, read_alone, succeeds, trial_tokens
+from wagle.model.reading import (
+    additive_mask,
+    agree,
+    evaluating,
+    read_alone,
+    succeeds,
+    takes_own_masks,
+    trial_tokens,
+)
 from wagle.terminal import Progress
 
 LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer

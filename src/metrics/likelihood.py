@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import PreTrainedModel
 
 from wagle import devices
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.errors import WagleError
-from wagle.model.reading import agree, evaluating, succeeds
+from wagle.model.head import Head
+from wagle.model.reading import (
+    additive_mask,
+    agree,
+    evaluating,
+    succeeds,
+    takes_own_masks,
+)
 from wagle.terminal import Progress
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
@@ -142,7 +147,7 @@ def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> 
         filled = [values + [filler] * (longest - len(values)) for values in lists]
         return torch.tensor(filled, device=model.device)
 
-    inputs = {"input_ids": padded((row.ids for row in rows), pad_token_id), "use_cache": False}
+    inputs = {"input_ids": padded((row.ids for row in rows), pad_token_id)}
     if all(len(row.counts) == 1 for row in rows):
         return inputs
     ends = padded((row.ends for row in rows), longest)  # padding sees padding
@@ -153,55 +158,9 @@ def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> 
     return inputs
 
 
-def splits_into_backbone_and_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are just the output head applied to the backbone's last hidden state.
-
-    Some architectures scale or cap the logits after the head; they are found by trying.
-    """
-    head, backbone = model.get_output_embeddings(), model.base_model
-    if head is None or backbone is model:
-        return False
-    probe = torch.arange(4, device=model.device)[None]
-
-    def stands_apart() -> bool:
-        hidden = backbone(input_ids=probe, use_cache=False).last_hidden_state
-        return torch.equal(head(hidden), model(input_ids=probe, use_cache=False).logits)
-
-    with evaluating(model):
-        return succeeds(stands_apart)
-
-
-def additive_mask(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``(rows, 1, queries, keys)`` of ``dtype`` to be added to attention scores.
-
-    Args:
-        hidden: which keys each query must not see, bool ``(rows, queries, keys)``.
-    """
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-    return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
-
-
-def takes_own_masks(model: PreTrainedModel, longest: int) -> bool:
-    """Whether the model is told positions, and masks of our making hide all that is to be hidden.
-
-    Only some ways to compute attention take them. A layer whose window is smaller than the
-    ``longest`` sequence would lose it, and others keep more than keys and values.
-    """
-    return (
-        "position_ids" in inspect.signature(model.forward).parameters
-        and model.config._attn_implementation in ("sdpa", "eager")  # noqa: SLF001, it has no other name
-        and all(
-            type(layer) is DynamicLayer
-            or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)
-            for layer in DynamicCache(config=model.config).layers
-        )
-    )
-
-
 def _readable_rows(
-    model: PreTrainedModel,
+    head: Head,
     sequences: Sequence[Encoded],
-    split: bool,
     most: int,
     pad_token_id: int,
 ) -> tuple[list[_Row], int]:
@@ -210,13 +169,14 @@ def _readable_rows(
     Trees and packed rows where those do, else single sequences, else these one at a time. The most
     demanding row is tried: the longest, in a batch with the shortest.
     """
+    model = head.model
     single = [_make_row(sequences, [index]) for index in range(len(sequences))]
     if len(single) < 2:
         return single, 1
 
     def states(rows: Sequence[_Row]) -> torch.Tensor:
-        output = model.base_model(**_inputs(rows, pad_token_id, model))
-        return output.last_hidden_state if split else output[0]
+        output = model.base_model(**_inputs(rows, pad_token_id, model), use_cache=False)
+        return output.last_hidden_state if head.separate else output[0]
 
     def reads(rows: Sequence[_Row]) -> bool:
         chosen = [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
@@ -229,7 +189,7 @@ def _readable_rows(
         return True
 
     longest = max(len(row.ids) for row in single)
-    if split and takes_own_masks(model.base_model, longest):
+    if head.separate and takes_own_masks(model.base_model, longest):
         packed = _pack(sequences, _parts(sequences, most), most)
         if len(packed) < len(single) and succeeds(lambda: reads(packed)):
             return packed, most
@@ -319,17 +279,17 @@ def score_tokens(
         evaluating(model),
         Progress(description, len(sequences)) as bar,
     ):
-        split = splits_into_backbone_and_head(model)
-        rows, most = _readable_rows(model, sequences, split, batch_size, pad_token_id)
+        head = Head.of(model)
+        rows, most = _readable_rows(head, sequences, batch_size, pad_token_id)
         batches = batches_by_length(
             rows,
             lambda row: len(row.ids),
-            tokens=min(most_tokens(model), math.inf if split else logits_chunk),
+            tokens=min(most_tokens(model), math.inf if head.separate else logits_chunk),
             most=most,
             size=lambda row: len(row.counts),
         )
         for batch in batches:
-            scores = _score(model, batch, split, pad_token_id, logits_chunk, standardize)
+            scores = _score(head, batch, pad_token_id, logits_chunk, standardize)
             if not scores.isfinite().all():
                 raise WagleError(
                     f"{description}: the model gives probabilities that are not numbers; its "
@@ -353,19 +313,14 @@ def _as_scores(columns: torch.Tensor) -> TokenScores:
 
 
 def _score(
-    model: PreTrainedModel,
+    head: Head,
     rows: Sequence[_Row],
-    split: bool,
     pad_token_id: int,
     chunk: int,
     standardize: bool,
 ) -> torch.Tensor:
     """:func:`_measure` of all targets of the rows, one after another, on the CPU."""
-    inputs = _inputs(rows, pad_token_id, model)
-    if split:
-        states, head = model.base_model(**inputs).last_hidden_state, model.get_output_embeddings()
-    else:
-        states, head = model(**inputs).logits, torch.nn.Identity()
+    states = head.states(**_inputs(rows, pad_token_id, head.model))
     width, device = states.shape[1], states.device
     asked = [
         (width * number + column, target)
@@ -379,7 +334,7 @@ def _score(
     scores = torch.empty(len(asked), 2 + standardize, device=device)
     for start in range(0, len(places), chunk):
         chosen = (which >= start) & (which < start + chunk)
-        logits = head(states[start : start + chunk])
+        logits = head.logits(states[start : start + chunk])
         scores[chosen] = _measure(logits, which[chosen] - start, targets[chosen], standardize)
     return scores.cpu()
 

@@ -24,6 +24,7 @@ from wagle.errors import ConfigError, WagleError
 from wagle.loggers.files import check_room, read_json
 from wagle.loggers.folder_lock import FolderLock
 from wagle.model.environment import rows_fingerprint
+from wagle.model.head import token_losses
 from wagle.model.loading import (
     find_saved_template,
     load_model,
@@ -38,7 +39,7 @@ from wagle.training.loop import Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import model_fingerprint
-from wagle.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
+from wagle.unlearn.objectives.losses import answer_lengths
 
 RECORD = "fine_tuning.json"
 """Beside the weights: the configuration that made them, and the training log."""
@@ -97,7 +98,7 @@ def fine_tune(
     """
 
     def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
-        losses, _ = token_losses(forward_logits(model, batch), batch["labels"])
+        losses, _ = token_losses(model, batch)
         tokens = sum(int(answer_lengths(part["labels"]).sum()) for part in window)
         return Loss(losses.sum() / tokens)
 

@@ -8,12 +8,14 @@ So each way is tried before it is used, on texts as long and as unequal as those
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.errors import WagleError
@@ -66,6 +68,33 @@ def trial_tokens(model: PreTrainedModel, count: int) -> list[int]:
 def most_positions(model: PreTrainedModel) -> int:
     """How long a text the model can read; as good as endless where it does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def additive_mask(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``(rows, 1, queries, keys)`` of ``dtype`` to be added to attention scores.
+
+    Args:
+        hidden: which keys each query must not see, bool ``(rows, queries, keys)``.
+    """
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+
+
+def takes_own_masks(model: PreTrainedModel, longest: int) -> bool:
+    """Whether the model is told positions, and masks of our making hide all that is to be hidden.
+
+    Only some ways to compute attention take them. A layer whose window is smaller than the
+    ``longest`` sequence would lose it, and others keep more than keys and values.
+    """
+    return (
+        "position_ids" in inspect.signature(model.forward).parameters
+        and model.config._attn_implementation in ("sdpa", "eager")  # noqa: SLF001, it has no other name
+        and all(
+            type(layer) is DynamicLayer
+            or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= longest)
+            for layer in DynamicCache(config=model.config).layers
+        )
+    )
 
 
 def check_readable(

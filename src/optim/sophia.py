@@ -58,7 +58,7 @@ class SophiaG(PackedOptimizer):
 
         Args:
             batch_size: B, the number of predictions that the loss behind ĝ is the mean of; its
-                labels were sampled from the model (:func:`sample_labels`).
+                labels were sampled from the model (:func:`sample_tokens`).
         """
         parameters = list(self._trained())
         for parameter in parameters:
@@ -76,25 +76,18 @@ class SophiaG(PackedOptimizer):
 
 
 @torch.no_grad()
-def sample_labels(
-    logits: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Labels drawn from the model's own predictions (Gauss-Newton-Bartlett, Algorithm 2).
+def sample_tokens(logits: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Tokens drawn from a model's own predictions (Gauss-Newton-Bartlett, Algorithm 2).
 
     Args:
-        logits: ``(B, T, V)``; position ``t`` predicts token ``t + 1``.
-        labels: int64 ``(B, T)``, not shifted; -100 stays -100.
+        logits: ``(N, V)``.
         generator: on the logits' device; ``None``: torch's own.
 
     Returns:
-        int64 ``(B, T)``: every other label replaced by a sample.
+        int64 ``(N,)``.
     """
-    sampled = labels.clone()
-    rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-    for row, column in zip(
-        torch.split(rows, SAMPLED_AT_ONCE), torch.split(columns, SAMPLED_AT_ONCE), strict=True
-    ):
-        probabilities = logits[row, column].float().softmax(dim=-1)
-        drawn = torch.multinomial(probabilities, 1, generator=generator)
-        sampled[row, column + 1] = drawn.squeeze(1)
-    return sampled
+    drawn = [
+        torch.multinomial(part.float().softmax(dim=-1), 1, generator=generator)
+        for part in torch.split(logits, SAMPLED_AT_ONCE)
+    ]
+    return torch.cat(drawn).squeeze(1)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.errors import ConfigError, WagleError
+from wagle.model.head import Head, negative_log_likelihood
 from wagle.optim.bitmask import Mask
 from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import multiply_by_mask
-from wagle.optim.sophia import SophiaG, sample_labels
+from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import SophiaSettings, make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.objectives import Objective, ReferenceModel, total
-from wagle.unlearn.objectives.losses import answer_lengths, forward_logits, token_losses
+from wagle.unlearn.objectives.losses import answer_lengths
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
 
@@ -163,9 +165,11 @@ def _refresh_hessian(
     views = [batch[name] for name in objective.views]
     count = sum(int(answer_lengths(view["labels"]).sum()) for view in views)
     for view in views:
-        logits = forward_logits(model, view)
-        labels = sample_labels(logits.detach(), view["labels"], generator)
-        losses, _ = token_losses(logits, labels)
+        head = Head.of(model)
+        states = head.predictions(view).states
+        with torch.no_grad():
+            drawn = head.measure(partial(sample_tokens, generator=generator), states)
+        losses = head.measure(negative_log_likelihood, states, drawn)
         (losses.sum() / count).backward()
     optimizer.update_hessian(count)
     optimizer.zero_grad()

@@ -8,7 +8,8 @@ import torch
 
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.metrics.generation import generate_greedy
-from wagle.metrics.likelihood import splits_into_backbone_and_head, token_log_probs
+from wagle.metrics.likelihood import token_log_probs
+from wagle.model.head import Head
 
 from conftest import CONFIGS, VOCABULARY, make_model
 
@@ -28,7 +29,7 @@ def random_sequences(count, seed=0):
 @pytest.mark.parametrize("chunk", [5, 1000])
 def test_log_probs_equal_one_row_at_a_time(architecture, chunk):
     model = make_model(architecture).train()
-    assert splits_into_backbone_and_head(model) == (architecture != "gemma2")
+    assert Head.of(model).separate == (architecture != "gemma2")
     sequences = list(random_sequences(11))
     batched = token_log_probs(
         model, sequences, batch_size=4, pad_token_id=2, description="", logits_chunk=chunk

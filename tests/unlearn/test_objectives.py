@@ -207,6 +207,22 @@ def test_gradient_equals_finite_differences(name, batch):
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gemma2"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_chunks_of_logits_change_neither_value_nor_gradient(name, architecture, batch, monkeypatch):
+    results = []
+    for size in (1000, 4):  # tokens; a view has 15 labelled ones
+        monkeypatch.setattr("wagle.model.head.CHUNK_BYTES", 4 * VOCABULARY * size)
+        model, original = make_model(architecture, 0), make_model(architecture, 1)
+        value = make_objective(name)(model, batch, reference_to(original))
+        value.backward()
+        results.append((value.detach(), [p.grad for p in model.parameters()]))
+    (value, gradients), (chunked_value, chunked_gradients) = results
+    torch.testing.assert_close(chunked_value, value)
+    for chunked, gradient in zip(chunked_gradients, gradients, strict=True):
+        torch.testing.assert_close(chunked, gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_dpo_starts_at_two_over_beta_log_two(batch):
     model = make_model()
     for view in ("forget", "refusal"):
@@ -308,7 +324,7 @@ def test_swapping_does_not_disturb_the_backward_pass(name, batch):
 
 def test_h_takes_a_probability_of_zero_for_1e_12():
     """−½ · log(1 + 1e-12) − ½ · log(0 + 1e-12), the published quantity."""
-    logits = torch.zeros(1, 1, 2)
-    reference = torch.tensor([[[1000.0, 0.0]]])
-    value = soft_cross_entropy(logits, reference, torch.ones(1, 1))
+    logits = torch.zeros(1, 2)
+    reference = torch.tensor([[1000.0, 0.0]])
+    value = soft_cross_entropy(logits, reference)
     assert float(value) == pytest.approx(0.5 * 12 * math.log(10), rel=1e-6)

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
-from wagle.metrics.likelihood import splits_into_backbone_and_head
+from wagle.model.head import token_losses
 from wagle.terminal import Progress
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
-from wagle.unlearn.objectives.losses import View, forward_logits, token_losses, widen
 
 FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
 
@@ -168,32 +166,16 @@ def _weighted_losses(
     description: str,
 ) -> Iterator[torch.Tensor]:
     weights = token_weights(examples, settings.batch_size)
-    split = splits_into_backbone_and_head(model)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
     with Progress(description, len(order)) as bar:
         for start in range(0, len(order), settings.forward_rows):
             chosen = order[start : start + settings.forward_rows]
             batch = pad_batch([examples[i] for i in chosen], settings.pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            losses, rows = _token_losses(model, batch, split)
+            losses, rows = token_losses(model, batch)
             row_weights = torch.tensor([weights[i] for i in chosen], device=model.device)
             yield (losses * row_weights[rows]).sum()
             bar.update(len(chosen))
-
-
-def _token_losses(
-    model: PreTrainedModel, batch: View, split: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``token_losses``; where the head stands apart it is applied to labelled tokens only."""
-    if not split:
-        return token_losses(forward_logits(model, batch), batch["labels"])
-    targets = batch["labels"][:, 1:]
-    labelled = targets != IGNORED
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    states = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][labelled]
-    logits = widen(model.get_output_embeddings()(states))
-    losses = F.cross_entropy(logits, targets[labelled], reduction="none")
-    return losses, labelled.nonzero()[:, 0]
 
 
 def cached_gradient_sums(

@@ -6,46 +6,25 @@ Shapes: ``B`` examples, ``T`` tokens, ``V`` vocabulary entries. A view is a dict
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from wagle.dataset.encoding import IGNORED
+from wagle.model.head import Head, token_losses, widen
+
+if TYPE_CHECKING:
+    from wagle.unlearn.objectives.base import ReferenceModel
 
 View = dict[str, torch.Tensor]
 
 
-def forward_logits(model: PreTrainedModel, view: View) -> torch.Tensor:
-    """Next-token logits ``(B, T, V)`` in the model's dtype."""
-    ids, attention_mask = view["input_ids"], view["attention_mask"]
-    return model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
-
-
-def widen(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or in its own dtype where that is wider."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of every labelled token.
-
-    Args:
-        logits: ``(B, T, V)``; position ``t`` predicts token ``t + 1``.
-        labels: ``(B, T)``, not shifted.
-
-    Returns:
-        float32 losses ``(M,)`` of the ``M`` labelled tokens, row by row, and the row of each.
-    """
-    targets = labels[:, 1:]
-    labelled = targets != IGNORED
-    losses = F.cross_entropy(widen(logits[:, :-1][labelled]), targets[labelled], reduction="none")
-    return losses, labelled.nonzero()[:, 0]
-
-
-def example_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def example_cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
     """Token-mean cross-entropy of every example, float32 ``(B,)``."""
-    losses, _ = token_losses(logits, labels)
-    labelled = labels[:, 1:] != IGNORED
+    losses, _ = token_losses(model, view)
+    labelled = view["labels"][:, 1:] != IGNORED
     # Laid out by row and summed along it: adding by index is in no fixed order on a GPU.
     by_row = losses.new_zeros(labelled.shape).masked_scatter(labelled, losses)
     return by_row.sum(dim=1) / labelled.sum(dim=1)
@@ -58,7 +37,7 @@ def answer_lengths(labels: torch.Tensor) -> torch.Tensor:
 
 def cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
     """CE: token-mean cross-entropy per example, then the mean over the batch (scalar)."""
-    return example_cross_entropy(forward_logits(model, view), view["labels"]).mean()
+    return example_cross_entropy(model, view).mean()
 
 
 def excess_cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
@@ -66,24 +45,47 @@ def excess_cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:
 
     That is −log(π(y|x) / π_ref(y|x)) / |y|. The view carries ``reference_loss``, ``(B,)``.
     """
-    losses = example_cross_entropy(forward_logits(model, view), view["labels"])
-    return losses - view["reference_loss"]
+    return example_cross_entropy(model, view) - view["reference_loss"]
 
 
-def soft_cross_entropy(
-    logits: torch.Tensor, reference_logits: torch.Tensor, attention_mask: torch.Tensor
-) -> torch.Tensor:
-    """H(p, q) = −mean over real tokens of Σ_v p_v · log(q_v + 1e-12), a scalar.
+def divergences(
+    model: PreTrainedModel, views: Sequence[View], reference: ReferenceModel
+) -> list[torch.Tensor]:
+    """H of each view between the current model and the one before unlearning (scalars).
 
-    p is the current model's distribution and q the reference's. This is the quantity that the
-    published implementation calls KL. It averages over padding as well; here only positions with
-    ``attention_mask`` 1 count, which is the same for unpadded rows.
+    H(p, q) is the mean of :func:`soft_cross_entropy` over real tokens. The published implementation
+    averages over padding as well; here only positions with ``attention_mask`` 1 count, which is the
+    same for unpadded rows.
+
+    The reference runs first for all views: its weights may be swapped into the current model, which
+    must not happen between a forward pass and its backward pass. So its logits are kept, those of
+    real tokens in the model's dtype; all else that is as wide as the vocabulary lives for a chunk.
+    """
+    with torch.no_grad(), reference() as original:
+        head = Head.of(original)
+        targets = [head.logits(real_states(head, view)) for view in views]
+    head = Head.of(model)
+    return [
+        head.measure(soft_cross_entropy, real_states(head, view), target).mean()
+        for view, target in zip(views, targets, strict=True)
+    ]
+
+
+def real_states(head: Head, view: View) -> torch.Tensor:
+    """States of the ``N`` tokens that are no padding, ``(N, width)``."""
+    ids, attention_mask = view["input_ids"], view["attention_mask"]
+    return head.states(input_ids=ids, attention_mask=attention_mask)[attention_mask.bool()]
+
+
+def soft_cross_entropy(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+    """−Σ_v p_v · log(q_v + 1e-12) of every token, float32 ``(N,)``.
+
+    p is the current model's distribution and q the reference's. The mean of this is the quantity
+    that the published implementation calls KL.
 
     Args:
-        logits, reference_logits: ``(B, T, V)``.
-        attention_mask: ``(B, T)``.
+        logits, reference_logits: ``(N, V)``.
     """
-    real = attention_mask.bool()
-    p = widen(logits[real]).softmax(dim=-1)
-    q = widen(reference_logits[real]).softmax(dim=-1)
-    return -(p * (q + 1e-12).log()).sum(dim=-1).mean()
+    p = widen(logits).softmax(dim=-1)
+    q = widen(reference_logits).softmax(dim=-1)
+    return -(p * (q + 1e-12).log()).sum(dim=-1)

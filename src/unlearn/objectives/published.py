@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
-from wagle.unlearn.objectives.base import Objective, ReferenceModel
-from wagle.unlearn.objectives.losses import (
-    View,
-    cross_entropy,
-    excess_cross_entropy,
-    forward_logits,
-    soft_cross_entropy,
-    widen,
-)
-
-
-def divergences(
-    model: PreTrainedModel, views: Sequence[View], reference: ReferenceModel
-) -> list[torch.Tensor]:
-    """H of each view between the current model and the one before unlearning (scalars).
-
-    The reference runs first for all views: its weights may be swapped into the current model,
-    which must not happen between a forward pass and its backward pass.
-    """
-    with torch.no_grad(), reference() as original:
-        targets = [forward_logits(original, view) for view in views]
-    return [
-        soft_cross_entropy(forward_logits(model, view), target, view["attention_mask"])
-        for view, target in zip(views, targets, strict=True)
-    ]
+from wagle.model.head import widen
+from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.losses import cross_entropy, divergences, excess_cross_entropy
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from wagle.model.architecture import (
     layer_index,
     parameter_kind,
 )
+from wagle.model.head import widen
 from wagle.unlearn.objectives.base import Objective
-from wagle.unlearn.objectives.losses import View, widen
+from wagle.unlearn.objectives.losses import View
 
 UPDATED_LAYERS = 3  # the steered one and those right before it
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.unlearn.objectives.base import Objective
-from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy, forward_logits
+from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class SimpleNegativePreference(Objective):
     views = (FORGET, RETAIN)
 
     def terms(self, model, batch, reference):
-        view = batch[FORGET]
-        losses = example_cross_entropy(forward_logits(model, view), view["labels"])
+        losses = example_cross_entropy(model, batch[FORGET])
         forget = -2 / self.beta * F.logsigmoid(self.beta * losses - self.delta).mean()
         return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}

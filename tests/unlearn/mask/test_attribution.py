@@ -216,7 +216,7 @@ def test_an_interrupted_pass_leaves_no_file_and_the_model_as_it_was(tmp_path, mo
         raise KeyboardInterrupt
 
     frozen = next(model.parameters()).requires_grad_(False)
-    monkeypatch.setattr("wagle.unlearn.mask.gradients._token_losses", interrupt)
+    monkeypatch.setattr("wagle.unlearn.mask.gradients.token_losses", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cached_gradient_sums(
             model, {"forget": random_examples(4, seed=0)}, settings(), tmp_path / "demo"
