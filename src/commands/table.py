@@ -19,7 +19,8 @@ from wagle.catalogue import BENCHMARKS
 from wagle.cli import program
 from wagle.errors import ConfigError
 from wagle.reporting.executor import Start, command_of, start_here, submit_with_submitit
-from wagle.reporting.plan import MASKS, STUDIES, Request, plan_runs
+from wagle.reporting.plan import STUDIES, Request, plan_runs
+from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
 

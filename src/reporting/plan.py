@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import METHODS, SCORES, Score, label_of
+from wagle.catalogue import METHODS, SCORES, label_of
 from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.outside import is_outside
+from wagle.reporting.table_masks import (
+    DENSE,
+    LORA,
+    find_mask,
+    mask_folder,
+    mask_name,
+    plain,
+    score_of,
+)
 
 STUDIES = ("mu", "ratio", "cost")
 """Tables about any benchmark; unless more methods are named, about one method. The others are each
@@ -24,21 +32,12 @@ RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 MUS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 USUAL_RATIO = 0.8
 
-ORIGINAL, DENSE, LORA = "Original", "Dense", "LoRA"
-MASKS: dict[str, str | None] = {
-    **{DENSE: None, LORA: None},
-    **{score.mask_title: score.name for score in SCORES.values()},
-}
-"""Score type by the name that a mask has in tables; scores from outside are in ``SCORES`` alone."""
+ORIGINAL = "Original"
+"""The model before unlearning, in tables."""
 
 TASK_MASKS = (DENSE, "Random", "Magnitude", "Wanda", LORA, "WAGLE")
 RATIO_MASKS = ("WAGLE", "Random", "Magnitude")
 MU_MASKS = ("WAGLE", "WAGLE-GN")
-
-_MASK_KEYS = (
-    *("overall.model_name", "overall.dtype", "unlearn.gradient_accumulation_steps"),
-    *("unlearn.mask_scope", "unlearn.mask_exclude", "unlearn.attribution_dtype"),
-)
 
 # Keys that a table sets itself, and the option that decides them.
 _TAKEN = {
@@ -129,40 +128,6 @@ class Request:
     mus: Sequence[float] | None = None
     seeds: Sequence[int] = (0, 1, 2)
     overrides: Sequence[str] = ()
-
-
-def plain(number: float) -> str:
-    """A ratio without exponent, as names of mask files carry it."""
-    return f"{number:.8f}".rstrip("0").rstrip(".")
-
-
-def find_mask(name: str) -> str:
-    """The name that a mask has in tables, whatever the case, or from its score type.
-
-    Raises:
-        ConfigError: there is no such mask.
-    """
-    for title, score_type in MASKS.items():
-        if name.lower() in (title.lower(), score_type):
-            return title
-    raise ConfigError(
-        f"there is no mask {name!r}; --masks takes {', '.join(MASKS)}, or a file.py with a score"
-    )
-
-
-def _score_of(mask: str) -> Score | None:
-    """What makes a mask; ``None`` where all weights may change.
-
-    Args:
-        mask: a name in ``MASKS``, or of a score from outside.
-    """
-    if mask in MASKS:
-        name = MASKS[mask]
-        return None if name is None else SCORES[name]
-    found = [score for score in SCORES.values() if score.code and score.label == mask]
-    if len(found) > 1:
-        raise ConfigError(f"{' and '.join(s.name for s in found)} have one name in tables; rename")
-    return found[0]
 
 
 def plan_runs(request: Request) -> list[PlannedRun]:
@@ -287,7 +252,7 @@ def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
 
 
 def _row(method: str, mask: str, ratio: float, mu: float | None) -> Row:
-    score = _score_of(mask)
+    score = score_of(mask)
     if score is None or not score.has_ratio:
         return Row(method, mask)
     return Row(method, DENSE) if ratio == 1 else Row(method, mask, ratio, mu)
@@ -352,7 +317,7 @@ def _evaluation_settings(base: Config) -> dict[str, str]:
 
 
 def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: Path) -> PlannedRun:
-    score = _score_of(row.mask)
+    score = score_of(row.mask)
     settings = {
         "overall.seed": seed,
         "unlearn.use_lora": "true" if row.mask == LORA else "false",
@@ -374,8 +339,8 @@ def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: P
         folder = _folder(name, seed, _load([*source, *_options(settings)]), output)
     else:
         base = _load([*source, *_options(settings)])
-        folder = output / "masks" / _mask_folder(base, score)
-        mask = _mask_name(base, score, row.ratio)
+        folder = output / "masks" / mask_folder(base, score)
+        mask = mask_name(base, score, row.ratio)
     settings["unlearn.mask_path"] = str(folder / mask)
     settings["unlearn.gradient_cache"] = str(folder / "sums")
     arguments = [*source, *_options(settings)]
@@ -414,22 +379,3 @@ def _finish(
 def _folder(name: str, seed: int | None, config: Config, output: Path) -> Path:
     run = "evaluation" if seed is None else f"seed{seed}"
     return output / "runs" / name / f"{run}-{config.fingerprint()[:8]}"
-
-
-def _mask_folder(config: Config, score: Score) -> str:
-    """Shared by all masks that are made from the same model, data and, where it matters, seed."""
-    relevant = [
-        (key.name, config[key.name])
-        for key in UNLEARN_KEYS
-        if key.name in _MASK_KEYS or (key.name.startswith("dataset.") and not key.inert)
-    ]
-    if score.code:
-        relevant.append(("code", score.code))
-    digest = hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:8]
-    seed = f"seed{config['overall.seed']}" if score.depends_on("seed") else "any_seed"
-    return f"{digest}/{seed}"
-
-
-def _mask_name(config: Config, score: Score, ratio: float | None) -> str:
-    mu = f"_mu{config['unlearn.mu']!r}" if score.depends_on("mu") else ""
-    return f"{score.label}{mu}_{plain(ratio or 1)}.safetensors"

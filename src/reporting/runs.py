@@ -26,7 +26,8 @@ from wagle.loggers.run_folder import (
 )
 from wagle.metrics.benchmark import NO_BENCHMARK, Benchmark
 from wagle.metrics.benchmarks import benchmark_of
-from wagle.reporting.plan import DENSE, LORA, MASKS, ORIGINAL
+from wagle.reporting.plan import ORIGINAL
+from wagle.reporting.table_masks import DENSE, LORA, MASKS
 from wagle.terminal import say
 
 _METHOD_NAMES = {"origin": ORIGINAL, **{method.name: method.title for method in METHODS.values()}}
