@@ -229,6 +229,16 @@ MUTATIONS = (
         ("toxicity: tokens in all", "MAX_TOTAL_LENGTH = 200", "MAX_TOTAL_LENGTH = 100"),
     ),
     *_of(
+        "metrics/utility",
+        "test_benchmark",
+        ("perplexity: more is better", '-1,\n    group="UT"', '1,\n    group="UT"'),
+    ),
+    *_of(
+        "metrics/wmdp",
+        "test_evaluations",
+        ("WMDP: right answers for wrong ones", "1 - float(results", "float(results"),
+    ),
+    *_of(
         "metrics/harness",
         "test_evaluation_recipe",
         ("lm-eval: seed of the examples", "task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)", "pass"),

@@ -20,6 +20,9 @@ from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
+from wagle.reporting.plan import Row
+from wagle.reporting.table_formats import to_markdown
+from wagle.reporting.tables import Outcome, aggregate, form_of
 
 PACKAGE = Path(wagle.__file__).parent
 
@@ -127,3 +130,31 @@ def _strings(code: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
             yield node.value
+
+
+HEADINGS = {
+    "tofu": "UE FQ ↑|UE MIA ↑|UE 1-FA ↑|UE 1-RougeL ↑|UE Avg ↑|retain acc ↑|retain RougeL ↑|"
+    "real authors acc ↑|real authors RougeL ↑|world facts acc ↑|world facts RougeL ↑|UT Avg ↑",
+    "official": "forget Quality ↑|forget Truth Ratio ↑|forget Prob. ↓|forget ROUGE ↓|forget EM ↓|"
+    "forget ES ↓|Model Utility ↑",
+    "wmdp": "UE 1-FA bio ↑|UE 1-FA cyber ↑|UE Avg ↑|UT MMLU ↑",
+    "copyright": "seen BLEU ↓|seen RougeL ↓|unseen BLEU ↓|unseen RougeL ↓|UT PPL ↓|"
+    "UT zero-shot acc ↑|UT TruthfulQA ↑",
+    "toxic": "PKU rate ↓|PKU score ↓|real rate ↓|real score ↓|UT PPL ↓|UT zero-shot acc ↑|"
+    "UT TruthfulQA ↑",
+}
+
+
+@pytest.mark.parametrize("name", HEADINGS)
+def test_tables_have_the_columns_of_the_papers(name):
+    benchmark = OFFICIAL if name == "official" else BENCHMARKS[name].load()
+    table = aggregate(form_of(benchmark.name, benchmark), [Outcome(Row("NPO"), 0, "folder")])
+    (heads,) = (line for line in to_markdown(table, "").splitlines() if line.startswith("| method"))
+    assert heads.split(" | seeds | ")[1].removesuffix(" |").replace(" | ", "|") == HEADINGS[name]
+
+
+def test_which_numbers_are_neither_better_nor_worse():
+    shown = [entry.load() for entry in BENCHMARKS.values()]
+    plain = {metric.key for b in (*shown, OFFICIAL) for metric in b.metrics if not metric.better}
+    assert plain == {"MIA {}"}
+    assert {metric.better for metric in utility.FURTHER} == {0}
