@@ -36,46 +36,42 @@ RETRAINED = Row("Retrained")
 SMALLEST_P = 1e-300
 
 
-def _column(metric: Metric, title: str, meaning: str) -> Metric:
+def _column(metric: Metric, meaning: str, title: str = "") -> Metric:
     """Of a table without groups, for somebody who reads of unlearning for the first time."""
-    return replace(metric, group="", title=title, meaning=meaning)
+    return replace(metric, group="", title=title or metric.heading, meaning=meaning)
 
 
-_, _RETAIN_WORDING = KEPT["retain"]
-LOST = _column(
-    WORDING_GONE, WORDING_GONE.heading, "share of the true forget answers' words that are gone"
-)
-KEPT_AVERAGE = _column(UTILITY, UTILITY.key, "utility: mean over the retain set and the real facts")
 LOG_QUALITY = Metric(
     "log10 FQ",
     "forget quality: log of the p-value against the retrained model, whose own is 0",
     digits=1,
 )
+LOST = _column(WORDING_GONE, "share of the true forget answers' words that are gone")
 REFUSALS = Metric("refusals", "share of forget answers that are a refusal, word for word", better=0)
 REAL_FACTS = Metric("real facts", "share of real authors and world facts that are still known")
+AVERAGE = _column(UTILITY, "utility: mean over the retain set and the real facts", UTILITY.name)
+_, _RETAIN_WORDING = KEPT["retain"]
 FORM = Form(
     "Forgetting (the nearer to the retrained model the better) and utility",
     (
         LOG_QUALITY,
         _column(
             UNLIKE_TRAINING,
-            UNLIKE_TRAINING.heading,
             "membership inference: 0.5, forget rows look like training data; 1, like new text",
         ),
         _column(
             MISANSWERED,
-            MISANSWERED.heading,
             "share of forget questions, asked in other words, that are answered wrongly",
         ),
         LOST,
         REFUSALS,
         _column(
             _RETAIN_WORDING,
-            _RETAIN_WORDING.name,
             "share of the true retain answers' words that are still there",
+            _RETAIN_WORDING.name,
         ),
         REAL_FACTS,
-        KEPT_AVERAGE,
+        AVERAGE,
     ),
 )
 _NARROW = {"Original": "orig-\ninal", "Retrained": "re-\ntrained", "GradDiff": "Grad-\nDiff"}
@@ -139,7 +135,7 @@ def finding_of(table: Table) -> str:
     wagle = next(row for row in lines if row.mask == "WAGLE")
     random = replace(wagle, mask="Random")
     gone, kept = (
-        [_cell(lines[row], metric) for row in (wagle, random)] for metric in (LOST, KEPT_AVERAGE)
+        [_cell(lines[row], metric) for row in (wagle, random)] for metric in (LOST, AVERAGE)
     )
     difference = gone[0].mean - gone[1].mean
     spread = math.hypot(*(cell.deviation or 0.0 for cell in gone))
