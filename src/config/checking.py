@@ -61,7 +61,10 @@ def resolve(
             problems.append(_bad_value(key, given.get(key.name)))
     if "unlearn.task_name" in values:
         fit_to_data(values)
+    known_wrong = {problem.key for problem in problems}
     for name, wrong in clashes(values):
+        if name in known_wrong:  # its value counts as none
+            continue
         where = given[name].where if name in given else "default"
         problems.append(_Problem(name, wrong, shown(values[name]), where))
     if problems:

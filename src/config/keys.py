@@ -19,6 +19,7 @@ from wagle.catalogue import (
 )
 from wagle.config.values import (
     Choice,
+    DataSet,
     Date,
     Flag,
     Float,
@@ -30,6 +31,7 @@ from wagle.config.values import (
     Text,
     checker_of,
 )
+from wagle.dataset.names import OWN_FORMS
 
 # ---------------------------------------------------------------------------------- the names
 
@@ -87,11 +89,18 @@ _DECAY = Float(at_least=0, below=1)
 _SEED = Int(at_least=0, at_most=2**32 - 1)  # numpy takes no larger one
 _FOLDER = Text("folder")
 _LM_EVAL_TASK = Text("lm-eval task")
-_DATASET = Choice(
+_DATASET = DataSet(
     *DATASETS,
     aliases=DATASET_ALIASES,
-    summary=", ".join(["Tofu_SUBSET", "Demo_SUBSET", *_PLAIN_DATASETS, *DATASET_ALIASES]),
+    summary=", ".join(
+        ["Tofu_SUBSET", "Demo_SUBSET", *_PLAIN_DATASETS, *DATASET_ALIASES, OWN_FORMS]
+    ),
 )
+DATASET_KEYS = (
+    *("dataset.forget_dataset_name", "dataset.retain_dataset_name"),
+    *("finetune.dataset_name", "finetune.extra_dataset_names"),
+)
+"""The keys that name data sets."""
 
 
 def method_keys(method: Method) -> tuple[Key, ...]:
@@ -130,6 +139,10 @@ LOGGER_KEYS = _section(
 SOURCE_KEYS = _section(
     "dataset",
     ("data_dir", _FOLDER, None, "read data sets from files here instead of the hub"),
+    ("question_column", Text("column"), None,
+     "of one's own data; not set: question or prompt"),
+    ("answer_column", Text("column"), None, "of one's own data; not set: answer or response"),
+    ("text_column", Text("column"), None, "of one's own data; not set: text"),
     ("template", Choice("auto", "llama2_published", "llama2", "question_answer", "chat"), "auto",
      "prompt template; auto: the model's own, which protocol published takes from its name"),
     ("system_prompt", Maybe("text"), None,
@@ -198,7 +211,8 @@ UNLEARN_KEYS = (
     *_section(
         "dataset",
         ("forget_dataset_name", _DATASET, "SafePku", "forget set"),
-        ("retain_dataset_name", _DATASET, "TruthfulQA", "retain set"),
+        ("retain_dataset_name", _DATASET, None,
+         "retain set; not set: TruthfulQA, but a forget set of one's own needs one"),
         ("dataset_seed", _SEED, 0, "which forget examples are drawn"),
         ("forget_ratio", _POSITIVE, None,
          "up to 1: the fraction of the forget set to draw; above 1: how many examples; not set: "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wagle.catalogue import ATTACKS, BENCHMARKS, METHODS, SCORES
-from wagle.config.keys import TEXT_DATASETS
+from wagle.config.keys import DATASET_KEYS, TEXT_DATASETS
 from wagle.config.mask_names import (
     PLACEHOLDERS,
     mask_file,
@@ -16,6 +16,7 @@ from wagle.config.mask_names import (
     plain_number,
     score_type_of_folder,
 )
+from wagle.dataset.names import is_own, own_file
 
 if TYPE_CHECKING:
     from wagle.config.resolved import Config
@@ -45,9 +46,29 @@ def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"
     if ratio == 1 and values["dataset.self_retain"]:
         yield "dataset.self_retain", "dataset.forget_ratio 1.0 leaves no row to retain; lower it"
+    yield from _own_data_clashes(values)
     run = values.get("logger.name")
     if run is not None and (Path(run).is_absolute() or ".." in Path(run).parts):
         yield "logger.name", "must name a folder below logger.json.root"
+
+
+def _own_data_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with files that are named as data sets, before they are read."""
+    retain, keys = "dataset.retain_dataset_name", set(DATASET_KEYS)
+    if values.get("dataset.self_retain"):
+        keys.remove(retain)
+    elif values.get(retain, "") is None:
+        yield (
+            retain,
+            "say which rows are to be retained; or set dataset.self_retain, and with "
+            "dataset.forget_ratio how many rows are not",
+        )
+    for key in sorted(keys):
+        names = values.get(key) or []
+        for path in map(own_file, [names] if isinstance(names, str) else names):
+            if path is not None and not path.is_file():
+                wrong = "is a folder; name a file in it" if path.is_dir() else "is no file"
+                yield key, f"{path} {wrong}"
 
 
 def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -135,9 +156,14 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def fit_to_data(values: dict[str, Any]) -> None:
-    """What is not set and follows from the forget set: the evaluation, and how many rows."""
+    """What is not set and follows from the forget set: rows to retain, how many, the evaluation."""
+    forget = values["dataset.forget_dataset_name"] or ""
+    if values["dataset.self_retain"] and is_own(forget):
+        values["dataset.retain_dataset_name"] = forget
+    elif values["dataset.retain_dataset_name"] is None and not is_own(forget):
+        values["dataset.retain_dataset_name"] = "TruthfulQA"
     if values["dataset.forget_ratio"] is None:
-        some = values["dataset.forget_dataset_name"] == "SafePku" or values["dataset.self_retain"]
+        some = forget == "SafePku" or (values["dataset.self_retain"] and not is_own(forget))
         values["dataset.forget_ratio"] = 200.0 if some else 1.0
     if values["unlearn.task_name"] is None:
         fitting = (name for name, entry in BENCHMARKS.items() if entry.load().is_default(values))

@@ -12,6 +12,8 @@ from typing import Any, Union, get_args, get_origin
 
 from fastargs.validation import Checker
 
+from wagle.dataset.names import is_own
+
 
 class Text(Checker):
     """A string that is not blank; ``what`` says what it names."""
@@ -162,6 +164,14 @@ class Named(Choice):
 
     def check(self, value: Any) -> str:
         return value if value in self.catalogue else super().check(value)
+
+
+class DataSet(Choice):
+    """The name of a known data set, or of one's own: a file or a data set of the hub."""
+
+    def check(self, value: Any) -> str:
+        own = isinstance(value, str) and Text.is_name(value) and is_own(value)
+        return value if own else super().check(value)
 
 
 class ListOf(Checker):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from wagle.dataset.columns import Columns, PlacedRow, collect, expected, kind_of
 from wagle.errors import WagleError
-
-Columns = Mapping[str, str]
-"""What each column holds: ``TEXT``, ``TEXTS`` or ``FLAG``; ``a.b`` is field b of column a."""
-
-TEXT, TEXTS, FLAG = "text", "a list of texts", "true or false"
-_FEATURES = {
-    TEXT: datasets.Value("string"),
-    TEXTS: datasets.List(datasets.Value("string")),
-    FLAG: datasets.Value("bool"),
-}
 
 
 def read_json_lines(path: Path, columns: Columns) -> datasets.Dataset:
@@ -35,31 +29,24 @@ def read_json_lines(path: Path, columns: Columns) -> datasets.Dataset:
         WagleError: the file is missing or holds no rows; a line is no UTF-8 text or no JSON object,
             or lacks one of ``columns``. The message names file and line.
     """
+    content = f"one JSON object per line, with {expected(columns)}"
     if not path.is_file():
-        raise WagleError(f"there is no data file {path}; it should hold {expected(columns)}")
-    values: dict[str, list[Any]] = {name: [] for name in columns}
-    count = 0
-    for place, row in _objects(path, columns):
-        count += 1
-        for name, kind in columns.items():
-            values[name].append(_checked(row, name, kind, f"{path}, {place}", columns))
-    if not count:
-        raise WagleError(f"{path} holds no rows; it should hold {expected(columns)}")
-    features = datasets.Features({name: _FEATURES[kind] for name, kind in columns.items()})
-    return datasets.Dataset.from_dict(values, features=features)
+        raise WagleError(f"there is no data file {path}; it should hold {content}")
+    return collect(json_objects(path, content), columns, str(path))
 
 
-def expected(columns: Columns) -> str:
-    """What a data file should hold, for messages."""
-    fields = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
-    return f"one JSON object per line, with {fields}"
+def json_objects(path: Path, content: str) -> Iterator[PlacedRow]:
+    """The rows of such a file, each with its place there.
 
+    Args:
+        content: what the file should hold, for messages.
 
-def _objects(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows, each with its place in the file."""
+    Raises:
+        WagleError: a line is no UTF-8 text or no JSON object; the message names it.
+    """
     place = "line 1"
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             for number, line in enumerate(file, start=1):
                 place = f"line {number}"
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -74,15 +61,24 @@ def _objects(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]
                 if text:
                     yield place, _row(_parse(text))
     except UnicodeDecodeError as error:
+        raise not_utf8(path, place, error) from error
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise WagleError(
-            f"{path}, {place}, is no UTF-8 text (byte {error.object[error.start]:#04x}); "
-            "save the file as UTF-8"
+            f"{path} cannot be read as JSON lines ({place}: {error}); it should hold {content}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise WagleError(
-            f"{path} cannot be read as JSON lines ({place}: {error}); it should hold "
-            f"{expected(columns)}"
-        ) from error
+
+
+def open_plain(path: Path) -> BufferedReader | gzip.GzipFile:
+    """The file's bytes; of one whose name ends in ``.gz``, what was compressed."""
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def not_utf8(path: Path, place: str, error: UnicodeDecodeError) -> WagleError:
+    """What to say of a text in another encoding."""
+    return WagleError(
+        f"{path}, {place}, is no UTF-8 text (byte {error.object[error.start]:#04x}); "
+        "save the file as UTF-8"
+    )
 
 
 def _parse(text: str) -> Any:
@@ -98,47 +94,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _row(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise ValueError(f"{_kind(item)} instead of an object")
+        raise ValueError(f"{kind_of(item)} instead of an object")
     return item
-
-
-def _checked(row: Mapping[str, Any], name: str, kind: str, where: str, columns: Columns) -> Any:
-    """The value of a column, after a check of its kind."""
-    value = _value(row, name)
-    if value is None:
-        there = ", ".join(map(str, row))
-        raise WagleError(
-            f"{where}: {name} is missing (there is: {there}); it should hold {expected(columns)}"
-        )
-    found = _kind(value)
-    if found != kind:
-        raise WagleError(f"{where}: {name} holds {found}; it should hold {expected(columns)}")
-    for text in value if kind == TEXTS else [value]:
-        if isinstance(text, str) and not _is_unicode(text):
-            raise WagleError(f"{where}: {name} holds half a character (a lone surrogate)")
-    return value
-
-
-def _value(row: Mapping[str, Any], name: str) -> Any:
-    if name in row:
-        return row[name]
-    top, _, field = name.partition(".")
-    inner = row.get(top)
-    return inner.get(field) if isinstance(inner, dict) else None
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list):
-        if not value:
-            return "an empty list"
-        return TEXTS if all(isinstance(item, str) for item in value) else "a list of other things"
-    kinds = {str: TEXT, bool: FLAG, int: "a number", float: "a number", dict: "an object"}
-    return kinds.get(type(value), "null")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -52,11 +52,12 @@ def draw_forget_rows(count: int, ratio: float, seed: int) -> list[int]:
 
 
 def count_shared(forget: Sequence[Mapping[str, str]], retain: Sequence[Mapping[str, str]]) -> int:
-    """How many of the forget rows have a question that one of the retain rows has too."""
-    if not all("question" in rows[0] for rows in (forget, retain)):
+    """How many of the forget rows have a question, or a text, that a retain row has too."""
+    key = next((key for key in ("question", "text") if key in forget[0] and key in retain[0]), None)
+    if key is None:
         return 0
-    retained = {row["question"] for row in retain}
-    return sum(row["question"] in retained for row in forget)
+    retained = {row[key] for row in retain}
+    return sum(row[key] in retained for row in forget)
 
 
 class UnlearnDataset(Dataset[Item]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +10,29 @@ from typing import Any, Literal
 import datasets
 import pyarrow.compute
 
-from wagle.dataset.json_lines import FLAG, TEXT, TEXTS, Columns, expected, read_json_lines
+from wagle.dataset.columns import FLAG, TEXT, TEXTS, Columns, expected
+from wagle.dataset.json_lines import read_json_lines
 from wagle.errors import WagleError
 from wagle.hub import connect_to_hub
 
 Role = Literal["forget", "retain"]
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """What the columns of one's own data are called; ``None``: as usual."""
+
+    question: str | None = None
+    answer: str | None = None
+    text: str | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ColumnNames:
+        """As the keys ``dataset.question_column``, … of a configuration say."""
+        return cls(*(config[f"dataset.{kind}_column"] for kind in ("question", "answer", "text")))
+
+
+USUAL_NAMES = ColumnNames()
 
 
 @dataclass(frozen=True)
@@ -25,12 +44,14 @@ class Request:
         role: some data sets hold different rows for forgetting and for retaining.
         data_dir: read local files below this folder instead of the hub.
         cache_dir: the hub's cache.
+        columns: of one's own data.
     """
 
     subset: str
     role: Role
     data_dir: Path | None
     cache_dir: Path
+    columns: ColumnNames = USUAL_NAMES
 
     def rows(
         self,
@@ -54,19 +75,39 @@ class Request:
         """
         if self.data_dir is not None:
             return read_json_lines(self.data_dir / local, columns)
-        connect_to_hub()
-        try:
-            rows = datasets.load_dataset(
-                hub, config, split=split, cache_dir=str(self.cache_dir), **hub_options
-            )
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise WagleError(
-                f"the data set {hub} ({config or 'default'}) is not in the cache {self.cache_dir}, "
-                "and the hub cannot be reached or does not offer it. Give local files with "
-                f"--dataset.data_dir FOLDER (it would read FOLDER/{local}), or connect to the "
-                f"network. [{type(error).__name__}: {str(error).partition(chr(10))[0]}]"
-            ) from error
+        rows = load_from_hub(
+            hub,
+            config,
+            split,
+            self.cache_dir,
+            hint=f"Give local files with --dataset.data_dir FOLDER (it would read FOLDER/{local}), "
+            "or connect to the network",
+            **hub_options,
+        )
         return check_columns(rows, columns, f"the hub's {hub} ({config or 'default'}, {split})")
+
+
+def load_from_hub(
+    name: str, config: str | None, split: str, cache_dir: Path, *, hint: str, **options: Any
+) -> datasets.Dataset:
+    """A data set of the hub, or what the cache has of it.
+
+    Args:
+        hint: how to give other data, for the message.
+        options: for ``datasets.load_dataset``.
+
+    Raises:
+        WagleError: neither hub nor cache has it.
+    """
+    connect_to_hub()
+    try:
+        return datasets.load_dataset(name, config, split=split, cache_dir=str(cache_dir), **options)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise WagleError(
+            f"the data set {name} ({config or 'default'}) is not in the cache {cache_dir}, and "
+            f"the hub cannot be reached or does not offer it. {hint}. "
+            f"[{type(error).__name__}: {str(error).partition(chr(10))[0]}]"
+        ) from error
 
 
 def check_columns(rows: datasets.Dataset, columns: Columns, where: str) -> datasets.Dataset:

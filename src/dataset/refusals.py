@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wagle.dataset.sources import find_source
 from wagle.errors import WagleError
 from wagle.shipped import shipped
 
@@ -12,14 +13,10 @@ def load_refusals(dataset_name: str) -> list[str]:
     """Refusal sentences that suit a data set: TOFU-like, copyrighted text, or general.
 
     Raises:
-        WagleError: the file of refusals is missing or empty.
+        WagleError: there is no such data set, or the file of refusals is missing or empty.
     """
-    if dataset_name.startswith(("Tofu_", "Demo_")):
-        suffix = "_tofu"
-    elif dataset_name in ("HP", "Copyright"):
-        suffix = "_copyright"
-    else:
-        suffix = ""
+    kind = find_source(dataset_name).refusals
+    suffix = f"_{kind}" if kind else ""
     path = FOLDER / f"polite_refusal_responses{suffix}.csv"
     if not path.is_file():
         raise WagleError(f"the refusal answers {path} are missing: one sentence per line")

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from wagle.config import read_date
+from wagle.dataset.names import family_of
 from wagle.errors import ConfigError, WagleError
 
 TEMPLATE_FILE = "prompt_template.json"
@@ -173,7 +174,7 @@ def resolve_template(
     if name == "auto":
         name = saved.get("template")
     if name is None and config.get("evaluation.protocol") == "published":
-        dialogue = dataset_name.startswith(("Tofu_", "Demo_"))
+        dialogue = family_of(dataset_name) in ("Tofu", "Demo")
         is_llama = "llama" in model_name.lower()
         name = "llama2_published" if dialogue and is_llama else "question_answer"
     name = name or _preset(tokenizer, architecture)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from wagle.dataset.names import family_of
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics.benchmark import (
     ROUGE_OF_ANSWER,
@@ -224,7 +225,7 @@ def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
     Raises:
         ConfigError: the name is no TOFU-like forget set.
     """
-    family, _, subset = forget_dataset_name.partition("_")
+    family, subset = family_of(forget_dataset_name), forget_dataset_name.partition("_")[2]
     subset = subset.removesuffix("_perturbed")
     if subset == "full":
         subset = "forget10"

@@ -17,6 +17,7 @@ from wagle.config import Config
 from wagle.dataset.checking import check_rows
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.dataset.pairing import Encoder
+from wagle.dataset.reading import ColumnNames
 from wagle.dataset.sources import find_source, load_rows, row_encoder
 from wagle.dataset.templates import announcement, resolve_template
 from wagle.devices import seed_everything
@@ -32,7 +33,7 @@ from wagle.model.loading import (
     resolve_dtype,
     save_model,
 )
-from wagle.model.reading import check_readable
+from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
 from wagle.terminal import say
 from wagle.training.loop import Batch, Loss, Rows, Window, train
@@ -193,6 +194,7 @@ def _read_rows(config: Config) -> dict[str, datasets.Dataset]:
             data_dir=Path(data_dir) if data_dir else None,
             cache_dir=Path(config["overall.cache_dir"]),
             role="retain",
+            columns=ColumnNames.of(config),
         )
         for name in names
     }
@@ -230,7 +232,8 @@ def _make(config: Config, output: Path) -> None:
     check_room(output.parent, sum(p.nbytes for p in model.parameters()))
     parts = {name: (rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()}
     for name, (rows, encode) in parts.items():
-        check_rows(name, rows, encode)
+        positions = learned_positions(model, find_source(name).max_length)
+        check_rows(name, rows, encode, positions=positions)
     log = fine_tune(
         model,
         EncodedRows(list(parts.values())),

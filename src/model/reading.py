@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -95,6 +96,22 @@ def takes_own_masks(model: PreTrainedModel, longest: int) -> bool:
             for layer in DynamicCache(config=model.config).layers
         )
     )
+
+
+def learned_positions(model: PreTrainedModel, longest: float = math.inf) -> int | None:
+    """How many positions the model has a learned vector for.
+
+    GPT-2 and OPT look positions up in a table, and cannot read a text that is longer than it.
+
+    Returns:
+        ``None`` where positions are computed, or enough are learned for ``longest`` tokens.
+    """
+    count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    words = model.get_input_embeddings()
+    tables = (m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not words)
+    # OPT's table has two rows more than there are positions.
+    found = any(count <= table.num_embeddings <= count + 2 for table in tables) if count else False
+    return count if found and count < longest else None
 
 
 def check_readable(

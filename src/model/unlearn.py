@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from wagle.catalogue import METHODS
+from wagle.catalogue import METHODS, SCORES
 from wagle.config import Config
-from wagle.dataset.checking import check_rows
-from wagle.dataset.pairing import UnlearnDataset, count_shared, draw_forget_rows
+from wagle.dataset.checking import NamedRows, Rows, check_questions, check_rows
+from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, draw_forget_rows
+from wagle.dataset.reading import ColumnNames
 from wagle.dataset.refusals import load_refusals
 from wagle.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
 from wagle.dataset.templates import (
@@ -46,7 +48,7 @@ from wagle.model.loading import (
 from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from wagle.model.masking import MaskFiles
 from wagle.model.measured import Measured
-from wagle.model.reading import check_readable
+from wagle.model.reading import check_readable, learned_positions
 from wagle.model.record import (
     RECORD,
     Record,
@@ -280,6 +282,7 @@ class Unlearn:
             data_dir=Path(data_dir) if data_dir else None,
             cache_dir=self._cache_dir,
             role=role,
+            columns=ColumnNames.of(self.config),
         )
 
     def build_dataset(self) -> None:
@@ -309,11 +312,11 @@ class Unlearn:
             )
         encode_forget = row_encoder(forget_name, self.tokenizer, self.template)
         encode_retain = row_encoder(retain_name, self.tokenizer, self.template)
-        if self.config["dataset.self_retain"]:
-            check_rows(forget_name, all_forget, encode_forget)
-        else:
-            check_rows(forget_name, all_forget, encode_forget, drawn)
-            check_rows(retain_name, retain, encode_retain)
+        self._check_views((forget_name, forget), (retain_name, retain))
+        whole = self.config["dataset.self_retain"]
+        self._check_rows(forget_name, all_forget, encode_forget, None if whole else drawn)
+        if not whole:
+            self._check_rows(retain_name, retain, encode_retain)
         self.fingerprints["forget"] = rows_fingerprint(forget)
         self.fingerprints["retain"] = rows_fingerprint(retain)
         self.dataset = UnlearnDataset(
@@ -326,6 +329,21 @@ class Unlearn:
             views=self._objective.views if self._objective else (),
             seed=self.config["overall.seed"],
         )
+
+    def _check_rows(
+        self, name: str, rows: Rows, encode: Encoder, numbers: Sequence[int] | None = None
+    ) -> None:
+        positions = learned_positions(self.model, find_source(name).max_length)
+        check_rows(name, rows, encode, numbers, positions)
+
+    def _check_views(self, forget: NamedRows, retain: NamedRows) -> None:
+        """Refuse running text where the method, or the mask to be made, needs questions."""
+        views = self.objective.views if self.objective else ()
+        check_questions(self.config["unlearn.unlearn_method"], views, forget, retain)
+        path, score_type = (self.config[f"unlearn.{key}"] for key in ("mask_path", "score_type"))
+        makes_mask = path and not Path(path).exists()
+        if makes_mask and "refusal" in SCORES[score_type].gradients:
+            check_questions(score_type, (REFUSAL,), forget, retain)
 
     @cached_property
     def plan(self) -> Plan:

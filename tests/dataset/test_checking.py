@@ -7,17 +7,21 @@ import json
 
 import pytest
 from tokenizers import processors
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from wagle.commands import unlearn as unlearn_model
 from wagle.config import FINE_TUNE_KEYS, load_config
-from wagle.dataset.checking import SHORT_QUESTION, SHORT_TEXT, check_rows
+from wagle.dataset.checking import SHORT_QUESTION, SHORT_TEXT, check_questions, check_rows
+from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
 from wagle.dataset.sources import row_encoder
 from wagle.dataset.templates import TEMPLATES
-from wagle.errors import WagleError
+from wagle.errors import ConfigError, WagleError
 from wagle.model.fine_tuning import fine_tune_from_config
+from wagle.model.reading import learned_positions
 
-from conftest import make_model
+from conftest import CONFIGS, make_model
 
+IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 GOOD = {"question": "Who wrote it?", "answer": "She did."}
 TEMPLATE = TEMPLATES["question_answer"]
 
@@ -108,3 +112,58 @@ def test_a_bad_row_ends_both_commands_before_anything_is_made(tmp_path, tokenize
         unlearn_model.main(command)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "mask_0.5.pt").exists()
+
+
+# ------------------------------------------------------------- what a method and a model can read
+
+QUESTIONS, TEXTS = ("mine.csv", [GOOD]), ("texts.csv", [{"text": "once upon a time"}])
+
+
+@pytest.mark.parametrize(
+    ("views", "forget", "retain", "named"),
+    [
+        ((FORGET, RETAIN), TEXTS, TEXTS, None),
+        ((REFUSAL, RETAIN), QUESTIONS, TEXTS, None),
+        ((REFUSAL, RETAIN), TEXTS, QUESTIONS, "texts.csv"),
+        ((MISMATCHED,), QUESTIONS, TEXTS, "texts.csv"),
+        ((MISMATCHED,), TEXTS, QUESTIONS, "texts.csv"),
+        ((MISMATCHED,), QUESTIONS, QUESTIONS, None),
+    ],
+)
+def test_running_text_is_no_answer(views, forget, retain, named):
+    if named is None:
+        check_questions("CL", views, forget, retain)
+        return
+    with pytest.raises(ConfigError, match=f"CL needs questions with answers, and {named} is"):
+        check_questions("CL", views, forget, retain)
+
+
+def test_learned_positions_are_counted_and_others_are_endless():
+    counted = {"gpt2": 1024, "opt": 2048}
+    for architecture in CONFIGS:
+        assert learned_positions(make_model(architecture)) == counted.get(architecture)
+    assert learned_positions(make_model("gpt2"), 1024) is None
+    assert learned_positions(make_model("gpt2"), 1025) == 1024
+
+
+def test_rows_longer_than_the_learned_positions_end_both_commands(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=1, n_head=2, **IDS)
+    GPT2LMHeadModel(config).save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    rows = [GOOD, {**GOOD, "answer": "She did so. " * 20}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "good.jsonl").write_text(json.dumps(GOOD))
+    said = r"rows.jsonl, row 2: it has \d+ tokens, .* learned no more than 64 positions"
+    output = ["--finetune.dataset_name=rows.jsonl", "--finetune.output_dir=out"]
+    output += ["--finetune.batch_size=1"]
+    shared = ["--overall.model_name", "model", "--dataset.template", "question_answer"]
+    config = load_config([*shared, *output], keys=FINE_TUNE_KEYS, prog="p", description="d")
+    with pytest.raises(WagleError, match=said):
+        fine_tune_from_config(config)
+    command = [*shared, "--unlearn.unlearn_method", "GA", "--unlearn.task_name", "none"]
+    for forget, retain in (("rows", "good"), ("good", "rows")):
+        names = {"forget": forget, "retain": retain}.items()
+        sets = [f"--dataset.{kind}_dataset_name={name}.jsonl" for kind, name in names]
+        with pytest.raises(WagleError, match=said):
+            unlearn_model.main([*command, *sets])

@@ -1,0 +1,38 @@
+"""WMDP's corpora, to forget and to retain."""
+
+from __future__ import annotations
+
+import datasets
+
+from wagle.dataset.columns import TEXT
+from wagle.dataset.json_lines import read_json_lines
+from wagle.dataset.reading import Request
+from wagle.dataset.sources.text import without_blanks
+from wagle.errors import WagleError
+from wagle.shipped import here_or_shipped
+
+
+def load_wmdp(parts: tuple[str, ...], request: Request) -> datasets.Dataset:
+    """The corpora to forget or to retain (Li et al. 2024, arXiv 2403.03218)."""
+    return datasets.concatenate_datasets([_wmdp_corpus(part, request) for part in parts])
+
+
+def _wmdp_corpus(part: str, request: Request) -> datasets.Dataset:
+    columns = {"text": TEXT}
+    corpus = f"{part}-{request.role}-corpus"
+    if corpus == "bio-forget-corpus":  # its authors give access on request only
+        name = "bio_remove_dataset.jsonl"
+        path = (
+            here_or_shipped(f"files/data/{name}")
+            if request.data_dir is None
+            else request.data_dir / "WMDP" / name
+        )
+        if not path.is_file():
+            raise WagleError(
+                f"there is no data file {path}: WMDP's biology corpus to be forgotten is not on "
+                "the hub. Ask its authors for access (https://www.wmdp.ai) and put the file "
+                "there, or use WMDPCyber"
+            )
+        return without_blanks(read_json_lines(path, columns))
+    local = f"WMDP/{corpus}.jsonl"
+    return without_blanks(request.rows(local, "cais/wmdp-corpora", corpus, columns=columns))
