@@ -15,11 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wagle.catalogue import BENCHMARKS
 from wagle.cli import program
 from wagle.errors import ConfigError
 from wagle.reporting.executor import Start, command_of, start_here, submit_with_submitit
-from wagle.reporting.plan import STUDIES, Request, plan_runs
+from wagle.reporting.plan import TABLES, Request, plan_runs
 from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
@@ -77,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--table",
         required=True,
-        help=f"{', '.join(name for name in BENCHMARKS if name != 'none')} or the name of another "
-        f"benchmark that unlearn.task_name names; or of any of them: {', '.join(STUDIES)}",
+        help=f"{', '.join(TABLES)}, or the name of the benchmark from outside the program that "
+        "unlearn.task_name names",
     )
     add(
         *("--config_file", "--config-file", "-C"),

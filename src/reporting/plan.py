@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import METHODS, SCORES, label_of
+from wagle.catalogue import BENCHMARKS, METHODS, SCORES, label_of
 from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
 from wagle.errors import ConfigError
 from wagle.metrics.benchmarks import benchmark_of
@@ -26,6 +26,7 @@ from wagle.reporting.table_masks import (
 STUDIES = ("mu", "ratio", "cost")
 """Tables about any benchmark; unless more methods are named, about one method. The others are each
 about the benchmark whose name they have."""
+TABLES = (*(name for name in BENCHMARKS if name != "none"), *STUDIES)
 
 USUAL_METHODS = ("GradDiff", "NPO", "PO")
 RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
@@ -172,11 +173,15 @@ def _keys(overrides: Sequence[str]) -> list[str]:
 
 def _check_base(request: Request, method: str, base: Config) -> None:
     benchmark = benchmark_of(base)
+    if request.table not in (*STUDIES, *BENCHMARKS, benchmark.name):
+        raise ConfigError(
+            f"there is no table {request.table!r}; --table takes {', '.join(TABLES)}, or the name "
+            "of the benchmark from outside the program that unlearn.task_name names"
+        )
     if request.table not in (*STUDIES, benchmark.name):
         raise ConfigError(
             f"--table {request.table} needs unlearn.task_name {request.table}, but the "
-            f"configuration of {method} has {base['unlearn.task_name']}; other tables: "
-            f"{', '.join(STUDIES)}, and that of the benchmark, {benchmark.name}"
+            f"configuration of {method} has {base['unlearn.task_name']}"
         )
     if request.table != "cost" and not benchmark.columns:
         raise ConfigError(f"the configuration of {method} evaluates nothing; set unlearn.task_name")

@@ -193,6 +193,9 @@ def test_one_file_serves_all_methods(configs):
     ("table", "options", "message"),
     [
         ("wmdp", {}, "needs unlearn.task_name wmdp"),
+        ("none", {}, "needs unlearn.task_name none"),
+        ("toffu", {}, "there is no table 'toffu'; --table takes tofu, wmdp,"),
+        ("ratio", {"overrides": ["--unlearn.task_name", "none"]}, "evaluates nothing"),
         ("tofu", {"overrides": ["--overall.seed", "1"]}, "use --seeds"),
         ("tofu", {"overrides": ["--unlearn.mask_path=a_0.5.pt"]}, "use --masks and --ratios"),
         ("mu", {"overrides": ["--unlearn.mu", "1"]}, "use --mus"),
