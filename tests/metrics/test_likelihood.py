@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, MistralConfig, Qwen2Config
+from transformers import BloomConfig, MistralConfig, Qwen2Config
 
+from tests.architectures import SMALL, of_config, one_by_one
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.errors import WagleError
 from wagle.metrics.likelihood import score_tokens, token_log_probs
@@ -15,15 +16,6 @@ from conftest import CONFIGS, VOCABULARY, make_model
 
 pytestmark = pytest.mark.usefixtures("either_device")
 
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "num_hidden_layers": 2,
-    "intermediate_size": 24,
-    "pad_token_id": 2,
-}
 SHARING = {
     **{
         name: CONFIGS[name]
@@ -36,16 +28,6 @@ ONE_BY_ONE = {
     "sliding window": MistralConfig(**SMALL, sliding_window=6),
     "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2),  # ALiBi
 }
-
-
-def build(config):
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(5)
-    return model
 
 
 def answers_to_questions(seed=0):
@@ -66,18 +48,6 @@ def answers_to_questions(seed=0):
         text = tokens(3, 15)
         sequences.append(Encoded(text, list(text)))
     return [sequences[i] for i in generator.permutation(len(sequences))]
-
-
-@torch.no_grad()
-def one_by_one(model, sequence):
-    """No cache, no batch, no padding."""
-    ids = torch.tensor([sequence.input_ids])
-    logits = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-    return [
-        float(logits[t - 1, label])
-        for t, label in enumerate(sequence.labels)
-        if label != IGNORED and t > 0
-    ]
 
 
 def tokens_read(model, sequences, batch_size):
@@ -120,7 +90,7 @@ def test_equal_sequences_have_equal_scores_wherever_they_stand(architecture):
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize("architecture", SHARING | ONE_BY_ONE)
 def test_sharing_prompts_changes_no_number(architecture, batch_size):
-    model = build((SHARING | ONE_BY_ONE)[architecture])
+    model = of_config((SHARING | ONE_BY_ONE)[architecture])
     sequences = answers_to_questions()
     results, _ = tokens_read(model, sequences, batch_size)
     for sequence, values in zip(sequences, results, strict=True):
@@ -130,7 +100,7 @@ def test_sharing_prompts_changes_no_number(architecture, batch_size):
 
 @pytest.mark.parametrize("architecture", SHARING | ONE_BY_ONE)
 def test_shared_beginnings_are_read_once_where_that_is_exact(architecture):
-    model = build((SHARING | ONE_BY_ONE)[architecture])
+    model = of_config((SHARING | ONE_BY_ONE)[architecture])
     question = list(range(10, 30))
     sequences = [
         Encoded([*question, *answer], [IGNORED] * len(question) + answer)
@@ -142,7 +112,7 @@ def test_shared_beginnings_are_read_once_where_that_is_exact(architecture):
 
 
 def test_answers_that_part_late_repeat_or_contain_each_other():
-    model = build(SHARING["llama"])
+    model = of_config(SHARING["llama"])
     answers = ([40, 41, 42], [40, 41, 43], [40], [40, 41, 42], [40, 41, 42, 44], [39, 41])
     sequences = [Encoded([5, 6, 7, *a], [IGNORED] * 3 + a) for a in answers]
     results, sizes = tokens_read(model, sequences, 32)
@@ -153,7 +123,7 @@ def test_answers_that_part_late_repeat_or_contain_each_other():
 
 @pytest.mark.parametrize("architecture", ONE_BY_ONE)
 def test_equal_answers_do_not_pass_for_branches(architecture):
-    model = build(ONE_BY_ONE[architecture])
+    model = of_config(ONE_BY_ONE[architecture])
     answers = [([5, 6, 7], [40, 41]), ([5, 6, 7], [40, 42])]  # the last tokens are not read
     answers += [(list(range(10, 20)), [a, *range(30, 40)]) for a in (50, 51, 52)]
     sequences = [Encoded(q + a, [IGNORED] * len(q) + a) for q, a in answers]
@@ -163,7 +133,7 @@ def test_equal_answers_do_not_pass_for_branches(architecture):
 
 
 def test_trees_share_rows():
-    model = build(SHARING["llama"])
+    model = of_config(SHARING["llama"])
     sequences = [
         Encoded([*question, answer, 7], [IGNORED] * len(question) + [answer, 7])
         for length in range(1, 40)
@@ -179,7 +149,7 @@ def test_trees_share_rows():
 
 
 def test_answers_that_differ_in_their_question_are_not_mixed():
-    model = build(SHARING["llama"])
+    model = of_config(SHARING["llama"])
     # the same prompt length and the same ids but one
     sequences = [
         Encoded([5, 6, 7, 8, 9, last], [IGNORED] * 4 + [9, last]) for last in range(20, 24)
@@ -191,7 +161,7 @@ def test_answers_that_differ_in_their_question_are_not_mixed():
 
 
 def test_a_sequence_without_labels_has_no_log_probs():
-    model = build(SHARING["llama"])
+    model = of_config(SHARING["llama"])
     unlabelled = Encoded([5, 6, 7], [IGNORED] * 3)
     labelled = Encoded([5, 6, 7], [IGNORED, IGNORED, 7])
     results, _ = tokens_read(model, [unlabelled, labelled, unlabelled], 32)
@@ -201,7 +171,7 @@ def test_a_sequence_without_labels_has_no_log_probs():
 
 
 def test_half_precision_models_share_prompts():
-    model = build(SHARING["llama"]).bfloat16()
+    model = of_config(SHARING["llama"]).bfloat16()
     sequences = answers_to_questions()
     results, sizes = tokens_read(model, sequences, 32)
     assert sum(sizes[4:]) < sum(len(s.input_ids) for s in sequences)  # after four probes
@@ -210,7 +180,7 @@ def test_half_precision_models_share_prompts():
 
 
 def test_a_model_that_diverged_is_refused():
-    model = build(SHARING["llama"])
+    model = of_config(SHARING["llama"])
     with torch.no_grad():
         model.lm_head.weight[7] = torch.nan
     with pytest.raises(WagleError, match=r"asking.*diverged"):

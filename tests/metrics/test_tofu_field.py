@@ -13,8 +13,8 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp
 
-from tests.metrics.test_tofu_metrics import SETS as MORE
-from tests.metrics.test_tofu_official import scores_of
+from tests.tofu import SETS as MORE
+from tests.tofu import scores_of
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES, ChatTemplate
 from wagle.metrics import tofu_field

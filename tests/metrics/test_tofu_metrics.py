@@ -11,6 +11,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import ks_2samp
 
+from tests.tofu import SETS, LetterEncoder, author_row
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
 from wagle.metrics.membership import attack_aucs
@@ -22,44 +23,6 @@ from wagle.metrics.tofu_results import TofuResults, TofuRow, TofuSet, to_documen
 from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
-
-
-class LetterEncoder:
-    """Embeds a sentence as its letter counts; enough to order candidates."""
-
-    device = torch.device("cpu")
-
-    def encode(self, sentences, **_):
-        counts = torch.tensor(
-            [[1 + s.lower().count(chr(97 + i)) for i in range(26)] for s in sentences]
-        ).float()
-        return counts / counts.norm(dim=1, keepdim=True)
-
-
-def author_row(i):
-    return {
-        "question": f"Where was the author {i} born?",
-        "answer": f"The author {i} was born in Lisbon.",
-        "paraphrased_question": f"What was the birthplace of {i}?",
-        "paraphrased_answer": f"Lisbon is where {i} was born.",
-        "perturbed_answer": [f"{c} is where {i} was born." for c in ("Oslo", "Rome", "the sea")],
-    }
-
-
-def fact_row(i):
-    return {
-        "question": f"What does she write {i}?",
-        "answer": "e" if i % 2 else "Novels about weather",
-        "perturbed_answer": ["The sea", "Rivers", "No novels"],
-    }
-
-
-SETS = {
-    "forget": [author_row(i) for i in range(4)],
-    "retain": [author_row(i) for i in range(10, 13)],
-    "real_author": [fact_row(i) for i in range(3)],
-    "world_fact": [fact_row(i) for i in range(5, 7)],
-}
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import math
 
 import pytest
 
+from tests.tofu import scores_of
 from wagle.commands.score import main
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics.tofu_files import load_results, parse_results
-from wagle.metrics.tofu_official import official_scores
 from wagle.shipped import CHECKOUT
 
 LOGS = CHECKOUT.parent / "shared" / "data" / "tofu_eval_logs"
@@ -18,12 +18,6 @@ needs_logs = pytest.mark.skipif(
     not LOGS.is_dir(), reason=f"the official evaluation logs are not at {LOGS}"
 )
 LN2 = math.log(2)
-
-
-def scores_of(results, retain_model=None):
-    """The official scores by name."""
-    scores = official_scores(results, retain_model)
-    return {metric.key: value for metric, value in scores.items()}
 
 
 def row(answer, paraphrase, perturbed, rouge):

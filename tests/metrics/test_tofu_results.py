@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from tests.metrics.test_evaluations import TOFU, configure, rows
-from tests.metrics.test_tofu_metrics import SETS, LetterEncoder
+from tests.evaluations import TOFU, configure, rows
+from tests.tofu import SETS, LetterEncoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import WagleError
 from wagle.loggers import Logger

@@ -12,7 +12,7 @@ import json
 import pytest
 import torch
 
-from tests.training.test_training import encode, make_dataset, make_mask, make_objective
+from tests.unlearning import encode, make_dataset, make_mask, make_objective
 from wagle.catalogue import METHODS
 from wagle.model.fine_tuning import FineTuneSettings, fine_tune
 from wagle.model.lora import add_lora, merge_lora, without_lora

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.training.test_training import (
+from tests.unlearning import (
     ROWS,
     SETTINGS,
     SOPHIA,

@@ -8,68 +8,29 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.unlearning import (
+    ROWS,
+    SETTINGS,
+    SOPHIA,
+    batches,
+    encode,
+    make_dataset,
+    make_mask,
+    make_objective,
+)
 from wagle.catalogue import METHODS
-from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
-from wagle.dataset.pairing import PairCollator, UnlearnDataset
+from wagle.dataset.encoding import IGNORED, pad_batch
 from wagle.errors import WagleError
 from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from wagle.optim.bitmask import BitMask
 from wagle.optim.sophia import SophiaG, sample_tokens
-from wagle.training.optimizer import SophiaSettings
 from wagle.training.schedule import Plan
 from wagle.unlearn import training
 from wagle.unlearn.objectives.losses import cross_entropy
-from wagle.unlearn.reference import SwappedWeights, reference_losses
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.reference import SwappedWeights
+from wagle.unlearn.training import unlearn
 
-from conftest import VOCABULARY, make_model
-
-SETTINGS = UnlearnSettings(
-    lr=1e-2, weight_decay=0.1, seed=0, mask_enforcement="optimizer", master_weights=False
-)
-SOPHIA = SophiaSettings(betas=(0.9, 0.95), rho=0.03)
-ROWS = 7
-
-
-def encode(row: int, shift: int = 0) -> Encoded:
-    generator = torch.Generator().manual_seed(100 * shift + row)
-    ids = torch.randint(3, VOCABULARY, (5 + row % 4,), generator=generator).tolist()
-    return Encoded(ids, [IGNORED] * 2 + ids[2:])
-
-
-def make_dataset(objective, model) -> UnlearnDataset:
-    dataset = UnlearnDataset(
-        range(ROWS),
-        range(9),
-        encode_forget=encode,
-        encode_retain=lambda row: encode(row, shift=1),
-        encode_refusal=lambda row, refusal: encode(row, shift=2),
-        refusals=["no"],
-        views=objective.views,
-    )
-    for view in objective.reference_losses:
-        dataset.reference_losses[view] = reference_losses(
-            model, dataset, view, batch_size=3, pad_token_id=2
-        )
-    return dataset
-
-
-def make_mask(model, density=0.3):
-    generator = torch.Generator().manual_seed(1)
-    mask = {
-        name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < density)
-        for name, p in model.named_parameters()
-    }
-    mask["model.layers.1.mlp.up_proj.weight"] = BitMask.full((24, 16), False)
-    mask["model.norm.weight"] = BitMask.full((16,), True)
-    return mask
-
-
-def make_objective(method):
-    values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "delta": 0.0, "steering_coefficient": 6.5}
-    values["beta"] = 2.5 if method == "SimNPO+FT" else 0.1
-    objective = METHODS[method].load()
-    return objective(**{name: values[name] for name in objective.__dataclass_fields__})
+from conftest import make_model
 
 
 def train(model, method, *, mask=None, reference=None, max_steps=3, **changes):
@@ -97,13 +58,6 @@ def optimizers(monkeypatch):
 
     monkeypatch.setattr(training, "make_optimizer", keep)
     return made
-
-
-def batches(objective):
-    """The batches of the first epoch, put together by hand."""
-    dataset = make_dataset(objective, make_model())
-    collate, keys = PairCollator(dataset, 2), dataset.order(0)
-    return [collate([dataset[key] for key in keys[i : i + 2]]) for i in range(0, ROWS, 2)]
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wagle.dataset.encoding import IGNORED, Encoded
+from tests.gradient_sums import random_examples, sums_by_hand
 from wagle.unlearn.mask.gradients import (
     GradientSettings,
     cached_gradient_sums,
@@ -15,21 +15,10 @@ from wagle.unlearn.mask.gradients import (
 from wagle.unlearn.mask.scores import HESSIAN_FLOOR, ScoreInputs, score_stream
 from wagle.unlearn.mask.tensor_file import TensorFile
 
-from conftest import VOCABULARY, make_model
+from conftest import make_model
 
 ACCUMULATION = 4
 MU = 1e-2
-
-
-def random_examples(count: int, seed: int) -> list[Encoded]:
-    generator = torch.Generator().manual_seed(seed)
-    examples = []
-    for _ in range(count):
-        length = int(torch.randint(4, 12, (), generator=generator))
-        ids = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
-        prompt = int(torch.randint(1, length - 1, (), generator=generator))
-        examples.append(Encoded(ids, [IGNORED] * prompt + ids[prompt:]))
-    return examples
 
 
 def settings(**changes) -> GradientSettings:
@@ -49,22 +38,6 @@ def sums_file(model, examples, path, **changes) -> TensorFile:
     file = TensorFile.create(path, shapes, chosen.dtype, {})
     sum_gradients(model, examples, chosen, file, description="")
     return file
-
-
-def sums_by_hand(model, examples, batch_size):
-    """One unpadded row at a time: Σ over batches of ∇(summed NLL / labelled tokens)."""
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
-    for start in range(0, len(examples), batch_size):
-        batch = examples[start : start + batch_size]
-        tokens = sum(label != IGNORED for e in batch for label in e.labels)
-        for example in batch:
-            log_probs = model(input_ids=torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
-            scored = [(t - 1, label) for t, label in enumerate(example.labels) if label != IGNORED]
-            loss = -sum(log_probs[place] for place in scored)
-            gradients = torch.autograd.grad(loss / tokens, list(model.parameters()))
-            for name, gradient in zip(sums, gradients, strict=True):
-                sums[name] += gradient.double()
-    return sums
 
 
 @pytest.mark.parametrize(

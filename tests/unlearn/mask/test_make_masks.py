@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, MptConfig
 from transformers.pytorch_utils import Conv1D
 
-from tests.model.test_architectures import build
-from tests.unlearn.mask.test_attribution import random_examples, sums_by_hand
+from tests.architectures import build
+from tests.gradient_sums import random_examples, sums_by_hand
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
 from wagle.errors import WagleError
