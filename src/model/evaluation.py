@@ -8,7 +8,7 @@ from wagle.config import Config
 from wagle.errors import WagleError
 from wagle.metrics.benchmark import Benchmark, Loader, Metric, Part
 from wagle.metrics.benchmarks import benchmark_of, find_metric
-from wagle.metrics.harness import find_tasks
+from wagle.metrics.harness import INFINITE, find_tasks
 from wagle.metrics.utility import measure_further, task_names
 from wagle.model.evaluation_context import EvaluationContext, asked_rows
 
@@ -53,10 +53,12 @@ def _measure(
     """A part's numbers by their names in the results.
 
     Raises:
-        WagleError: it returns one that the benchmark does not have.
+        WagleError: it returns one that the benchmark does not have, or that is no number.
     """
     numbers = part(context)
-    for metric in numbers:
+    for metric, value in numbers.items():
         if not isinstance(metric, Metric) or find_metric(benchmark, metric.key) is None:
             raise WagleError(f"{metric!r} is none of the metrics of the benchmark {benchmark.name}")
+        if not isinstance(value, int | float) and value != INFINITE:
+            raise WagleError(f"{metric.key} is {value!r}, which is no number")
     return {metric.key: value for metric, value in numbers.items()}

@@ -115,7 +115,15 @@ def test_its_code_runs_only_where_the_command_line_trusts_it(config, file, monke
     assert "larger is better" not in page
 
 
-def test_numbers_without_a_metric_are_refused(config, file):
-    file.write_text(file.read_text().replace("return numbers", 'return {"held world": 0.5}'))
-    with pytest.raises(WagleError, match="'held world' is none of the metrics of the benchmark"):
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ('{"held world": 0.5}', "'held world' is none of the metrics of the benchmark held"),
+        ('{Metric("other", ""): 0.5}', "other.* is none of the metrics of the benchmark held"),
+        ('dict.fromkeys(HELD.values(), "a half")', "held forget is 'a half', which is no number"),
+    ],
+)
+def test_what_no_metric_explains_is_refused(config, file, returned, message):
+    file.write_text(file.read_text().replace("return numbers", f"return {returned}"))
+    with pytest.raises(WagleError, match=message):
         unlearn.main(["-C", str(config), "--unlearn.unlearn_method", "origin", *TRUST])
