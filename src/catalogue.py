@@ -273,6 +273,87 @@ _SCORES = (
 )
 
 
+# ---------------------------------------------------------------------------------- data sets
+
+
+@dataclass(frozen=True)
+class DataSet(Entry):
+    """A data set, or a family of them: ``Tofu`` with its subsets is ``Tofu_forget10`` and others.
+
+    The object is a function of a ``Request`` that returns rows with the columns ``question`` and
+    ``answer``, or ``text``.
+
+    Attributes:
+        max_length: how long its examples may become (tokens).
+        subsets: what may follow the underscore of its name; "" where nothing does.
+        asked: the same, of those that are for evaluation alone.
+        texts: of these, running text; the others hold questions with answers.
+        any_subset: whether its loader knows others as well.
+        refusals: which sentences refuse its questions; "": those for anything.
+        aliases: other names.
+    """
+
+    max_length: int = 512
+    subsets: tuple[str, ...] = ("",)
+    asked: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    any_subset: bool = False
+    refusals: str = ""
+    aliases: tuple[str, ...] = ()
+
+    def names(self, subsets: Iterable[str]) -> list[str]:
+        """The whole names of some subsets."""
+        return [f"{self.name}_{subset}".removesuffix("_") for subset in subsets]
+
+
+_SOURCES = "wagle.dataset.sources"
+TOFU_SUBSETS = (
+    *("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99"),
+    *("holdout01", "holdout05", "holdout10", "real_authors", "world_facts"),
+    *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
+    *("real_authors_perturbed", "world_facts_perturbed"),
+)
+
+_DATA_SETS = (
+    DataSet(
+        "Tofu",
+        f"{_SOURCES}.tofu:load_tofu",
+        subsets=TOFU_SUBSETS,
+        any_subset=True,
+        refusals="tofu",
+    ),
+    DataSet(
+        "Demo",
+        f"{_SOURCES}.tofu:load_demo",
+        subsets=(*TOFU_SUBSETS, "knowledge", "dialogues"),
+        texts=("dialogues",),
+        any_subset=True,
+        refusals="tofu",
+    ),
+    DataSet("WMDPCyber", f"{_SOURCES}.wmdp:load_cyber", max_length=1024, texts=("",)),
+    DataSet("WMDPBio", f"{_SOURCES}.wmdp:load_bio", max_length=1024, texts=("",)),
+    DataSet("WMDPALL", f"{_SOURCES}.wmdp:load_all", max_length=1024, texts=("",)),
+    DataSet(
+        "HP",
+        f"{_SOURCES}.copyright:load_copyright",
+        max_length=1024,
+        asked=tuple(f"{part}_{n}" for part in ("train", "test") for n in (50, 100, 200, 300)),
+        refusals="copyright",
+        aliases=("Copyright",),
+    ),
+    DataSet("SafePku", f"{_SOURCES}.toxicity:load_safe_pku", asked=("test",)),
+    DataSet("C4", f"{_SOURCES}.text:load_c4", asked=("validation",), texts=("",)),
+    DataSet("wikitext", f"{_SOURCES}.text:load_wikitext", texts=("",)),
+    DataSet("TruthfulQA", f"{_SOURCES}.truthful_qa:load_truthful_qa"),
+    DataSet(
+        "RealToxicityPrompts",
+        f"{_SOURCES}.toxicity:load_real_toxicity_prompts",
+        subsets=(),
+        asked=("",),
+    ),
+)
+
+
 # ------------------------------------------------------------------------------------ attacks
 
 
@@ -323,7 +404,7 @@ def _by_name(entries: Iterable[_AnyEntry]) -> dict[str, _AnyEntry]:
     return {entry.name: entry for entry in entries}
 
 
-def _aliases(entries: Iterable[Method | Score]) -> dict[str, str]:
+def _aliases(entries: Iterable[Method | Score | DataSet]) -> dict[str, str]:
     return {alias: entry.name for entry in entries for alias in entry.aliases}
 
 
@@ -332,4 +413,7 @@ METHOD_ALIASES = _aliases(_METHODS)
 SCORES = _by_name(_SCORES)
 SCORE_ALIASES = _aliases(_SCORES)
 ATTACKS = _by_name(_ATTACKS)
+DATA_SETS = _by_name(_DATA_SETS)
+"""By the part of the name before the underscore."""
+DATA_SET_ALIASES = _aliases(_DATA_SETS)
 BENCHMARKS = _by_name(_BENCHMARKS)

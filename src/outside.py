@@ -1,4 +1,4 @@
-"""Code from outside the program, entered in the catalogue: methods, scores, benchmarks, attacks.
+"""Code from outside the program, entered in the catalogue: methods, scores, data sets and others.
 
 It is named where its kind is chosen: ``file.py`` where the file holds one such thing,
 ``file.py:Name`` or ``package.module:Name``. For example ``--unlearn.unlearn_method soft.py:Soft``
@@ -26,9 +26,11 @@ from typing import Any
 from wagle.catalogue import (
     ATTACKS,
     BENCHMARKS,
+    DATA_SETS,
     METHODS,
     SCORES,
     Attack,
+    DataSet,
     Entry,
     Method,
     Option,
@@ -54,7 +56,7 @@ def enter(catalogue: dict[str, Any], name: str) -> str:
     """Run the code that a name means, and enter it in a part of the catalogue.
 
     Args:
-        catalogue: ``METHODS``, ``SCORES``, ``ATTACKS`` or ``BENCHMARKS``.
+        catalogue: ``METHODS``, ``SCORES``, ``DATA_SETS``, ``ATTACKS`` or ``BENCHMARKS``.
         name: for which :func:`is_outside` holds.
 
     Returns:
@@ -210,6 +212,12 @@ def _attack(name: str, thing: Any) -> Attack:
     return dataclasses.replace(thing if isinstance(thing, Attack) else Attack("", thing), name=name)
 
 
+def _data_set(name: str, thing: Any) -> DataSet:
+    entry = thing if isinstance(thing, DataSet) else DataSet("", thing)
+    plain = {"subsets": ("",), "asked": (), "texts": (), "any_subset": False, "aliases": ()}
+    return dataclasses.replace(entry, name=name, **plain)
+
+
 def _is_benchmark(thing: Any) -> bool:
     from wagle.metrics.benchmark import Benchmark
 
@@ -226,6 +234,12 @@ _KINDS = (
         "function of an AttackedText or wagle.catalogue.Attack",
         lambda thing: inspect.isfunction(thing) or isinstance(thing, Attack),
         _attack,
+    ),
+    _Kind(
+        DATA_SETS,
+        "function of a Request or wagle.catalogue.DataSet",
+        lambda thing: inspect.isfunction(thing) or isinstance(thing, DataSet),
+        _data_set,
     ),
     _Kind(BENCHMARKS, "wagle.metrics.benchmark.Benchmark", _is_benchmark, Entry),
 )

@@ -10,10 +10,8 @@ mean what they say. Nothing heavy is imported, so that mistakes show at once.
 """
 
 from wagle.config.keys import (
-    DATASETS,
     FINE_TUNE_KEYS,
     REQUIRED,
-    TEXT_DATASETS,
     UNLEARN_KEYS,
     Key,
 )
@@ -22,10 +20,8 @@ from wagle.config.resolved import Config, load_config
 from wagle.config.values import read_date
 
 __all__ = [
-    "DATASETS",
     "FINE_TUNE_KEYS",
     "REQUIRED",
-    "TEXT_DATASETS",
     "UNLEARN_KEYS",
     "Config",
     "Key",

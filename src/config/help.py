@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wagle.catalogue import METHODS
-from wagle.config.keys import REQUIRED, TOFU_SUBSETS, Key
+from wagle.catalogue import METHODS, TOFU_SUBSETS
+from wagle.config.keys import REQUIRED, Key
 from wagle.config.reading import shortened
 
 _GROUPS = {

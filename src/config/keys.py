@@ -19,7 +19,7 @@ from wagle.catalogue import (
 )
 from wagle.config.values import (
     Choice,
-    DataSet,
+    DataSetName,
     Date,
     Flag,
     Float,
@@ -31,27 +31,6 @@ from wagle.config.values import (
     Text,
     checker_of,
 )
-from wagle.dataset.names import OWN_FORMS
-
-# ---------------------------------------------------------------------------------- the names
-
-TOFU_SUBSETS = (
-    *("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99"),
-    *("holdout01", "holdout05", "holdout10", "real_authors", "world_facts"),
-    *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
-    *("real_authors_perturbed", "world_facts_perturbed"),
-)
-_DEMO_SUBSETS = ("knowledge", "dialogues")
-TEXT_DATASETS = ("WMDPCyber", "WMDPBio", "WMDPALL", "C4", "wikitext")  # no questions, no answers
-_PLAIN_DATASETS = (*TEXT_DATASETS[:3], "HP", "SafePku", *TEXT_DATASETS[3:], "TruthfulQA")
-DATASETS = (
-    *(f"Tofu_{subset}" for subset in TOFU_SUBSETS),
-    *(f"Demo_{subset}" for subset in (*TOFU_SUBSETS, *_DEMO_SUBSETS)),
-    *_PLAIN_DATASETS,
-)
-DATASET_ALIASES = {"Copyright": "HP"}
-
-# ----------------------------------------------------------------------------------- the keys
 
 REQUIRED = ...  # Ellipsis stays itself when a configuration is sent to another process
 
@@ -89,13 +68,7 @@ _DECAY = Float(at_least=0, below=1)
 _SEED = Int(at_least=0, at_most=2**32 - 1)  # numpy takes no larger one
 _FOLDER = Text("folder")
 _LM_EVAL_TASK = Text("lm-eval task")
-_DATASET = DataSet(
-    *DATASETS,
-    aliases=DATASET_ALIASES,
-    summary=", ".join(
-        ["Tofu_SUBSET", "Demo_SUBSET", *_PLAIN_DATASETS, *DATASET_ALIASES, OWN_FORMS]
-    ),
-)
+_DATASET = DataSetName()
 DATASET_KEYS = (
     *("dataset.forget_dataset_name", "dataset.retain_dataset_name"),
     *("finetune.dataset_name", "finetune.extra_dataset_names"),

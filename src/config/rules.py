@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wagle.catalogue import ATTACKS, BENCHMARKS, METHODS, SCORES
-from wagle.config.keys import DATASET_KEYS, TEXT_DATASETS
+from wagle.catalogue import ATTACKS, BENCHMARKS, DATA_SETS, METHODS, SCORES
+from wagle.config.keys import DATASET_KEYS
 from wagle.config.mask_names import (
     PLACEHOLDERS,
     mask_file,
@@ -17,6 +17,7 @@ from wagle.config.mask_names import (
     score_type_of_folder,
 )
 from wagle.dataset.names import is_own, own_file
+from wagle.outside import is_outside
 
 if TYPE_CHECKING:
     from wagle.config.resolved import Config
@@ -137,7 +138,8 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     names = ["dataset.forget_dataset_name"]
     if not values.get("dataset.self_retain"):
         names.append("dataset.retain_dataset_name")
-    texts = [name for name in names if values.get(name) in (*TEXT_DATASETS, "Demo_dialogues")]
+    running_text = {name for entry in DATA_SETS.values() for name in entry.names(entry.texts)}
+    texts = [name for name in names if values.get(name) in running_text]
     if not texts:
         return
     wrong = "{} needs questions with answers, and this is running text; change either"
@@ -158,12 +160,13 @@ def _text_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def fit_to_data(values: dict[str, Any]) -> None:
     """What is not set and follows from the forget set: rows to retain, how many, the evaluation."""
     forget = values["dataset.forget_dataset_name"] or ""
-    if values["dataset.self_retain"] and is_own(forget):
+    own = is_own(forget) or is_outside(forget)
+    if values["dataset.self_retain"] and own:
         values["dataset.retain_dataset_name"] = forget
-    elif values["dataset.retain_dataset_name"] is None and not is_own(forget):
+    elif values["dataset.retain_dataset_name"] is None and not own:
         values["dataset.retain_dataset_name"] = "TruthfulQA"
     if values["dataset.forget_ratio"] is None:
-        some = forget == "SafePku" or (values["dataset.self_retain"] and not is_own(forget))
+        some = forget == "SafePku" or (values["dataset.self_retain"] and not own)
         values["dataset.forget_ratio"] = 200.0 if some else 1.0
     if values["unlearn.task_name"] is None:
         fitting = (name for name, entry in BENCHMARKS.items() if entry.load().is_default(values))

@@ -12,7 +12,8 @@ from typing import Any, Union, get_args, get_origin
 
 from fastargs.validation import Checker
 
-from wagle.dataset.names import is_own
+from wagle.catalogue import DATA_SET_ALIASES, DATA_SETS
+from wagle.dataset.names import OWN_FORMS, is_own
 
 
 class Text(Checker):
@@ -163,11 +164,24 @@ class Named(Choice):
         self.catalogue = catalogue
 
     def check(self, value: Any) -> str:
-        return value if value in self.catalogue else super().check(value)
+        entry = self.catalogue.get(value)
+        return value if entry and entry.code else super().check(value)
 
 
-class DataSet(Choice):
-    """The name of a known data set, or of one's own: a file or a data set of the hub."""
+class DataSetName(Named):
+    """The name of a known data set, or of one's own: a file, a data set of the hub, code."""
+
+    def __init__(self) -> None:
+        super().__init__(DATA_SETS, aliases=DATA_SET_ALIASES)
+        known = [name for entry in DATA_SETS.values() for name in entry.names(entry.subsets)]
+        self.names = {**{name: name for name in known}, **DATA_SET_ALIASES}
+        # Those with many subsets are named once; what may be a subset stands below the keys.
+        short = [
+            entry.name if len(entry.subsets) == 1 else f"{entry.name}_SUBSET"
+            for entry in DATA_SETS.values()
+            if entry.subsets
+        ]
+        self.summary = ", ".join([*short, *DATA_SET_ALIASES, OWN_FORMS])
 
     def check(self, value: Any) -> str:
         own = isinstance(value, str) and Text.is_name(value) and is_own(value)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from wagle.catalogue import ATTACKS, METHODS, SCORES, label_of
+from wagle.catalogue import ATTACKS, DATA_SETS, METHODS, SCORES, label_of
 from wagle.commands import unlearn
 from wagle.config import load_config
 from wagle.config.values import checker_of
+from wagle.dataset.sources import load_rows
 from wagle.errors import ConfigError, WagleError
 from wagle.outside import is_outside
 from wagle.reporting.plan import Request, plan_runs
@@ -59,6 +60,22 @@ def least(weight, gradients, inputs, where):
 
 LEAST = Score("least", least)
 """
+DATA = """
+from wagle.dataset.sources import load_rows
+
+
+def _from_the_demo(name, request):
+    rows = load_rows(name, data_dir=None, cache_dir=request.cache_dir)
+    return [{"question": row["question"].upper(), "answer": row["answer"]} for row in rows]
+
+
+def forgotten(request):
+    return _from_the_demo("Demo_forget10", request)
+
+
+def retained(request):
+    return _from_the_demo("Demo_retain90", request)
+"""
 ATTACK = """
 def length(attacked):
     return {"length": float(len(attacked.text))}
@@ -71,7 +88,7 @@ def nothing_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "2000")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = [(catalogue, dict(catalogue)) for catalogue in (METHODS, SCORES, ATTACKS)]
+    before = [(catalogue, dict(catalogue)) for catalogue in (METHODS, SCORES, DATA_SETS, ATTACKS)]
     yield
     for catalogue, entries in before:
         catalogue.clear()
@@ -93,7 +110,7 @@ def error(*argv: str) -> str:
     return " ".join(str(caught.value).split())
 
 
-def test_a_method_a_score_and_an_attack_from_files_run(tmp_path, options):
+def test_a_method_a_score_a_data_set_and_an_attack_from_files_run(tmp_path, options):
     """Nothing in the program is edited for them."""
     argv = options(
         {
@@ -103,6 +120,8 @@ def test_a_method_a_score_and_an_attack_from_files_run(tmp_path, options):
             "unlearn.Soft.temperature": 0.25,
             "unlearn.score_type": write("scores.py", SCORE),
             "unlearn.mask_path": "mask/{score}_0.4.pt",
+            "dataset.forget_dataset_name": "Demo_forget10",
+            "dataset.retain_dataset_name": f"{write('data.py', DATA)}:retained",
             "evaluation.attacks": f"zlib,{write('attacks.py', ATTACK)}",
         }
     )
@@ -117,7 +136,9 @@ def test_a_method_a_score_and_an_attack_from_files_run(tmp_path, options):
     assert label_of(results["method"]) == "Soft"
     row = tofu["forget"]["rows"][0]
     assert row["MIA"]["length"] > len(row["answer"])
-    assert set(manifest["code"]) == {"soft.py:Soft", "scores.py:LEAST", "attacks.py:length"}
+    assert set(manifest["code"]) == {"soft.py:Soft", "scores.py:LEAST", "attacks.py:length"} | {
+        "data.py:retained"
+    }
     assert log[0]["loss"] == pytest.approx(log[0]["forget_loss"] + log[0]["retain_loss"])
     found = read_provenance(Path("mask/LEAST_0.4.pt"))
     assert found["unlearn.score_type"] == "LEAST"
@@ -131,6 +152,51 @@ def test_a_method_a_score_and_an_attack_from_files_run(tmp_path, options):
     write("scores.py", SCORE)
     with pytest.raises(ConfigError, match="another configuration"):
         unlearn.main(argv)
+
+
+def test_a_forget_set_from_outside_is_like_one_of_ones_own(tmp_path, options, capsys):
+    argv = options(
+        {
+            "overall.trust_code": "true",
+            "unlearn.task_name": None,
+            "unlearn.mask_path": None,
+            "dataset.forget_dataset_name": f"{write('data.py', DATA)}:forgotten",
+            "evaluation.tasks": None,
+        }
+    )
+    assert unlearn.main(argv) == 0
+    assert "no evaluation runs" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "runs" / "a" / "manifest.json").read_text())
+    assert manifest["code"].keys() == {"data.py:forgotten"}
+    write("data.py", DATA.replace("upper", "lower"))
+    with pytest.raises(ConfigError, match="another configuration"):
+        unlearn.main(argv)
+    own = ("--dataset.forget_dataset_name", "data.py:forgotten", *TRUST)
+    assert "say which rows are to be retained" in error(*own)
+    assert load(*own, "--dataset.retain_dataset_name", "C4")["dataset.forget_ratio"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return [{'question': 'a'}]", "row 1: answer is missing"),
+        ("return [{'text': 5}]", "row 1: text holds a number"),
+        ("return []", "holds no rows"),
+    ],
+)
+def test_rows_from_outside_are_checked(body, message):
+    name = write("rows.py", f"def rows(request):\n    {body}\n")
+    config = load(*TRUST, "--dataset.retain_dataset_name", name)
+    with pytest.raises(WagleError, match=message):
+        load_rows(config["dataset.retain_dataset_name"], data_dir=None, cache_dir=Path("c"))
+
+
+def test_code_that_nobody_has_entered_is_no_data_set():
+    name = write("rows.py", "open('it_ran', 'w')\ndef rows(request):\n    return []\n")
+    for spelt in (name, f"{name}:rows"):
+        with pytest.raises(WagleError, match="there is no data set"):
+            load_rows(spelt, data_dir=None, cache_dir=Path("c"))
+    assert not Path("it_ran").exists()
 
 
 def test_hyper_parameters_are_the_fields_of_the_dataclass():
@@ -291,6 +357,12 @@ def test_objects_of_packages_are_found_from_the_working_directory():
             "a.py",
             SCORE.replace("LEAST", "Wagle"),
             "there is another mask called Wagle",
+        ),
+        (
+            "dataset.forget_dataset_name",
+            "a.py",
+            DATA,
+            "a.py holds several; say which: a.py:forgotten, a.py:retained",
         ),
         ("evaluation.attacks", "loss,a.py", "X = 1", "a.py holds no function of an AttackedText"),
     ],

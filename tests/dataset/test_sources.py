@@ -12,9 +12,9 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from wagle.catalogue import METHODS
+from wagle.catalogue import DATA_SETS, METHODS
 from wagle.commands import prepare_text as prepare_copyright
-from wagle.config import DATASETS, TEXT_DATASETS, load_config
+from wagle.config import load_config
 from wagle.dataset import reading
 from wagle.dataset.chunks import CHUNK_TOKENS, PROMPT_LENGTHS, cut_chunks, split_chunks
 from wagle.dataset.pairing import MISMATCHED, REFUSAL
@@ -108,7 +108,8 @@ def test_copyright_rows_keep_the_text_but_not_the_space_at_the_seams(name):
 
 
 def test_every_name_of_the_configuration_has_a_source():
-    for name in DATASETS:
+    trained = [name for entry in DATA_SETS.values() for name in entry.names(entry.subsets)]
+    for name in trained:
         assert find_source(name).max_length == (1024 if name.startswith(("WMDP", "HP")) else 512), (
             name
         )
@@ -119,8 +120,9 @@ def test_every_name_of_the_configuration_has_a_source():
 
 def test_text_and_questions_are_told_apart(tokenizer):
     """What the configuration calls running text is just what loads without questions."""
-    plain = [name for name in DATASETS if not name.startswith(("Tofu_", "Demo_"))]
-    assert {name for name in plain if load(name).column_names == ["text"]} == set(TEXT_DATASETS)
+    plain = [entry for name, entry in DATA_SETS.items() if entry.subsets == ("",)]
+    texts = [entry for entry in plain if load(entry.name).column_names == ["text"]]
+    assert texts == [entry for entry in plain if entry.texts]
     encode = row_encoder("wikitext", tokenizer, TEMPLATES["question_answer"])
     encoded = encode(load("wikitext")[1])
     assert encoded.labels == encoded.input_ids

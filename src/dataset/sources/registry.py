@@ -1,94 +1,52 @@
-"""Which data sets there are, and how their rows are loaded; docs/data.md lists them.
+"""How the rows of a data set are loaded by its name; docs/data.md lists them.
 
 To add one: a loader in a file beside this one, which returns rows with the columns ``question`` and
-``answer`` (or ``text``), a line in ``SOURCES``, its name in ``DATASETS`` of ``src/config/keys.py``.
+``answer`` (or ``text``), and a line in :mod:`wagle.catalogue`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 
-from wagle.dataset.chunks import PROMPT_LENGTHS
+from wagle.catalogue import DATA_SETS, DataSet
+from wagle.dataset.columns import TEXT, collect
 from wagle.dataset.names import OWN_FORMS, is_own
 from wagle.dataset.reading import USUAL_NAMES, ColumnNames, Request, Role
-from wagle.dataset.sources.copyright import load_copyright
 from wagle.dataset.sources.own import load_own
-from wagle.dataset.sources.text import load_c4, load_wikitext
-from wagle.dataset.sources.tofu import load_demo, load_tofu
-from wagle.dataset.sources.toxicity import load_real_toxicity_prompts, load_safe_pku
-from wagle.dataset.sources.truthful_qa import load_truthful_qa
-from wagle.dataset.sources.wmdp import load_wmdp
 from wagle.errors import WagleError
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set, or a family of them.
-
-    Attributes:
-        load: how to load its rows.
-        max_length: how long its examples may become (tokens).
-        subsets: what may follow the underscore of its name; ``None``: the loader finds out.
-        refusals: which sentences refuse its questions; "": those for anything.
-    """
-
-    load: Callable[[Request], datasets.Dataset]
-    max_length: int
-    subsets: tuple[str, ...] | None = ("",)
-    refusals: str = ""
-
-
-SOURCES: dict[str, Source] = {
-    "Tofu": Source(load_tofu, max_length=512, subsets=None, refusals="tofu"),
-    "Demo": Source(load_demo, max_length=512, subsets=None, refusals="tofu"),
-    "WMDPCyber": Source(partial(load_wmdp, ("cyber",)), max_length=1024),
-    "WMDPBio": Source(partial(load_wmdp, ("bio",)), max_length=1024),
-    "WMDPALL": Source(partial(load_wmdp, ("cyber", "bio")), max_length=1024),
-    "HP": Source(
-        load_copyright,
-        max_length=1024,
-        subsets=("", *(f"{part}_{n}" for part in ("train", "test") for n in PROMPT_LENGTHS)),
-        refusals="copyright",
-    ),
-    "SafePku": Source(load_safe_pku, max_length=512, subsets=("", "test")),
-    "C4": Source(load_c4, max_length=512, subsets=("", "validation")),
-    "wikitext": Source(load_wikitext, max_length=512),
-    "TruthfulQA": Source(load_truthful_qa, max_length=512),
-    "RealToxicityPrompts": Source(load_real_toxicity_prompts, max_length=512),
-}
-"""By the part of the name before the underscore."""
 
 OWN_MAX_LENGTH = 1024
 
 
-def find_source(name: str) -> Source:
-    """The source of the data set called ``name``: a known one, a file, or one of the hub.
+def find_source(name: str) -> DataSet:
+    """The data set called ``name``: a known one, one from outside, a file, or one of the hub.
 
     Raises:
         WagleError: there is none.
     """
     if is_own(name):
-        return Source(partial(load_own, name), max_length=OWN_MAX_LENGTH)
+        return DataSet(name, partial(load_own, name), max_length=OWN_MAX_LENGTH)
+    if name in DATA_SETS and DATA_SETS[name].code:
+        return DATA_SETS[name]
     family, _, subset = name.partition("_")
-    source = SOURCES.get(family)
-    if source is None or (source.subsets is not None and subset not in source.subsets):
-        raise WagleError(
-            f"there is no data set {name}; there are {', '.join(_names())}; or give {OWN_FORMS}"
-        )
-    return source
+    entry = DATA_SETS.get(family)
+    if entry and (entry.any_subset or subset in (*entry.subsets, *entry.asked)):
+        return entry
+    raise WagleError(
+        f"there is no data set {name}; there are {', '.join(_names())}; or give {OWN_FORMS}"
+    )
 
 
 def _names() -> list[str]:
-    names = []
-    for family, source in SOURCES.items():
-        subsets = ("SUBSET",) if source.subsets is None else source.subsets
-        names += [f"{family}_{subset}".removesuffix("_") for subset in subsets]
-    return names
+    return [
+        name
+        for entry in DATA_SETS.values()
+        for name in entry.names(("SUBSET",) if entry.any_subset else (*entry.subsets, *entry.asked))
+    ]
 
 
 def load_rows(
@@ -114,10 +72,21 @@ def load_rows(
     Raises:
         WagleError: the hub cannot be reached, or a file is missing or malformed.
     """
-    subset = name.partition("_")[2]
-    rows = find_source(name).load(Request(subset, role, data_dir, cache_dir, columns))
+    source = find_source(name)
+    subset = "" if source.code else name.partition("_")[2]
+    rows = source.load()(Request(subset, role, data_dir, cache_dir, columns))
+    if source.code:
+        rows = _checked(rows, name)
     if len(rows) == 0:
         raise WagleError(
             f"no row of {name} can be used: its texts are blank, or its responses are all safe"
         )
     return rows
+
+
+def _checked(rows: Any, name: str) -> datasets.Dataset:
+    """What a loader from outside returns, a data set or dicts, after a check of its columns."""
+    table = rows if isinstance(rows, datasets.Dataset) else datasets.Dataset.from_list(list(rows))
+    wanted = {"text": TEXT} if "text" in table.column_names else {"question": TEXT, "answer": TEXT}
+    collect(((f"row {number}", row) for number, row in enumerate(table, 1)), wanted, name)
+    return table

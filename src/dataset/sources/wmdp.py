@@ -12,9 +12,19 @@ from wagle.errors import WagleError
 from wagle.shipped import here_or_shipped
 
 
-def load_wmdp(parts: tuple[str, ...], request: Request) -> datasets.Dataset:
-    """The corpora to forget or to retain (Li et al. 2024, arXiv 2403.03218)."""
-    return datasets.concatenate_datasets([_wmdp_corpus(part, request) for part in parts])
+def load_cyber(request: Request) -> datasets.Dataset:
+    """The corpus on cybersecurity, to forget or to retain (Li et al. 2024, arXiv 2403.03218)."""
+    return _wmdp_corpus("cyber", request)
+
+
+def load_bio(request: Request) -> datasets.Dataset:
+    """The same on biology."""
+    return _wmdp_corpus("bio", request)
+
+
+def load_all(request: Request) -> datasets.Dataset:
+    """Both."""
+    return datasets.concatenate_datasets([load_cyber(request), load_bio(request)])
 
 
 def _wmdp_corpus(part: str, request: Request) -> datasets.Dataset:
