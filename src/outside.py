@@ -214,8 +214,7 @@ def _attack(name: str, thing: Any) -> Attack:
 
 def _data_set(name: str, thing: Any) -> DataSet:
     entry = thing if isinstance(thing, DataSet) else DataSet("", thing)
-    plain = {"subsets": ("",), "asked": (), "texts": (), "any_subset": False, "aliases": ()}
-    return dataclasses.replace(entry, name=name, **plain)
+    return DataSet(name, entry.place, max_length=entry.max_length, refusals=entry.refusals)
 
 
 def _is_benchmark(thing: Any) -> bool:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from wagle.config import FINE_TUNE_KEYS, Config, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.errors import ConfigError
 from wagle.reporting.plan import PlannedRun, Request, Row, plan_runs
 from wagle.shipped import shipped
@@ -84,7 +84,7 @@ def _make_model(name: str, base: Path | None = None) -> Path:
         return fine_tune_from_config(_load_fine_tuning(arguments))
     except ConfigError:
         config = _load_fine_tuning(arguments)
-        folder = f"{config['finetune.output_dir']}_{config.fingerprint()[:8]}"
+        folder = f"{config.finetune.output_dir}_{config.fingerprint()[:8]}"
         return fine_tune_from_config(
             _load_fine_tuning([*arguments, "--finetune.output_dir", folder])
         )
@@ -98,8 +98,8 @@ def _digest(*models: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def _load_fine_tuning(arguments: Sequence[str]) -> Config:
-    return load_config(arguments, keys=FINE_TUNE_KEYS, prog="demo", description="")
+def _load_fine_tuning(arguments: Sequence[str]) -> FineTuneConfig:
+    return load_config(arguments, FineTuneConfig, prog="demo", description="")
 
 
 def _goal(retrained: Path, output: Path) -> PlannedRun:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wagle.cli import program
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one fine-tuning configuration."""
     config = load_config(
-        argv, keys=FINE_TUNE_KEYS, prog=program("fine-tune"), description=__doc__.splitlines()[0]
+        argv, FineTuneConfig, prog=program("fine-tune"), description=__doc__.splitlines()[0]
     )
     from wagle.model.fine_tuning import fine_tune_from_config
 

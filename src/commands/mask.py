@@ -91,7 +91,7 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     if not all(0 < ratio <= 1 for ratio in wanted):
         raise ConfigError(f"--ratios takes numbers above 0 and up to 1, not {ratios!r}")
     config.mask_file(wanted[0])  # before anything is loaded
-    score_type = config["unlearn.score_type"]
+    score_type = config.unlearn.score_type
     if figure is not None and not SCORES[score_type].ranks:
         raise ConfigError(f"--figure draws scores of all weights, and {score_type} has none")
     from wagle.loggers import Logger

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from wagle.config import Config
+from wagle.config import UnlearnConfig
 from wagle.loggers import JsonLogger, Logger
 from wagle.terminal import plain, say, show_table
 
@@ -17,20 +17,20 @@ _READABLE = 80
 """Characters of a run's name in front of the digest."""
 
 
-def make_logger(config: Config) -> Logger:
+def make_logger(config: UnlearnConfig) -> Logger:
     """The logger that ``overall.logger`` names."""
-    if config["overall.logger"] == "none":
+    if config.overall.logger == "none":
         return Logger()
-    folder = Path(config["logger.json.root"]) / (config["logger.name"] or default_name(config))
-    if config["overall.logger"] == "json":
+    folder = Path(config.logger.json.root) / (config.logger.name or default_name(config))
+    if config.overall.logger == "json":
         return JsonLogger(folder)
     from wagle.loggers.wandb_logger import WandbLogger  # wandb takes its time to import
 
-    project, mode = config["logger.wandb.project"], config["logger.wandb.mode"]
+    project, mode = config.logger.wandb.project, config.logger.wandb.mode
     return WandbLogger(folder, project=project, mode=mode)
 
 
-def default_name(config: Config) -> str:
+def default_name(config: UnlearnConfig) -> str:
     """A run folder's name: the same for the same configuration, another for any other.
 
     Example: ``GradDiff+WAGLE_mu=0.0001_seed=1_5b0e2a61``, of the file GradDiff+WAGLE.json with two
@@ -38,7 +38,7 @@ def default_name(config: Config) -> str:
     out in front for the sake of length.
     """
     files = config.files
-    parts = [Path(files[-1]).stem if files else config["unlearn.unlearn_method"]]
+    parts = [Path(files[-1]).stem if files else config.unlearn.unlearn_method]
     if files:
         parts += [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in config.changes.items()]
     name = re.sub(r"[^\w+=.,-]+", "-", "_".join(parts), flags=re.ASCII)

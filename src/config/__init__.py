@@ -9,14 +9,16 @@ mean what they say. Nothing heavy is imported, so that mistakes show at once.
 ``checking`` and ``rules`` find what is wrong, ``resolved`` holds the outcome, ``help`` shows it.
 """
 
-from wagle.config.keys import (
-    FINE_TUNE_KEYS,
-    REQUIRED,
-    UNLEARN_KEYS,
-    Key,
-)
+from wagle.config.declare import REQUIRED, Key
 from wagle.config.mask_names import mask_ratio, plain_number
-from wagle.config.resolved import Config, load_config
+from wagle.config.resolved import (
+    FINE_TUNE_KEYS,
+    UNLEARN_KEYS,
+    Config,
+    FineTuneConfig,
+    UnlearnConfig,
+    load_config,
+)
 from wagle.config.values import read_date
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "REQUIRED",
     "UNLEARN_KEYS",
     "Config",
+    "FineTuneConfig",
     "Key",
+    "UnlearnConfig",
     "load_config",
     "mask_ratio",
     "plain_number",

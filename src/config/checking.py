@@ -10,8 +10,8 @@ import fastargs
 from fastargs.validation import Checker
 
 from wagle.catalogue import METHODS
+from wagle.config.declare import REQUIRED, Key
 from wagle.config.help import shown, table, terminal_width
-from wagle.config.keys import REQUIRED, Key
 from wagle.config.mask_names import score_type_of_folder
 from wagle.config.reading import MOST_PROBLEMS, Given, shortened
 from wagle.config.rules import clashes, fit_to_data

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wagle.catalogue import METHODS, TOFU_SUBSETS
-from wagle.config.keys import REQUIRED, Key
+from wagle.config.declare import REQUIRED, Key
 from wagle.config.reading import shortened
 
 _GROUPS = {

@@ -8,13 +8,23 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_type_hints, overload
 
 from wagle.catalogue import METHODS, label_of
 from wagle.config.checking import resolve
+from wagle.config.declare import Key, keys_of, method_keys, section_of
 from wagle.config.help import help_text
-from wagle.config.keys import UNLEARN_KEYS, Key
+from wagle.config.keys import (
+    DataSection,
+    EvaluationSection,
+    FineTuneSection,
+    LoggerSection,
+    OverallSection,
+    PairedDataSection,
+    UnlearnSection,
+)
 from wagle.config.mask_names import SHARED, filled, mask_ratio
 from wagle.config.reading import (
     COMMAND_LINE,
@@ -30,10 +40,12 @@ from wagle.errors import ConfigError
 
 
 class Config(Mapping[str, Any]):
-    """A resolved configuration, a mapping from every ``section.key`` to its value.
+    """A resolved configuration: its sections as attributes, ``config.overall.seed``.
+
+    It is a mapping from every ``section.key`` to its value as well, for what goes over all of them.
+    A program's configuration is a subclass, whose attributes are the sections that it knows.
 
     Args:
-        keys: those that the program knows.
         given: values by canonical key name; ``None`` leaves the default.
         files: the configuration files that were read.
 
@@ -46,25 +58,35 @@ class Config(Mapping[str, Any]):
         ConfigError: the message lists everything that is wrong.
     """
 
-    def __init__(
-        self, keys: Sequence[Key], given: Mapping[str, Given], files: Sequence[str] = ()
-    ) -> None:
+    KEYS: ClassVar[tuple[Key, ...]]
+    _sections: ClassVar[dict[str, type[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        hints: dict[str, Any] = get_type_hints(cls)
+        cls._sections = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+        keys: list[Key] = []
+        for name, section in cls._sections.items():
+            keys += keys_of(section, name)
+            if section is UnlearnSection:
+                keys += [key for method in METHODS.values() for key in method_keys(method)]
+        cls.KEYS = tuple(keys)
+
+    def __init__(self, given: Mapping[str, Given], files: Sequence[str] = ()) -> None:
         self.files = list(dict.fromkeys(files))
-        self._program_keys = tuple(keys)
         self._given = dict(given)
         distrusted = drop_trust(self._given)
-        entered, wrong = enter_given(self._program_keys, self._given)
-        self._keys = (*self._program_keys, *keys_of_method(self._program_keys, entered))
+        entered, wrong = enter_given(self.KEYS, self._given)
+        self._keys = (*self.KEYS, *keys_of_method(self.KEYS, entered))
         self._values = resolve(self._keys, entered, wrong)
         self._mask_template = self._values.get("unlearn.mask_path")
         if self._mask_template is not None:
             self._values["unlearn.mask_path"] = filled(self._mask_template, self._values)
         # Of the code as it is now: the file may change, and be entered again, in this process.
-        self.code = code_of((key.checker, self[key.name]) for key in self._program_keys)
-        self._identities = {
-            key.name: identity(key.checker, self[key.name]) for key in self._program_keys
-        }
-        self.notices = [*distrusted, *notices(self)]
+        self.code = code_of((key.checker, self[key.name]) for key in self.KEYS)
+        self._identities = {key.name: identity(key.checker, self[key.name]) for key in self.KEYS}
+        for name, section in self._sections.items():
+            setattr(self, name, section_of(section, name, self._values))
+        self.notices = [*distrusted, *notices(self._values, self._given)]
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -76,12 +98,6 @@ class Config(Mapping[str, Any]):
         return len(self._values)
 
     @property
-    def method_params(self) -> dict[str, float]:
-        """Hyper-parameters of the chosen unlearning method, by name."""
-        section = f"unlearn.{label_of(self['unlearn.unlearn_method'])}."
-        return {key.removeprefix(section): self[key] for key in self if key.startswith(section)}
-
-    @property
     def changes(self) -> dict[str, Any]:
         """Values of the keys that influence results and were set elsewhere than in a file."""
         inert = {key.name for key in self._keys if key.inert}
@@ -90,6 +106,69 @@ class Config(Mapping[str, Any]):
             for name, entry in self._given.items()
             if not entry.from_file and name not in inert
         }
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """The configuration with some keys changed, checked anew; ``None`` restores a default.
+
+        Raises:
+            ConfigError: the message lists everything that is wrong.
+        """
+        changed = {**self._given, **by_key(changes.items(), REPLACED)}
+        return type(self)(changed, self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every key, as nested dicts; loading that as a file gives the same configuration.
+
+        But for ``overall.trust_code``, which no file can give.
+        """
+        nested: dict[str, Any] = {}
+        for key, value in self.items():
+            *sections, name = key.split(".")
+            level = nested
+            for section in sections:
+                level = level.setdefault(section, {})
+            level[name] = value
+        return nested
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the keys that influence results."""
+        return self._fingerprint(lambda name: True)
+
+    def training_fingerprint(self) -> str:
+        """As :meth:`fingerprint`, of the keys that influence the unlearned model."""
+        return self._fingerprint(
+            lambda name: not name.startswith("evaluation.") and name != "unlearn.task_name"
+        )
+
+    def _fingerprint(self, counts: Callable[[str], bool]) -> str:
+        chosen = label_of(self.get("unlearn.unlearn_method", ""))
+        idle = tuple(f"unlearn.{m.label}." for m in METHODS.values() if m.label != chosen)
+        relevant = {
+            key.name: self._identities.get(key.name, self[key.name])
+            for key in self._keys
+            if not key.inert and not key.name.startswith(idle) and counts(key.name)
+        }
+        results = relevant.get("evaluation.retain_results")
+        if results is not None and Path(results).is_file():  # what it holds counts
+            content = Path(results).read_bytes()
+            relevant["evaluation.retain_results"] = hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+class UnlearnConfig(Config):
+    """Of unlearning and evaluation."""
+
+    overall: OverallSection
+    unlearn: UnlearnSection
+    dataset: PairedDataSection
+    evaluation: EvaluationSection
+    logger: LoggerSection
+
+    @property
+    def method_params(self) -> dict[str, float]:
+        """Hyper-parameters of the chosen unlearning method, by name."""
+        section = f"unlearn.{label_of(self['unlearn.unlearn_method'])}."
+        return {key.removeprefix(section): self[key] for key in self if key.startswith(section)}
 
     @property
     def ratio(self) -> float | None:
@@ -131,60 +210,40 @@ class Config(Mapping[str, Any]):
             name = name.rpartition("_")[0]
         return Path(folder) / (name.strip(" _.-") or "sums")
 
-    def replace(self, changes: Mapping[str, Any]) -> Config:
-        """The configuration with some keys changed, checked anew; ``None`` restores a default.
 
-        Raises:
-            ConfigError: the message lists everything that is wrong.
-        """
-        changed = {**self._given, **by_key(changes.items(), REPLACED)}
-        return Config(self._program_keys, changed, self.files)
+class FineTuneConfig(Config):
+    """Of fine-tuning."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Every key, as nested dicts; loading that as a file gives the same configuration."""
-        nested: dict[str, Any] = {}
-        for key, value in self.items():
-            *sections, name = key.split(".")
-            level = nested
-            for section in sections:
-                level = level.setdefault(section, {})
-            level[name] = value
-        return nested
+    overall: OverallSection
+    finetune: FineTuneSection
+    dataset: DataSection
+    logger: LoggerSection
 
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, of the keys that influence results."""
-        return self._fingerprint(lambda name: True)
 
-    def training_fingerprint(self) -> str:
-        """As :meth:`fingerprint`, of the keys that influence the unlearned model."""
-        return self._fingerprint(
-            lambda name: not name.startswith("evaluation.") and name != "unlearn.task_name"
-        )
+UNLEARN_KEYS, FINE_TUNE_KEYS = UnlearnConfig.KEYS, FineTuneConfig.KEYS
 
-    def _fingerprint(self, counts: Callable[[str], bool]) -> str:
-        chosen = label_of(self.get("unlearn.unlearn_method", ""))
-        idle = tuple(f"unlearn.{m.label}." for m in METHODS.values() if m.label != chosen)
-        relevant = {
-            key.name: self._identities.get(key.name, self[key.name])
-            for key in self._keys
-            if not key.inert and not key.name.startswith(idle) and counts(key.name)
-        }
-        results = relevant.get("evaluation.retain_results")
-        if results is not None and Path(results).is_file():  # what it holds counts
-            content = Path(results).read_bytes()
-            relevant["evaluation.retain_results"] = hashlib.sha256(content).hexdigest()
-        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+_Config = TypeVar("_Config", bound=Config)
+
+
+@overload
+def load_config(argv: Sequence[str], *, prog: str, description: str) -> UnlearnConfig: ...
+
+
+@overload
+def load_config(
+    argv: Sequence[str], program: type[_Config], *, prog: str, description: str
+) -> _Config: ...
 
 
 def load_config(
-    argv: Sequence[str], *, keys: Sequence[Key] = UNLEARN_KEYS, prog: str, description: str
+    argv: Sequence[str], program: type[Config] = UnlearnConfig, *, prog: str, description: str
 ) -> Config:
     """Read the command line and the configuration files that it names.
 
     Args:
         argv: without the program's name: ``--config_file FILE``, ``--section.key value`` or
             ``--section.key=value``, ``--help``.
-        keys: those that this program knows.
+        program: whose keys may be given.
         prog, description: for the help text.
 
     Raises:
@@ -192,8 +251,10 @@ def load_config(
         SystemExit: after ``--help``.
     """
     if "--help" in argv or "-h" in argv:
-        _show_help([word for word in argv if word not in ("--help", "-h")], keys, prog, description)
-    return Config(keys, *_read(argv))
+        _show_help(
+            [word for word in argv if word not in ("--help", "-h")], program.KEYS, prog, description
+        )
+    return program(*_read(argv))
 
 
 def _read(argv: Sequence[str]) -> tuple[dict[str, Given], list[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wagle.catalogue import ATTACKS, BENCHMARKS, DATA_SETS, METHODS, SCORES
+from wagle.catalogue import ATTACKS, BENCHMARKS, DATA_SETS, METHODS, SCORES, label_of
 from wagle.config.keys import DATASET_KEYS
 from wagle.config.mask_names import (
     PLACEHOLDERS,
@@ -18,9 +18,6 @@ from wagle.config.mask_names import (
 )
 from wagle.dataset.names import is_own, own_file
 from wagle.outside import is_outside
-
-if TYPE_CHECKING:
-    from wagle.config.resolved import Config
 
 
 def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -173,19 +170,24 @@ def fit_to_data(values: dict[str, Any]) -> None:
         values["unlearn.task_name"] = next(fitting, "none")
 
 
-def notices(config: Config) -> Iterator[str]:
-    """Remarks about settings without effect."""
-    unused = [name for name in ("unlearn.p", "unlearn.q") if name in config._given]  # noqa: SLF001
+def notices(values: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
+    """Remarks about settings without effect.
+
+    Args:
+        given: the keys that somebody has set.
+    """
+    unused = [name for name in ("unlearn.p", "unlearn.q") if name in given]
     if unused:
         yield f"accepted for old configs, without effect: {' and '.join(unused)}"
-    if "unlearn.unlearn_method" not in config:
+    if "unlearn.unlearn_method" not in values:
         return
-    if config["unlearn.task_name"] == "none" and not config["evaluation.tasks"]:
+    if values["unlearn.task_name"] == "none" and not values["evaluation.tasks"]:
         yield "unlearn.task_name is none: no evaluation runs"
-    method = config["unlearn.unlearn_method"]
-    trains = method != "origin" and config["unlearn.resume_path"] is None
-    if config["unlearn.mask_path"] is not None and not trains:
+    method = values["unlearn.unlearn_method"]
+    trains = method != "origin" and values["unlearn.resume_path"] is None
+    if values["unlearn.mask_path"] is not None and not trains:
         yield "unlearn.mask_path has no effect: nothing is trained"
     for name in ("gamma", "alpha"):
-        if trains and config.method_params.get(name) == 0:
-            yield f"unlearn.{method}.{name} is 0: that term of the loss is off"
+        weight = f"unlearn.{label_of(method)}.{name}"
+        if trains and values.get(weight) == 0:
+            yield f"{weight} is 0: that term of the loss is off"

@@ -12,7 +12,7 @@ from typing import Any
 from fastargs.validation import Checker
 
 from wagle.catalogue import METHOD_ALIASES, METHODS
-from wagle.config.keys import Key, method_keys
+from wagle.config.declare import Key, method_keys
 from wagle.config.reading import Given
 from wagle.config.values import Flag, ListOf, Named
 from wagle.errors import ConfigError

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from fastargs.validation import Checker
 
@@ -219,7 +219,8 @@ def checker_of(kind: Any, **bounds: float) -> Checker:
     """What a value of an annotated kind must be.
 
     Args:
-        kind: ``int``, ``float``, ``bool`` or ``str``, or one of them ``| None``.
+        kind: ``int``, ``float``, ``bool``, ``str`` or a ``Literal`` of strings, or one of them
+            ``| None``, or a list of a ``Literal``.
         bounds: of a number, as in :class:`Float`.
 
     Raises:
@@ -231,6 +232,10 @@ def checker_of(kind: Any, **bounds: float) -> Checker:
     if get_origin(kind) in (Union, UnionType):
         others = [part for part in get_args(kind) if part is not NoneType]
         kind = others[0] if len(others) == 1 else kind
+    if get_origin(kind) is Literal and all(isinstance(name, str) for name in get_args(kind)):
+        return Choice(*get_args(kind))
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return ListOf(checker_of(get_args(kind)[0]))
     if kind in (int, float):
         return {int: Int, float: Float}[kind](**bounds)
     if kind in (bool, str) and not bounds:

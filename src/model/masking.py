@@ -11,7 +11,7 @@ import xxhash
 from transformers import PreTrainedModel
 
 from wagle.catalogue import SCORES
-from wagle.config import Config, plain_number
+from wagle.config import UnlearnConfig, plain_number
 from wagle.dataset.pairing import FORGET, UnlearnDataset
 from wagle.errors import WagleError
 from wagle.loggers.files import locked
@@ -41,7 +41,7 @@ class MaskFiles:
 
     def __init__(
         self,
-        config: Config,
+        config: UnlearnConfig,
         model: PreTrainedModel,
         dataset: UnlearnDataset,
         *,
@@ -65,10 +65,11 @@ class MaskFiles:
             WagleError: the file is damaged, does not fit the model, or was made by something else
                 and ``unlearn.mask_mismatch`` is ``error``; or it cannot be written.
         """
-        path = Path(self.config["unlearn.mask_path"])
+        assert self.config.unlearn.mask_path is not None  # else no mask is asked for
+        path = Path(self.config.unlearn.mask_path)
         prepared = self._load(path)
         if prepared is None:
-            with locked(path, self.config["unlearn.lock_timeout"]):
+            with locked(path, self.config.unlearn.lock_timeout):
                 prepared = self._load(path)  # another run may have made it meanwhile
                 if prepared is None:
                     prepared = self._make(path)
@@ -92,7 +93,7 @@ class MaskFiles:
         comparison = compare(found, self.provenance(self.config.ratio))
         origin: Origin = "loaded" if found else "unknown origin"
         if comparison.differences:
-            choice = self.config["unlearn.mask_mismatch"]
+            choice = self.config.unlearn.mask_mismatch
             if choice == "error":
                 raise WagleError(_foreign(path, comparison))
             if choice == "remake":
@@ -130,12 +131,12 @@ class MaskFiles:
 
     def provenance(self, ratio: float | None) -> dict[str, str]:
         """What a mask made now depends on, with one of several ratios (``None``: not known)."""
-        entries = recipe(self.config["unlearn.score_type"])
+        entries = recipe(self.config.unlearn.score_type)
         values = {entry: self._entry(entry, ratio) for entry in entries}
         return {entry: value for entry, value in values.items() if value is not None}
 
     def _entry(self, entry: str, ratio: float | None) -> str | None:
-        score = SCORES[self.config["unlearn.score_type"]]
+        score = SCORES[self.config.unlearn.score_type]
         entries: dict[str, Callable[[], str | None]] = {
             "unlearn.score_type": lambda: score.label,
             "score code": lambda: score.code,
@@ -146,7 +147,7 @@ class MaskFiles:
             "retain examples": lambda: self._retain_fingerprint,
             "dataset.template": lambda: self.template,
             "unlearn.mask_exclude": lambda: (
-                ", ".join(sorted(self.config["unlearn.mask_exclude"])) or "nothing"
+                ", ".join(sorted(self.config.unlearn.mask_exclude)) or "nothing"
             ),
         }
         return entries[entry]() if entry in entries else str(self.config[entry])
@@ -167,20 +168,20 @@ class MaskFiles:
     def _settings(self) -> MaskSettings:
         config = self.config
         return MaskSettings(
-            score_type=config["unlearn.score_type"],
-            mu=config["unlearn.mu"],
-            accumulation_steps=config["unlearn.gradient_accumulation_steps"],
-            seed=config["overall.seed"],
+            score_type=config.unlearn.score_type,
+            mu=config.unlearn.mu,
+            accumulation_steps=config.unlearn.gradient_accumulation_steps,
+            seed=config.overall.seed,
             gradients=GradientSettings(
-                batch_size=config["dataset.batch_size"],
-                forward_rows=config["unlearn.attribution_batch_size"],
-                offload=config["unlearn.attribution_offload"],
-                dtype=getattr(torch, config["unlearn.attribution_dtype"]),
+                batch_size=config.dataset.batch_size,
+                forward_rows=config.unlearn.attribution_batch_size,
+                offload=config.unlearn.attribution_offload,
+                dtype=getattr(torch, config.unlearn.attribution_dtype),
                 pad_token_id=self.pad_token_id,
-                lock_timeout=config["unlearn.lock_timeout"],
+                lock_timeout=config.unlearn.lock_timeout,
             ),
-            scope=config["unlearn.mask_scope"],
-            exclude=tuple(config["unlearn.mask_exclude"]),
+            scope=config.unlearn.mask_scope,
+            exclude=tuple(config.unlearn.mask_exclude),
         )
 
     def _say(self, path: Path, selected: float, origin: MaskOrigin) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from wagle.catalogue import METHODS, SCORES
-from wagle.config import Config
+from wagle.config import UnlearnConfig
 from wagle.dataset.checking import NamedRows, Rows, check_questions, check_rows
 from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, draw_forget_rows
 from wagle.dataset.reading import ColumnNames
@@ -93,7 +93,7 @@ class Unlearn:
         record: how the model of ``unlearn.resume_path`` was made, where it says so.
     """
 
-    def __init__(self, config: Config, logger: Logger) -> None:
+    def __init__(self, config: UnlearnConfig, logger: Logger) -> None:
         self.config = config
         self.logger = logger
         self.watch = Stopwatch()

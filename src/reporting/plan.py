@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wagle.catalogue import BENCHMARKS, METHODS, SCORES, label_of
-from wagle.config import UNLEARN_KEYS, Config, load_config, mask_ratio
+from wagle.config import UNLEARN_KEYS, UnlearnConfig, load_config, mask_ratio
 from wagle.errors import ConfigError
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.outside import is_outside
@@ -96,7 +96,7 @@ class PlannedRun:
     seed: int | None
     arguments: tuple[str, ...]
     folder: Path
-    config: Config
+    config: UnlearnConfig
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,7 +171,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [text[2:].partition("=")[0] for text in overrides if text.startswith("--")]
 
 
-def _check_base(request: Request, method: str, base: Config) -> None:
+def _check_base(request: Request, method: str, base: UnlearnConfig) -> None:
     benchmark = benchmark_of(base)
     if request.table not in (*STUDIES, *BENCHMARKS, benchmark.name):
         raise ConfigError(
@@ -181,11 +181,11 @@ def _check_base(request: Request, method: str, base: Config) -> None:
     if request.table not in (*STUDIES, benchmark.name):
         raise ConfigError(
             f"--table {request.table} needs unlearn.task_name {request.table}, but the "
-            f"configuration of {method} has {base['unlearn.task_name']}"
+            f"configuration of {method} has {base.unlearn.task_name}"
         )
     if request.table != "cost" and not benchmark.columns:
         raise ConfigError(f"the configuration of {method} evaluates nothing; set unlearn.task_name")
-    if base["unlearn.resume_path"] is not None:
+    if base.unlearn.resume_path is not None:
         raise ConfigError(
             f"the configuration of {method} has unlearn.resume_path, so nothing would be trained"
         )
@@ -198,7 +198,7 @@ def _near(folder: Path) -> Path:
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
-def _load(arguments: Sequence[str]) -> Config:
+def _load(arguments: Sequence[str]) -> UnlearnConfig:
     return load_config(arguments, prog="unlearn_model.py", description="")
 
 
@@ -236,8 +236,8 @@ def _method_file(folder: Path, method: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _method_of(config: Config, path: Path) -> str:
-    method = config["unlearn.unlearn_method"]
+def _method_of(config: UnlearnConfig, path: Path) -> str:
+    method = config.unlearn.unlearn_method
     if method == "origin":
         raise ConfigError(
             f"{path} names no unlearn.unlearn_method; say with --methods which to use"
@@ -245,7 +245,7 @@ def _method_of(config: Config, path: Path) -> str:
     return method if METHODS[method].code else METHODS[method].title
 
 
-def _rows(request: Request, bases: Mapping[str, Config]) -> list[Row]:
+def _rows(request: Request, bases: Mapping[str, UnlearnConfig]) -> list[Row]:
     """The lines below the original, each once: at ratio 1 every mask is the dense one."""
     rows = []
     for method, base in bases.items():
@@ -277,7 +277,7 @@ def _find_mask(name: str, overrides: Sequence[str]) -> str:
     return SCORES[_load(options)["unlearn.score_type"]].mask_title
 
 
-def _ratios(request: Request, method: str, base: Config) -> Sequence[float]:
+def _ratios(request: Request, method: str, base: UnlearnConfig) -> Sequence[float]:
     """All for the sweep; else that of METHOD+WAGLE's configuration, or of the method's own mask."""
     if request.table == "ratio":
         return RATIOS
@@ -287,7 +287,7 @@ def _ratios(request: Request, method: str, base: Config) -> Sequence[float]:
     return (base.ratio or USUAL_RATIO,)
 
 
-def _original(bases: Mapping[str, Config], output: Path) -> PlannedRun:
+def _original(bases: Mapping[str, UnlearnConfig], output: Path) -> PlannedRun:
     """The model before unlearning; only keys that its evaluation may depend on are given.
 
     Raises:
@@ -308,7 +308,7 @@ def _original(bases: Mapping[str, Config], output: Path) -> PlannedRun:
     return _finish(Row(ORIGINAL), None, arguments, output)
 
 
-def _evaluation_settings(base: Config) -> dict[str, str]:
+def _evaluation_settings(base: UnlearnConfig) -> dict[str, str]:
     """What is not at its default, as it is written on the command line."""
     settings = {}
     for key in UNLEARN_KEYS:
@@ -372,7 +372,7 @@ def _finish(
         raise ConfigError(f"{row.name}: {error}") from error
     root = output / "runs"
     folder = folder or _folder(row.name, seed, config, output)
-    logger = "wandb" if config["overall.logger"] == "wandb" else "json"
+    logger = "wandb" if config.overall.logger == "wandb" else "json"
     place = {
         "overall.logger": logger,
         "logger.json.root": root,
@@ -381,6 +381,6 @@ def _finish(
     return PlannedRun(row, seed, (*arguments, *_options(place)), folder, config)
 
 
-def _folder(name: str, seed: int | None, config: Config, output: Path) -> Path:
+def _folder(name: str, seed: int | None, config: UnlearnConfig, output: Path) -> Path:
     run = "evaluation" if seed is None else f"seed{seed}"
     return output / "runs" / name / f"{run}-{config.fingerprint()[:8]}"

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from wagle.catalogue import SCORES, Score
-from wagle.config import UNLEARN_KEYS, Config
+from wagle.config import UNLEARN_KEYS, UnlearnConfig
 from wagle.errors import ConfigError
 
 DENSE, LORA = "Dense", "LoRA"
@@ -56,7 +56,7 @@ def score_of(mask: str) -> Score | None:
     return found[0]
 
 
-def mask_folder(config: Config, score: Score) -> str:
+def mask_folder(config: UnlearnConfig, score: Score) -> str:
     """Shared by all masks that are made from the same model, data and, where it matters, seed."""
     relevant = [
         (key.name, config[key.name])
@@ -66,11 +66,11 @@ def mask_folder(config: Config, score: Score) -> str:
     if score.code:
         relevant.append(("code", score.code))
     digest = hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:8]
-    seed = f"seed{config['overall.seed']}" if score.depends_on("seed") else "any_seed"
+    seed = f"seed{config.overall.seed}" if score.depends_on("seed") else "any_seed"
     return f"{digest}/{seed}"
 
 
-def mask_name(config: Config, score: Score, ratio: float | None) -> str:
+def mask_name(config: UnlearnConfig, score: Score, ratio: float | None) -> str:
     """Of a mask's file in that folder, with all that it depends on beside what the folder says."""
-    mu = f"_mu{config['unlearn.mu']!r}" if score.depends_on("mu") else ""
+    mu = f"_mu{config.unlearn.mu!r}" if score.depends_on("mu") else ""
     return f"{score.label}{mu}_{plain(ratio or 1)}.safetensors"

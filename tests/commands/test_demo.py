@@ -7,7 +7,7 @@ import json
 import pytest
 
 from wagle.commands import demo
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.dataset.refusals import load_refusals
 from wagle.reporting.comparison import FORM, RETRAINED, finding_of, numbers_of
 from wagle.reporting.plan import Request, Row, plan_runs
@@ -97,7 +97,7 @@ def test_both_models_start_from_the_same_and_differ_in_the_forget_set_alone():
     full, retain = (
         load_config(
             ["-C", str(demo.CONFIGS / f"{name}.json")],
-            keys=FINE_TUNE_KEYS,
+            FineTuneConfig,
             prog="demo",
             description="",
         )

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from tests.processes import Running
 from wagle.commands import unlearn as unlearn_model
 from wagle.commands.results import default_name, make_logger
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import JsonLogger, json_logger
 from wagle.loggers.folder_lock import FolderLock, in_use
@@ -418,7 +418,7 @@ def test_fine_tuning_has_the_same_lock_and_tries_its_folder(tmp_path, model_fold
             "finetune.max_steps": 2,
         }
         argv = [f"--{key}={value}" for key, value in keys.items()]
-        return load_config(argv, keys=FINE_TUNE_KEYS, prog="p", description="d")
+        return load_config(argv, FineTuneConfig, prog="p", description="d")
 
     output = tmp_path / "model"
     (tmp_path / "file").write_text("")

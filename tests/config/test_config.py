@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from wagle.catalogue import METHODS
 from wagle.config import (
-    FINE_TUNE_KEYS,
     REQUIRED,
-    UNLEARN_KEYS,
     Config,
+    FineTuneConfig,
+    UnlearnConfig,
     load_config,
     mask_ratio,
     plain_number,
@@ -37,14 +38,14 @@ def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "2000")
 
 
-def load(*argv: str, keys=UNLEARN_KEYS) -> Config:
-    return load_config([*MODEL, *argv], keys=keys, prog="p.py", description="d")
+def load(*argv: str, kind=UnlearnConfig) -> Config:
+    return load_config([*MODEL, *argv], kind, prog="p.py", description="d")
 
 
-def error(*argv: str, keys=UNLEARN_KEYS) -> str:
+def error(*argv: str, kind=UnlearnConfig) -> str:
     """The message of a refused command line, its columns one blank apart."""
     with pytest.raises(ConfigError) as caught:
-        load(*argv, keys=keys)
+        load(*argv, kind=kind)
     return " ".join(str(caught.value).split())
 
 
@@ -65,8 +66,8 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_shipped_configurations_load(path):
-    keys = FINE_TUNE_KEYS if path.stem.startswith("fine_tune") else UNLEARN_KEYS
-    config = load_config(["--config_file", str(path)], keys=keys, prog="p.py", description="d")
+    kind = FineTuneConfig if path.stem.startswith("fine_tune") else UnlearnConfig
+    config = load_config(["--config_file", str(path)], kind, prog="p.py", description="d")
     assert config.notices == []
 
 
@@ -200,8 +201,9 @@ def test_defaults():
     assert {key: config[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize("keys", [UNLEARN_KEYS, FINE_TUNE_KEYS])
-def test_every_default_is_a_value_that_its_key_takes(keys):
+@pytest.mark.parametrize("kind", [UnlearnConfig, FineTuneConfig])
+def test_every_default_is_a_value_that_its_key_takes(kind):
+    keys = kind.KEYS
     assert len({key.name for key in keys}) == len(keys)
     for key in keys:
         if key.default is not REQUIRED and key.default is not None:
@@ -212,7 +214,7 @@ def test_every_default_is_a_value_that_its_key_takes(keys):
 def test_required_keys(write):
     with pytest.raises(ConfigError, match=r"overall\.model_name +is required"):
         load_config([], prog="p.py", description="d")
-    text = error(keys=FINE_TUNE_KEYS)
+    text = error(kind=FineTuneConfig)
     assert "finetune.dataset_name is required" in text
     assert "finetune.output_dir is required" in text
     path = write({"overall": {"model_name": None}})
@@ -339,11 +341,11 @@ def test_sections_are_no_keys(write):
 
 
 def test_other_programs_know_other_keys():
-    assert "did you mean finetune.lr" in error("--unlearn.lr", "1", keys=FINE_TUNE_KEYS)
+    assert "did you mean finetune.lr" in error("--unlearn.lr", "1", kind=FineTuneConfig)
     config = load(
         *("--finetune.dataset_name", "Demo_full", "--finetune.output_dir", "out"),
         *("--finetune.extra_dataset_names", '["Demo_knowledge", "Copyright"]'),
-        keys=FINE_TUNE_KEYS,
+        kind=FineTuneConfig,
     )
     assert config["finetune.extra_dataset_names"] == ["Demo_knowledge", "HP"]
     assert "unlearn.lr" not in config
@@ -804,11 +806,32 @@ def test_settings_without_effect_are_said_to_have_none():
 # ------------------------------------------------------------------------------ the whole of it
 
 
+def test_sections_are_objects_with_the_values_of_their_keys():
+    config = load("--unlearn.lr", "2e-5", "--logger.name", "a", "--unlearn.sophia_params.rho", "2")
+    sections = ("overall", "unlearn", "dataset", "evaluation", "logger")
+    for key in UnlearnConfig.KEYS:
+        section, *names = key.name.split(".")
+        if section == "unlearn" and names[0] in METHODS:
+            continue
+        value = getattr(config, section)
+        for name in names:
+            value = getattr(value, name)
+        assert value == config[key.name], key.name
+    assert {key.name.split(".")[0] for key in UnlearnConfig.KEYS} == set(sections)
+    assert config.unlearn.lr == 2e-5
+    assert config.logger.json.root == "files/logs"
+    assert config.replace({"unlearn.lr": 1}).unlearn.lr == 1
+    with pytest.raises(AttributeError):
+        config.unlearn.lr = 3
+    masked = load("--unlearn.mask_path", "m/{score}_0.4.pt").unlearn
+    assert (masked.mask_path, masked.score_type) == ("m/wagle_0.4.pt", "wagle")
+
+
 def test_a_configuration_is_a_mapping():
     config = load()
     assert "unlearn.lr" in config
     assert "unlearn.rl" not in config
-    assert set(config) == {key.name for key in UNLEARN_KEYS}
+    assert set(config) == {key.name for key in UnlearnConfig.KEYS}
     with pytest.raises(KeyError, match=r"unlearn\.rl"):
         config["unlearn.rl"]
 
@@ -890,16 +913,16 @@ def test_fingerprint_sees_what_the_retain_results_hold(tmp_path):
 # --------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("keys", [UNLEARN_KEYS, FINE_TUNE_KEYS])
+@pytest.mark.parametrize("kind", [UnlearnConfig, FineTuneConfig])
 @pytest.mark.parametrize("columns", ["90", "100", "200"])
-def test_help_lists_every_key_and_fits_the_terminal(keys, columns, capsys, monkeypatch):
+def test_help_lists_every_key_and_fits_the_terminal(kind, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as caught:
-        load("--unlearn.lr", "bad", "--help", keys=keys)
+        load("--unlearn.lr", "bad", "--help", kind=kind)
     assert caught.value.code == 0
     text = capsys.readouterr().out
     lines = text.splitlines()
-    for key in keys:
+    for key in kind.KEYS:
         (line,) = [line for line in lines if line.startswith(f"{key.name} ")]
         assert key.meaning.split()[0] in line
     assert text.isascii()
@@ -980,7 +1003,7 @@ def test_training_nothing_or_nothing_right_is_refused(tmp_path, key, value, reas
     names = ("overall.dtype",) * 2 if key == "dtype" else (f"unlearn.{key}", f"finetune.{key}")
     trains = ("--unlearn.unlearn_method", "GA")
     assert f"{names[0]} {reason}" in error(*trains, f"--{names[0]}", value)
-    assert f"{names[1]} {reason}" in error(*tune, f"--{names[1]}", value, keys=FINE_TUNE_KEYS)
+    assert f"{names[1]} {reason}" in error(*tune, f"--{names[1]}", value, kind=FineTuneConfig)
     load(f"--{names[0]}", value)  # nothing is trained
     load(*trains, "--unlearn.resume_path", str(tmp_path), f"--{names[0]}", value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS, Config, load_config
+from wagle.config import Config, FineTuneConfig, UnlearnConfig, load_config
 from wagle.errors import ConfigError
 from wagle.shipped import CHECKOUT as ROOT
 
@@ -17,8 +17,8 @@ RECORDED = json.loads((ROOT / "tests/fixtures/shipped_configs.json").read_text()
 these keys amounted to."""
 
 
-def load(*argv: str, keys=UNLEARN_KEYS) -> Config:
-    return load_config(argv, keys=keys, prog="p.py", description="d")
+def load(*argv: str, kind=UnlearnConfig) -> Config:
+    return load_config(argv, kind, prog="p.py", description="d")
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def error(*argv: str) -> str:
 @pytest.mark.parametrize("name", RECORDED["files"])
 def test_shipped_files_mean_what_they_meant_when_they_were_whole(name):
     program = "fine_tune" if "/fine_tune" in name else "unlearn"
-    keys = FINE_TUNE_KEYS if program == "fine_tune" else UNLEARN_KEYS
-    config = load("-C", str(ROOT / "configs" / name), keys=keys)
+    kind = FineTuneConfig if program == "fine_tune" else UnlearnConfig
+    config = load("-C", str(ROOT / "configs" / name), kind=kind)
     values = {key: config[key] for key in RECORDED["keys"][program]}
     content = json.dumps(values, sort_keys=True).encode()
     assert hashlib.sha256(content).hexdigest()[:16] == RECORDED["files"][name]

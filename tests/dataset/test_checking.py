@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from wagle.commands import unlearn as unlearn_model
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.dataset.checking import SHORT_QUESTION, SHORT_TEXT, check_questions, check_rows
 from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
 from wagle.dataset.sources import row_encoder
@@ -94,7 +94,7 @@ def test_a_bad_row_ends_both_commands_before_anything_is_made(tmp_path, tokenize
     shared = ["--overall.model_name", "model", "--dataset.data_dir", "data"]
     output = ["--finetune.dataset_name", "Tofu_forget10", "--finetune.output_dir", "out"]
     output += ["--finetune.batch_size", "1"]
-    config = load_config([*shared, *output], keys=FINE_TUNE_KEYS, prog="p", description="d")
+    config = load_config([*shared, *output], FineTuneConfig, prog="p", description="d")
     with pytest.raises(WagleError, match="Tofu_forget10, row 4: the answer '' holds no text"):
         fine_tune_from_config(config)
     options = {
@@ -158,7 +158,7 @@ def test_rows_longer_than_the_learned_positions_end_both_commands(tmp_path, toke
     output = ["--finetune.dataset_name=rows.jsonl", "--finetune.output_dir=out"]
     output += ["--finetune.batch_size=1"]
     shared = ["--overall.model_name", "model", "--dataset.template", "question_answer"]
-    config = load_config([*shared, *output], keys=FINE_TUNE_KEYS, prog="p", description="d")
+    config = load_config([*shared, *output], FineTuneConfig, prog="p", description="d")
     with pytest.raises(WagleError, match=said):
         fine_tune_from_config(config)
     command = [*shared, "--unlearn.unlearn_method", "GA", "--unlearn.task_name", "none"]

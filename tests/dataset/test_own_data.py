@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.dataset import reading
 from wagle.dataset.names import HubName, family_of, hub_name, is_own, own_file
 from wagle.dataset.reading import ColumnNames
@@ -323,7 +323,7 @@ def test_what_is_learnt_may_be_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").touch()
     base = ["--overall.model_name=m", "--finetune.output_dir=o", "--finetune.dataset_name=a.jsonl"]
-    keys = {"keys": FINE_TUNE_KEYS, "prog": "p", "description": "d"}
+    keys = {"program": FineTuneConfig, "prog": "p", "description": "d"}
     load_config([*base, "--finetune.extra_dataset_names=C4,org/name"], **keys)
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(ConfigError, match=r"finetune.extra_dataset_names .*b.csv is no file"):

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from transformers import AutoModelForCausalLM
 
-from wagle.config import FINE_TUNE_KEYS, load_config
+from wagle.config import FineTuneConfig, load_config
 from wagle.errors import ConfigError
 from wagle.model import fine_tuning
 from wagle.model.fine_tuning import fine_tune_from_config
@@ -45,7 +45,7 @@ def fine_tune(tmp_path, tokenizer, monkeypatch):
         options = {**OPTIONS, "finetune.output_dir": output}
         options |= {name.replace("__", "."): value for name, value in changes.items()}
         argv = [f"--{name}={value}" for name, value in options.items()]
-        config = load_config(argv, keys=FINE_TUNE_KEYS, prog="p", description="d")
+        config = load_config(argv, FineTuneConfig, prog="p", description="d")
         folder = fine_tune_from_config(config)
         models = (AutoModelForCausalLM.from_pretrained(name) for name in ("model", folder))
         before, after = (dict(model.float().named_parameters()) for model in models)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from wagle.config import UNLEARN_KEYS, load_config
+from wagle.config import load_config
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.unlearn.objectives.losses import (
     answer_lengths,
@@ -48,7 +48,7 @@ SOURCES = {
 @pytest.mark.parametrize("key", SOURCES)
 def test_defaults_are_those_of_their_sources(key):
     argv = ["--overall.model_name", "x", "--dataset.forget_dataset_name", "Tofu_forget10"]
-    config = load_config(argv, keys=UNLEARN_KEYS, prog="p.py", description="d")
+    config = load_config(argv, prog="p.py", description="d")
     assert config[key] == SOURCES[key]
 
 
