@@ -65,9 +65,9 @@ MUTATIONS = (
     *_of(
         "config/keys",
         "test_recipe",
-        ("default: mu", '("mu", _POSITIVE, 1e-3,', '("mu", _POSITIVE, 1e-2,'),
-        ("default: Sophia's betas", "_DECAY, 0.95,", "_DECAY, 0.99,"),
-        ("default: Sophia's rho", "_POSITIVE, 0.03,", "_POSITIVE, 0.04,"),
+        ("default: mu", "mu: float = key(1e-3,", "mu: float = key(1e-2,"),
+        ("default: Sophia's betas", "high: float = key(0.95,", "high: float = key(0.99,"),
+        ("default: Sophia's rho", "rho: float = key(0.03,", "rho: float = key(0.04,"),
     ),
     *_of(
         "unlearn/mask/scores",
