@@ -36,7 +36,7 @@ browser:
 	  $$SUDO apt-get update -q && $$SUDO apt-get install -qy --no-install-recommends chromium chromium-driver; \
 	fi >/dev/null 2>&1 || echo "Chromium cannot be installed here: its tests are skipped"
 
-lint: $(STAMP)  ## check style
+lint: $(STAMP) types  ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 # mypy finds a package by its folder's name, and the package wagle lies in src.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -189,7 +189,7 @@ def _readable_rows(
         return True
 
     longest = max(len(row.ids) for row in single)
-    if head.separate and takes_own_masks(model.base_model, longest):
+    if head.separate and takes_own_masks(cast("PreTrainedModel", model.base_model), longest):
         packed = _pack(sequences, _parts(sequences, most), most)
         if len(packed) < len(single) and succeeds(lambda: reads(packed)):
             return packed, most

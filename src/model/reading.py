@@ -106,12 +106,13 @@ def learned_positions(model: PreTrainedModel, longest: float = math.inf) -> int 
     Returns:
         ``None`` where positions are computed, or enough are learned for ``longest`` tokens.
     """
-    count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    count: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     words = model.get_input_embeddings()
     tables = (m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not words)
     # OPT's table has two rows more than there are positions.
-    found = any(count <= table.num_embeddings <= count + 2 for table in tables) if count else False
-    return count if found and count < longest else None
+    if count is None or count >= longest:
+        return None
+    return count if any(count <= table.num_embeddings <= count + 2 for table in tables) else None
 
 
 def check_readable(

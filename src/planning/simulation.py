@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from wagle.unlearn.objectives.losses import widen
+from wagle.model.head import widen
 from wagle.unlearn.objectives.rmu import hidden_states
 
 ACTIVATIONS = "activations"
@@ -42,7 +42,7 @@ class MemoryTracker(TorchDispatchMode):
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
         self.live: Parts = Counter()
         self.peak: Parts = Counter()
         self._part = ACTIVATIONS

@@ -19,7 +19,7 @@ from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import SophiaSettings, make_optimizer
 from wagle.training.schedule import Plan
-from wagle.unlearn.objectives import Objective, ReferenceModel, total
+from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference, total
 from wagle.unlearn.objectives.losses import answer_lengths
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
@@ -102,7 +102,7 @@ def unlearn(
         gradients = DenseGradients(model, settings.max_grad_norm)
 
     def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
-        terms = objective.terms(model, batch, reference)
+        terms = objective.terms(model, batch, reference or no_reference)
         loss = total(terms) / len(window)  # the published mean of batches
         return Loss(loss, {name: term / len(window) for name, term in terms.items()})
 

@@ -14,8 +14,19 @@ from transformers import PreTrainedModel
 
 from wagle.unlearn.objectives.losses import View
 
+Batch = Mapping[str, View]
+"""The views of a batch by name."""
+
+Terms = dict[str, torch.Tensor]
+"""Scalars by ``FORGET`` or ``RETAIN``, whichever they are about: a loss is their sum."""
+
 ReferenceModel = Callable[[], AbstractContextManager[PreTrainedModel]]
 """Opens a context in which the model before unlearning can be run."""
+
+
+def no_reference() -> AbstractContextManager[PreTrainedModel]:
+    """Stands for the model before unlearning where an objective has not asked for it."""
+    raise TypeError("an objective that runs the model before unlearning sets needs_reference_model")
 
 
 def total(terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -41,16 +52,15 @@ class Objective(ABC):
     needs_reference_model: ClassVar[bool] = False
 
     @abstractmethod
-    def terms(
-        self, model: PreTrainedModel, batch: Mapping[str, View], reference: ReferenceModel | None
-    ) -> dict[str, torch.Tensor]:
-        """The summands of a batch's loss by ``FORGET`` or ``RETAIN``, whichever they are about.
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
+        """The summands of a batch's loss, weighted as they stand in it.
 
-        Scalars with gradients to ``model``'s parameters, weighted as they stand in the loss.
+        They have gradients to ``model``'s parameters. For example, GradDiff's are
+        ``{"forget": -2.1, "retain": 0.9}`` where CE is 2.1 and 0.9, and its loss is −1.2.
         """
 
     def __call__(
-        self, model: PreTrainedModel, batch: Mapping[str, View], reference: ReferenceModel | None
+        self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
     ) -> torch.Tensor:
         """The scalar loss of a batch: the sum of its terms, in their order."""
         return total(self.terms(model, batch, reference))

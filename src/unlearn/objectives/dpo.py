@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN
-from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
 from wagle.unlearn.objectives.losses import answer_lengths, cross_entropy, excess_cross_entropy
 
 
@@ -25,7 +26,7 @@ class DirectPreference(Objective):
     views = (FORGET, REFUSAL, RETAIN)
     reference_losses = (FORGET, REFUSAL)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         forget, refusal = (
             -excess_cross_entropy(model, batch[view]) * answer_lengths(batch[view]["labels"])
             for view in (FORGET, REFUSAL)

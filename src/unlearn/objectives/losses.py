@@ -6,7 +6,7 @@ Shapes: ``B`` examples, ``T`` tokens, ``V`` vocabulary entries. A view is a dict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,8 @@ from wagle.model.head import Head, token_losses, widen
 if TYPE_CHECKING:
     from wagle.unlearn.objectives.base import ReferenceModel
 
-View = dict[str, torch.Tensor]
+View = Mapping[str, torch.Tensor]
+"""One kind of example in a batch, such as ``forget``: its tokens, and what belongs to them."""
 
 
 def example_cross_entropy(model: PreTrainedModel, view: View) -> torch.Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
 from wagle.model.head import widen
-from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
 from wagle.unlearn.objectives.losses import cross_entropy, divergences, excess_cross_entropy
 
 
@@ -18,7 +19,7 @@ class FineTuning(Objective):
 
     views = (RETAIN,)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         return {RETAIN: cross_entropy(model, batch[RETAIN])}
 
 
@@ -29,7 +30,7 @@ class L1Sparse(Objective):
     alpha: float
     views = (RETAIN,)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         norm = sum(widen(parameter.abs()).sum() for parameter in model.parameters())
         return {RETAIN: cross_entropy(model, batch[RETAIN]) + self.alpha * norm}
 
@@ -40,7 +41,7 @@ class GradientAscent(Objective):
 
     views = (FORGET,)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         return {FORGET: -cross_entropy(model, batch[FORGET])}
 
 
@@ -51,7 +52,7 @@ class GradientDifference(Objective):
     gamma: float
     views = (FORGET, RETAIN)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         forget = cross_entropy(model, batch[FORGET])
         return {FORGET: -forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
 
@@ -64,7 +65,7 @@ class GradientAscentKL(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         (retain,) = divergences(model, [batch[RETAIN]], reference)
         forget = cross_entropy(model, batch[FORGET])
         return {FORGET: -self.gamma * forget, RETAIN: (1 - self.gamma) * retain}
@@ -82,7 +83,7 @@ class NegativePreference(Objective):
     views = (FORGET, RETAIN)
     reference_losses = (FORGET,)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         excess = excess_cross_entropy(model, batch[FORGET])
         forget = -2 / self.beta * F.logsigmoid(self.beta * excess).mean()
         return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
@@ -94,7 +95,7 @@ class Refusal(Objective):
 
     views = (REFUSAL,)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         return {FORGET: cross_entropy(model, batch[REFUSAL])}
 
 
@@ -105,7 +106,7 @@ class PreferenceOptimization(Objective):
     gamma: float
     views = (REFUSAL, RETAIN)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         refusal = cross_entropy(model, batch[REFUSAL])
         return {FORGET: refusal, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
 
@@ -118,7 +119,7 @@ class RefusalKL(Objective):
     views = (REFUSAL, RETAIN)
     needs_reference_model = True
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         (retain,) = divergences(model, [batch[RETAIN]], reference)
         refusal = cross_entropy(model, batch[REFUSAL])
         return {FORGET: refusal, RETAIN: self.gamma * retain}
@@ -130,7 +131,7 @@ class RandomLabel(Objective):
 
     views = (MISMATCHED,)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         return {FORGET: cross_entropy(model, batch[MISMATCHED])}
 
 
@@ -142,6 +143,6 @@ class Divergence(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         forget, retain = divergences(model, [batch[FORGET], batch[RETAIN]], reference)
         return {RETAIN: retain, FORGET: -self.gamma * forget}

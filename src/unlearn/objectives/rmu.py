@@ -17,7 +17,7 @@ from wagle.model.architecture import (
     parameter_kind,
 )
 from wagle.model.head import widen
-from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
 from wagle.unlearn.objectives.losses import View
 
 UPDATED_LAYERS = 3  # the steered one and those right before it
@@ -41,7 +41,7 @@ class Misdirection(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         with torch.no_grad(), reference() as original:
             target = hidden_states(original, batch[RETAIN], self.layer)
         forget = hidden_states(model, batch[FORGET], self.layer)
@@ -52,7 +52,7 @@ class Misdirection(Objective):
         kept = _squared_error(retain, target, batch[RETAIN]["attention_mask"])
         return {FORGET: steered, RETAIN: self.alpha * kept}
 
-    def trainable(self, model):
+    def trainable(self, model: PreTrainedModel) -> set[str]:
         count = len(decoder_layers(model)[1])
         if self.layer >= count:
             raise ConfigError(

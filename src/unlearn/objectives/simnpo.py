@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import FORGET, RETAIN
-from wagle.unlearn.objectives.base import Objective
+from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
 from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy
 
 
@@ -24,7 +25,7 @@ class SimpleNegativePreference(Objective):
     delta: float
     views = (FORGET, RETAIN)
 
-    def terms(self, model, batch, reference):
+    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         losses = example_cross_entropy(model, batch[FORGET])
         forget = -2 / self.beta * F.logsigmoid(self.beta * losses - self.delta).mean()
         return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
