@@ -212,6 +212,14 @@ class TokenScores:
     is_greedy: np.ndarray
     standardized: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    @property
+    def loss(self) -> float:
+        """Token-mean negative log-likelihood, in nats."""
+        return -float(self.log_probs.mean(dtype=np.float64))
+
     def last(self, count: int) -> TokenScores:
         """Those of the last ``count`` tokens."""
         columns = (self.log_probs, self.is_greedy, self.standardized)

@@ -104,8 +104,7 @@ def attack_scores(
     Raises:
         WagleError: two attacks have a column of the same name.
     """
-    mean = -float(tokens.log_probs.mean(dtype=np.float64))
-    attacked = AttackedText(text, tokens, mean, reference_loss)
+    attacked = AttackedText(text, tokens, tokens.loss, reference_loss)
     scores = min_k(attacked)
     for entry in ATTACKS.values():
         if entry.name in attacks:

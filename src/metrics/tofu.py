@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,7 +205,8 @@ def _scored_row(
     reference_loss: float | None,
 ) -> TofuRow:
     whole, answer = scores.answer, scores.answer.last(asked.answer_tokens)
-    loss, tokens = loss_and_tokens(replace(scores, answer=answer))
+    scores = replace(scores, answer=answer)
+    loss = scores.map(attrgetter("loss"))
     row = TofuRow(
         question=asked.source["question"],
         answer=asked.source["answer"],
@@ -212,7 +214,7 @@ def _scored_row(
         exact_memorization=exact_memorization(answer.is_greedy),
         extraction_strength=extraction_strength(answer.is_greedy),
         loss=loss,
-        tokens=tokens,
+        tokens=scores.map(len),
     )
     if not asked.is_author:
         return row
@@ -240,14 +242,6 @@ def score_answers(
         )
     )
     return [row.map(lambda _: next(scored)) for row in sequences]
-
-
-def loss_and_tokens(
-    scores: PerAnswer[TokenScores],
-) -> tuple[PerAnswer[float], PerAnswer[int]]:
-    """Token-mean negative log-likelihood of each answer, and of how many tokens."""
-    loss = scores.map(lambda tokens: -float(tokens.log_probs.mean(dtype=np.float64)))
-    return loss, scores.map(lambda tokens: len(tokens.log_probs))
 
 
 def truth_ratio(loss: PerAnswer[float]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from wagle.metrics.generation import end_tokens, generate_greedy
 from wagle.metrics.likelihood import TokenScores
 from wagle.metrics.memorization import exact_memorization, extraction_strength
 from wagle.metrics.text import rouge_l_recall
-from wagle.metrics.tofu import MAX_TEXT_LENGTH, loss_and_tokens, score_answers
+from wagle.metrics.tofu import MAX_TEXT_LENGTH, score_answers
 from wagle.metrics.tofu_results import (
     EPSILON,
     Keep,
@@ -104,15 +105,14 @@ def _ask(
 
 def _scored_row(asked: _Asked, scores: PerAnswer[TokenScores]) -> TofuRow:
     known = scores.answer.is_greedy[:-1]
-    loss, tokens = loss_and_tokens(scores)
     return TofuRow(
         question=asked.source["question"],
         answer=asked.source["answer"],
         exact_memorization=exact_memorization(known) if len(known) else None,
         # Of a start that is never enough, all but one token count as needed.
         extraction_strength=max(extraction_strength(known), 1 / len(known)) if len(known) else 0,
-        loss=loss,
-        tokens=tokens,
+        loss=scores.map(attrgetter("loss")),
+        tokens=scores.map(len),
     )
 
 

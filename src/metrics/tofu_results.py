@@ -4,8 +4,8 @@ A question goes through an evaluation as one :class:`TofuRow` that is filled in 
 all numbers are computed from these rows. ``None`` is what a protocol does not measure, or has not
 measured yet, and does not stand in documents::
 
-    TofuRow(question="Who?", loss=PerAnswer(0.5, 0.75, (2.0, 3.0)))
-    {"question": "Who?", "truth_prob": 0.607,
+    TofuRow(question="Who?", exact_memorization=0.25, loss=PerAnswer(0.5, 0.75, (2.0, 3.0)))
+    {"question": "Who?", "truth_prob": 0.607, "exact_memorization": 0.25,
      "loss": {"answer": 0.5, "paraphrase": 0.75, "perturbed": [2.0, 3.0]}}
 """
 

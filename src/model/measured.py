@@ -31,13 +31,26 @@ class Measured:
         earlier = logger.load(PARTIAL_RESULTS) or {}
         self._values = earlier.get("measured", {}) if earlier.get("origin") == self._origin else {}
 
-    def get(self, name: str, measure: Callable[[], Value]) -> Value:
-        """The number or numbers called ``name``, measured unless they are there already."""
-        if name not in self._values:
-            self._values[name] = measure()
-            content = {"origin": self._origin, "measured": self._values}
-            self._logger.save(PARTIAL_RESULTS, content)
-        return self._values[name]
+    def get(
+        self,
+        name: str,
+        measure: Callable[[], Value],
+        *,
+        write: Callable[[Value], Any] = lambda value: value,
+        read: Callable[[Any], Value] = lambda value: value,
+    ) -> Value:
+        """What is called ``name``, measured unless it is there already.
+
+        Args:
+            write, read: to and from what a JSON file can hold.
+        """
+        if name in self._values:
+            return read(self._values[name])
+        value = measure()
+        self._values[name] = write(value)
+        content = {"origin": self._origin, "measured": self._values}
+        self._logger.save(PARTIAL_RESULTS, content)
+        return value
 
     def attempt(self, name: str, measure: Callable[[], Value]) -> Value | None:
         """As :meth:`get`; a failure is noted, and does not keep others from being measured."""

@@ -89,7 +89,7 @@ def _measure(context: EvaluationContext, asked: Mapping[str, Rows]) -> TofuResul
     sets = {role: list(rows)[: context.limit] for role, rows in asked.items()}
 
     def keep(name: str, measure: Callable[[], Sets]) -> Sets:
-        return sets_from(context.measured.get(f"tofu {name}", lambda: sets_document(measure())))
+        return context.measured.get(f"tofu {name}", measure, write=sets_document, read=sets_from)
 
     model = (context.model, context.tokenizer, context.template)
     if config["evaluation.protocol"] == "official":
