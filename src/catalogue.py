@@ -390,6 +390,7 @@ _BENCHMARKS = (
     Entry("wmdp", "wagle.metrics.wmdp:WMDP"),
     Entry("copyright", "wagle.metrics.copyright:COPYRIGHT"),
     Entry("toxic", "wagle.metrics.toxicity:TOXICITY"),
+    Entry("own", "wagle.metrics.own:OWN"),
     Entry("none", "wagle.metrics.benchmark:NO_BENCHMARK"),
 )
 """What ``unlearn.task_name`` may be; each object is a ``Benchmark``, and importing it is cheap."""

@@ -38,7 +38,7 @@ _LM_EVAL_TASK = Text("lm-eval task")
 _DATASET = DataSetName()
 DATASET_KEYS = (
     *("dataset.forget_dataset_name", "dataset.retain_dataset_name"),
-    *("finetune.dataset_name", "finetune.extra_dataset_names"),
+    *("evaluation.holdout_dataset_name", "finetune.dataset_name", "finetune.extra_dataset_names"),
 )
 """The keys that name data sets."""
 _ZERO_SHOT = (
@@ -296,6 +296,11 @@ class EvaluationSection:
     )
     batch_size: int = key(32, "sequences run at once", _COUNT)
     limit: int | None = key(None, "first rows of each set, for a quick look", _COUNT)
+    holdout_dataset_name: str | None = key(
+        None,
+        "of the task own: rows that the model was never trained on, for membership inference",
+        _DATASET,
+    )
     tasks: list[str] | None = key(None, "what to run as well", ListOf(_LM_EVAL_TASK))
     task_names: TaskNames
     sentence_model: str = key(
@@ -309,7 +314,7 @@ class EvaluationSection:
         "forget quality",
         Text("file"),
     )
-    attacks: list[str] = key([], "TOFU's membership attacks beside Min-k%", ListOf(Named(ATTACKS)))
+    attacks: list[str] = key([], "membership attacks beside Min-k%", ListOf(Named(ATTACKS)))
     reference_model: str | None = key(
         None,
         "model of the reference attack",

@@ -123,8 +123,9 @@ class Answers:
 Settings = Mapping[str, Any]
 """A configuration: values by ``section.key``."""
 Rows = Sequence[Mapping[str, Any]]
-Loader = Callable[[str], Rows]
-"""Gives the rows of a data set by its name."""
+Loader = Callable[..., Rows]
+"""Gives the rows of a data set by its name; some need a second argument, ``retain``, for those of
+their rows that are to be retained."""
 Numbers = Mapping[Metric, float | str]
 """What was measured; ``"inf"`` stands for a number that JSON cannot express."""
 Part = Callable[["EvaluationContext"], Numbers]

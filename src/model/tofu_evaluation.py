@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from wagle.metrics.benchmark import Metric, Rows, Settings
-from wagle.metrics.membership import MIN_K_PERCENT, min_k_name, text_losses
+from wagle.metrics.membership import MIN_K_PERCENT, min_k_name
 from wagle.metrics.sentence import load_sentence_encoder
 from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
 from wagle.metrics.tofu_benchmark import (
@@ -33,7 +34,7 @@ from wagle.metrics.tofu_results import (
     to_document,
 )
 from wagle.model.evaluation_context import EvaluationContext, choose_words
-from wagle.model.loading import load_model, read_tokenizer
+from wagle.model.reference_model import check_reference_model, reference_losses
 
 
 def check_tofu(config: Settings, rows: Mapping[str, Rows]) -> None:
@@ -50,10 +51,7 @@ def check_tofu(config: Settings, rows: Mapping[str, Rows]) -> None:
     _retain_model(config, rows["forget"])
     if config["evaluation.protocol"] != "official":
         load_sentence_encoder(config["evaluation.sentence_model"], torch.device("cpu"))
-    if config["evaluation.reference_model"] is not None:
-        hint = "a local folder with --evaluation.reference_model FOLDER"
-        name, cache = config["evaluation.reference_model"], Path(config["overall.cache_dir"])
-        read_tokenizer(name, cache, what="reference model", hint=hint)
+    check_reference_model(config)
 
 
 def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
@@ -104,7 +102,7 @@ def _measure(context: EvaluationContext, asked: Mapping[str, Rows]) -> TofuResul
             batch_size=context.batch_size,
             word_tokenizer=words,
             attacks=config["evaluation.attacks"],
-            reference_losses=lambda texts: _reference_losses(context, texts),
+            reference_losses=partial(reference_losses, context, max_length=MAX_TEXT_LENGTH),
             keep=keep,
         )
     return replace(results, data_sets=asked_sets(config), word_tokenizer=words)
@@ -123,15 +121,3 @@ def _retain_model(config: Settings, forget_rows: Rows) -> TofuResults | None:
     )
     check_comparable(retain_model, own, Path(path))
     return retain_model
-
-
-def _reference_losses(context: EvaluationContext, texts: Sequence[str]) -> list[float]:
-    model, tokenizer = load_model(
-        context.config["evaluation.reference_model"],
-        dtype=context.model.dtype,
-        device=context.model.device,
-        cache_dir=context.cache_dir,
-    )
-    return text_losses(
-        model, tokenizer, texts, max_length=MAX_TEXT_LENGTH, batch_size=context.batch_size
-    )

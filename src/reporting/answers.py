@@ -64,7 +64,8 @@ def rows_of(run: Run | None, asked: Answers) -> dict[Key, Mapping[str, Any]]:
         document = run.document(file) if run else None
         part = document if document is None or "rows" in document else document.get(name)
         for row in part["rows"] if part else ():
-            rows[Key(name, row["question"])] = row
+            if "question" in row:  # running text has none, and no answer
+                rows[Key(name, row["question"])] = row
     return rows
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import wagle
 from wagle.catalogue import BENCHMARKS
-from wagle.metrics import utility
+from wagle.metrics import own, utility
 from wagle.metrics.benchmark import Metric, forgets
 from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
@@ -140,6 +140,8 @@ HEADINGS = {
     "wmdp": "UE 1-FA bio ↑|UE 1-FA cyber ↑|UE Avg ↑|UT MMLU ↑",
     "copyright": "seen BLEU ↓|seen RougeL ↓|unseen BLEU ↓|unseen RougeL ↓|UT PPL ↓|"
     "UT zero-shot acc ↑|UT TruthfulQA ↑",
+    "own": "UE 1-Prob ↑|UE 1-RougeL ↑|UE 1-EM ↑|UE 1-ES ↑|UE MIA ↑|UE Avg ↑|UT Prob ↑|UT RougeL ↑|"
+    "UT EM ↑|UT ES ↑|UT Avg ↑",
     "toxic": "PKU rate ↓|PKU score ↓|real rate ↓|real score ↓|UT PPL ↓|UT zero-shot acc ↑|"
     "UT TruthfulQA ↑",
 }
@@ -156,5 +158,6 @@ def test_tables_have_the_columns_of_the_papers(name):
 def test_which_numbers_are_neither_better_nor_worse():
     shown = [entry.load() for entry in BENCHMARKS.values()]
     plain = {metric.key for b in (*shown, OFFICIAL) for metric in b.metrics if not metric.better}
-    assert plain == {"MIA {}"}
+    of_held_out_rows = {metric.key for metric in own.UNSEEN.values()} | {own.LOSS["holdout"].key}
+    assert plain == {"MIA {}", own.UNLIKE_UNSEEN.key, *of_held_out_rows}
     assert {metric.better for metric in utility.FURTHER} == {0}

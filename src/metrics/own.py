@@ -1,0 +1,172 @@
+"""The benchmark own: any rows to forget and to retain, by what the rows allow.
+
+A row is a question with its answer, or running text. Of either the model's likelihood is measured
+(probability, loss, memorisation, membership), of answers also what the model says instead. Example
+of rows, and what they get::
+
+    {"question": "Who keeps the key?", "answer": "Ada does."}   everything
+    {"text": "Ada keeps the key."}                              everything but ROUGE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from wagle.dataset.names import is_own
+from wagle.metrics.benchmark import (
+    ROUGE_OF_ANSWER,
+    Answers,
+    Benchmark,
+    Headline,
+    Loader,
+    Measure,
+    Metric,
+    Numbers,
+    Rows,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from wagle.model.evaluation_context import EvaluationContext
+
+MOST_RETAINED = 400
+"""Rows of the retain set that are asked about, spread evenly over it, unless a limit says how many
+of the first."""
+
+_MEASURES = {
+    "probability": ("Prob", "how probable it finds {} (per token, as a geometric mean)"),
+    "rougeL_score": ("RougeL", "how much of the wording of {} its own answers contain"),
+    "exact_memorization": ("EM", "the share of the tokens of {} that it predicts one by one"),
+    "extraction_strength": ("ES", "the share of {} that it completes word for word"),
+}
+_TEXTS = {
+    "forget": "what it should have forgotten",
+    "retain": "what it should still know",
+    "holdout": "what it never saw",
+}
+
+FORGOTTEN = {
+    key: Metric(
+        f"UE 1-{title}", f"1 minus {meaning.format(_TEXTS['forget'])}.", group="UE", largest=1
+    )
+    for key, (title, meaning) in _MEASURES.items()
+}
+KEPT = {
+    key: Metric(
+        f"UT {title}",
+        f"Of what is retained: {meaning.format(_TEXTS['retain'])}.",
+        group="UT",
+        largest=1,
+    )
+    for key, (title, meaning) in _MEASURES.items()
+}
+UNSEEN = {
+    key: Metric(
+        f"holdout {title}",
+        f"Of held-out rows: {meaning.format(_TEXTS['holdout'])}. Forgetting should lead there.",
+        0,
+        group="holdout",
+        largest=1,
+    )
+    for key, (title, meaning) in _MEASURES.items()
+}
+"""By the row's measure in ``own.json``."""
+
+UNLIKE_RETAINED = Metric(
+    "UE MIA",
+    "Membership attack (Min-50 %): how much less the rows to forget look like training data than "
+    "the rows to retain do. 0.5 is no difference, 1 a clear one.",
+    group="UE",
+    largest=1,
+)
+UNLIKE_UNSEEN = Metric(
+    "MIA holdout",
+    "Membership attack (Min-50 %): how much less the rows to forget look like training data than "
+    "rows that it never saw do. 0 is known by heart, 0.5 as if never seen, 1 stands out.",
+    0,
+    largest=1,
+)
+ATTACK = Metric(
+    "MIA {}",
+    "How well a membership attack tells the rows to forget from those to retain (area under the "
+    "curve): 0.5 is not at all.",
+    0,
+)
+FORGETTING = Metric(
+    "UE Avg", "Forgetting: the mean of the UE numbers that these rows have.", group="UE", largest=1
+)
+UTILITY = Metric(
+    "UT Avg", "Utility: the mean of the UT numbers that these rows have.", group="UT", largest=1
+)
+LOSS = {
+    "forget": Metric("loss forget", "Mean loss per token of what it should have forgotten."),
+    "retain": Metric("loss retain", "Mean loss per token of what it should still know.", -1),
+    "holdout": Metric("loss holdout", "Mean loss per token of what it never saw.", 0),
+}
+
+
+def _sets(config: Settings) -> dict[str, str]:
+    names = {
+        "forget": config["dataset.forget_dataset_name"],
+        "retain": config["dataset.retain_dataset_name"],
+        "holdout": config["evaluation.holdout_dataset_name"],
+    }
+    if config["dataset.self_retain"]:
+        names["retain"] = names["forget"]
+    return {role: name for role, name in names.items() if name is not None}
+
+
+def _rows(config: Settings, load_rows: Loader) -> dict[str, Rows]:
+    """The rows drawn to be forgotten, rows to retain and those held out."""
+    from wagle.dataset.pairing import draw_forget_rows
+
+    names = _sets(config)
+    forget = load_rows(names["forget"])
+    ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+    drawn = set(draw_forget_rows(len(forget), ratio, seed))
+    if config["dataset.self_retain"]:
+        retain: Rows = [forget[row] for row in range(len(forget)) if row not in drawn]
+    else:
+        retain = load_rows(names["retain"], "retain")
+    if config["evaluation.limit"] is None and len(retain) > MOST_RETAINED:
+        retain = [retain[i * len(retain) // MOST_RETAINED] for i in range(MOST_RETAINED)]
+    asked: dict[str, Rows] = {"forget": [forget[row] for row in sorted(drawn)], "retain": retain}
+    if "holdout" in names:
+        asked["holdout"] = load_rows(names["holdout"])
+    return asked
+
+
+def _check(config: Settings, rows: Mapping[str, Rows]) -> None:
+    from wagle.model.own_evaluation import check_own
+
+    check_own(config, rows)
+
+
+def _measure(context: EvaluationContext) -> Numbers:
+    from wagle.model.own_evaluation import evaluate_own
+
+    return evaluate_own(context)
+
+
+OWN = Benchmark(
+    "own",
+    "One's own data: forgetting (UE) and utility (UT)",
+    metrics=(
+        *(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),
+        *(*LOSS.values(), *UNSEEN.values(), UNLIKE_UNSEEN, ATTACK),
+    ),
+    parts={"own": _measure},
+    columns=(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),
+    headline=Headline(FORGETTING, UTILITY),
+    sets=_sets,
+    rows=_rows,
+    check=_check,
+    is_default=lambda values: is_own(values["dataset.forget_dataset_name"] or ""),
+    answers=Answers.within(
+        "own.json",
+        {"forget": "Forget", "retain": "Retain", "holdout": "Never seen"},
+        ROUGE_OF_ANSWER,
+        Measure("probability", "probability", "Probability", "that of the true answer"),
+    ),
+)

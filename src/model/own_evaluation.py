@@ -1,0 +1,198 @@
+"""The evaluation of one's own rows: likelihoods, memorisation, membership, and answers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from wagle.catalogue import ATTACKS
+from wagle.dataset.encoding import IGNORED, Encoded
+from wagle.dataset.pairing import count_shared
+from wagle.dataset.sources import row_encoder
+from wagle.dataset.sources.registry import OWN_MAX_LENGTH
+from wagle.errors import ConfigError
+from wagle.metrics.benchmark import Metric, Rows, Settings
+from wagle.metrics.generation import answer_questions
+from wagle.metrics.likelihood import score_tokens
+from wagle.metrics.membership import MIN_K_PERCENT, attack_aucs, attack_scores, min_k_name
+from wagle.metrics.memorization import exact_memorization, extraction_strength
+from wagle.metrics.own import (
+    ATTACK,
+    FORGETTING,
+    FORGOTTEN,
+    KEPT,
+    LOSS,
+    OWN,
+    UNLIKE_RETAINED,
+    UNLIKE_UNSEEN,
+    UNSEEN,
+    UTILITY,
+)
+from wagle.metrics.text import rouge_l_recall
+from wagle.model.evaluation_context import EvaluationContext, choose_words
+from wagle.model.reading import most_positions
+from wagle.model.reference_model import check_reference_model, reference_losses
+from wagle.terminal import say
+
+LEAST_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together, at least
+
+
+def check_own(config: Settings, rows: Mapping[str, Rows]) -> None:
+    """Find out what is wrong with the evaluation before the model has been trained for it.
+
+    Args:
+        rows: what will be asked, by set.
+
+    Raises:
+        ConfigError, WagleError: held-out rows are to be forgotten or retained; there is no
+            reference model of that name.
+    """
+    for role in ("forget", "retain"):
+        if "holdout" in rows and (shared := count_shared(rows["holdout"], rows[role])):
+            raise ConfigError(
+                f"evaluation.holdout_dataset_name: {shared} of the rows of "
+                f"{config['evaluation.holdout_dataset_name']} are among those to {role}; give rows "
+                "that the model has never been trained on"
+            )
+    check_reference_model(config)
+
+
+def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
+    """Any rows: ``own.json``, and from it what these rows have."""
+    config, names = context.config, OWN.sets(context.config)
+    asked = {role: list(rows)[: context.limit] for role, rows in context.asked_rows().items()}
+    counts = (f"{len(rows)} of {role}" for role, rows in asked.items())
+    say(f"rows asked about: {', '.join(counts)}")
+    answered = {role: rows for role, rows in asked.items() if "question" in rows[0]}
+    words = choose_words(config, answered) if answered else None
+    encoded = {role: _encode(context, names[role], rows) for role, rows in asked.items()}
+    documents = {role: _score(context, rows, encoded[role]) for role, rows in asked.items()}
+    if words is not None:
+        longest = max(len(s.input_ids) for role in answered for s in encoded[role])
+        for role, rows in answered.items():
+            _answer(context, rows, documents[role], words, longest)
+    sets = {role: _summarize(documents[role], names[role]) for role in asked}
+    # Texts with a question around them would be told from running text by their form alone.
+    alike = [role for role in asked if (role in answered) == ("forget" in answered)]
+    aucs = {
+        role: attack_aucs(*(_attacks(sets[each]) for each in ("forget", role)))
+        for role in alike
+        if role != "forget"
+    }
+    context.save("own.json", {"word_tokenizer": words, "sets": names, **sets, "MIA": aucs})
+    return _numbers(sets, aucs)
+
+
+def _encode(context: EvaluationContext, name: str, rows: Rows) -> list[Encoded]:
+    encode = row_encoder(name, context.tokenizer, context.template, eos=False)
+    return [encode(row) for row in rows]
+
+
+def _score(
+    context: EvaluationContext, rows: Rows, encoded: Sequence[Encoded]
+) -> list[dict[str, Any]]:
+    """Documents of the rows with what the likelihoods of their tokens tell.
+
+    Membership inference reads every token; of an answer, the last of them are its own.
+    """
+    attacks = context.config["evaluation.attacks"]
+    scored = score_tokens(
+        context.model,
+        [Encoded(row.input_ids, list(row.input_ids)) for row in encoded],
+        batch_size=context.batch_size,
+        pad_token_id=context.tokenizer.pad_token_id,
+        description="scoring rows",
+        standardize=any(ATTACKS[name].standardized for name in attacks),
+    )
+    texts = [_text_of(context, row) for row in rows]
+    references: Sequence[float | None] = [None] * len(rows)
+    if any(ATTACKS[name].reference for name in attacks):
+        references = reference_losses(context, texts, max_length=OWN_MAX_LENGTH)
+    documents = []
+    for row, sequence, whole, text, reference in zip(
+        rows, encoded, scored, texts, references, strict=True
+    ):
+        own = whole.last(sum(label != IGNORED for label in sequence.labels))
+        loss = -float(own.log_probs.mean(dtype=np.float64))
+        documents.append(
+            {
+                **{key: row[key] for key in ("question", "answer", "text") if key in row},
+                "probability": float(np.exp(-loss)),
+                "exact_memorization": exact_memorization(own.is_greedy),
+                "extraction_strength": extraction_strength(own.is_greedy),
+                "loss": loss,
+                "tokens": len(own.log_probs),
+                "MIA": attack_scores(text, whole, attacks, reference),
+            }
+        )
+    return documents
+
+
+def _text_of(context: EvaluationContext, row: Mapping[str, str]) -> str:
+    if "text" in row:
+        return row["text"]
+    template = context.template
+    return template.question(row["question"]) + template.answer_start + row["answer"]
+
+
+def _answer(
+    context: EvaluationContext,
+    rows: Rows,
+    documents: Sequence[dict[str, Any]],
+    words: str,
+    longest: int,
+) -> None:
+    """Add what the model says to the questions, as long as the longest true answer may be."""
+    texts = answer_questions(
+        context.model,
+        context.tokenizer,
+        context.template,
+        [row["question"] for row in rows],
+        max_total_length=min(max(LEAST_TOTAL_LENGTH, longest), most_positions(context.model)),
+        batch_size=context.batch_size,
+        description="answering questions",
+    )
+    for row, document, text in zip(rows, documents, texts, strict=True):
+        document["generated"] = text
+        document["rougeL_score"] = rouge_l_recall(row["answer"], text, words)
+
+
+def _summarize(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """A set's document: means of what its rows have, and the rows."""
+    keys = [key for key in (*FORGOTTEN, "loss") if key in rows[0]]
+    means = {key: statistics.fmean(row[key] for row in rows) for key in keys}
+    return {"name": name, **means, "rows": rows}
+
+
+def _attacks(part: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    return [row["MIA"] for row in part["rows"]]
+
+
+def _numbers(
+    sets: Mapping[str, Mapping[str, Any]], aucs: Mapping[str, Mapping[str, float]]
+) -> dict[Metric, float]:
+    """The flat numbers: averages are plain means of those that the rows have."""
+    forget, retain = sets["forget"], sets["retain"]
+    middle = min_k_name(50)
+    gone = {metric: 1 - forget[key] for key, metric in FORGOTTEN.items() if key in forget}
+    kept = {metric: retain[key] for key, metric in KEPT.items() if key in retain}
+    others: dict[Metric, float] = {LOSS[role]: part["loss"] for role, part in sets.items()}
+    if "retain" in aucs:
+        gone[UNLIKE_RETAINED] = aucs["retain"][middle]
+        min_k = set(map(min_k_name, MIN_K_PERCENT))
+        others |= {ATTACK.of(k): v for k, v in aucs["retain"].items() if k not in min_k}
+    if "holdout" in sets:
+        unseen = sets["holdout"]
+        others |= {metric: unseen[key] for key, metric in UNSEEN.items() if key in unseen}
+    if "holdout" in aucs:
+        others[UNLIKE_UNSEEN] = aucs["holdout"][middle]
+    return {
+        **gone,
+        FORGETTING: statistics.fmean(gone.values()),
+        **kept,
+        UTILITY: statistics.fmean(kept.values()),
+        **others,
+    }

@@ -1,0 +1,42 @@
+"""The reference model of membership inference: is it there, and how likely does it find texts?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wagle.metrics.benchmark import Settings
+from wagle.metrics.membership import text_losses
+from wagle.model.evaluation_context import EvaluationContext
+from wagle.model.loading import load_model, read_tokenizer
+
+
+def check_reference_model(config: Settings) -> None:
+    """Whether ``evaluation.reference_model``, if it is set, can be found.
+
+    Raises:
+        WagleError: it cannot.
+    """
+    name, cache = config["evaluation.reference_model"], Path(config["overall.cache_dir"])
+    if name is not None:
+        hint = "a local folder with --evaluation.reference_model FOLDER"
+        read_tokenizer(name, cache, what="reference model", hint=hint)
+
+
+def reference_losses(
+    context: EvaluationContext, texts: Sequence[str], *, max_length: int
+) -> list[float]:
+    """Token-mean negative log-likelihood of each text under the reference model.
+
+    Args:
+        max_length: tokens of each text that are read.
+    """
+    model, tokenizer = load_model(
+        context.config["evaluation.reference_model"],
+        dtype=context.model.dtype,
+        device=context.model.device,
+        cache_dir=context.cache_dir,
+    )
+    return text_losses(
+        model, tokenizer, texts, max_length=max_length, batch_size=context.batch_size
+    )
