@@ -346,10 +346,10 @@ MUTATIONS = (
         "test_training_loop",
         ("loop: clipping", "MAX_GRADIENT_NORM = 1.0", "MAX_GRADIENT_NORM = 2.0"),
         ("loop: gradients not watched", ", gradient_norm=float(norm))", ")"),
-        ("loop: losses not watched", "loss=float(recent), gradient", "gradient"),
+        ("loop: losses not watched", "loss=float(now.recent), gradient", "gradient"),
         (
             "loop: gradients add up",
-            "            model.zero_grad()\n            since",
+            "            gradients.clear()\n            since",
             "            since",
         ),
         ("loop: last weights not looked at", "    _check_weights(model, plan.steps)\n", ""),

@@ -9,9 +9,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
+from wagle import stopping
 from wagle.errors import ConfigError, Terminated, WagleError
 from wagle.terminal import plain, secure_streams
 
@@ -77,13 +77,12 @@ def program(command: str) -> str:
 def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
     """Run ``main`` on a command line and exit.
 
-    Exit status: 0 done, 1 failure, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+    Exit status: 0 done, 1 failure, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP,
+    138 SIGUSR1 (128 and the signal's number).
     Failures that the user can act on are one message; anything else keeps its traceback.
     """
     streams = secure_streams()
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(kind) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(kind, _terminate)
+    stopping.install()
     try:
         status = main(argv)
     except WagleError as error:
@@ -114,8 +113,3 @@ def _overview() -> str:
 def _report(problem: object, status: int) -> int:
     print(f"error: {plain(problem)}", file=sys.stderr)
     return status
-
-
-def _terminate(kind: int, frame: FrameType | None) -> None:
-    signal.signal(kind, signal.SIG_DFL)  # asked a second time, it ends at once
-    raise Terminated(signal.Signals(kind))

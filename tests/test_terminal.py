@@ -86,7 +86,10 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    [
+        *((signal.SIGINT, 130), (signal.SIGTERM, 143)),
+        *((signal.SIGHUP, 129), (signal.SIGUSR1, 138)),
+    ],
 )
 def test_signals_end_a_program_in_order(kind, status):
     body = "import time\ntry:\n    print('ready', flush=True); time.sleep(60)\n"

@@ -41,6 +41,7 @@ DATASET_KEYS = (
     *("evaluation.holdout_dataset_name", "finetune.dataset_name", "finetune.extra_dataset_names"),
 )
 """The keys that name data sets."""
+_SAVE_STEPS = "steps between checkpoints to go on from; not set: ten minutes"
 _ZERO_SHOT = (
     *("boolq", "rte", "hellaswag", "winogrande", "arc_challenge", "arc_easy"),
     *("openbookqa", "piqa"),
@@ -239,6 +240,7 @@ class UnlearnSection:
     max_grad_norm: float = key(1.0, "gradients are clipped to this norm; 0: not clipped", _RATE)
     gradient_checkpointing: bool = key(False, "saves memory, takes time")
     save_model: bool = key(True, "false: keep the run's numbers, not its model", inert=True)
+    save_steps: int | None = key(None, _SAVE_STEPS, _COUNT, inert=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,3 +350,4 @@ class FineTuneSection:
     warmup_ratio: float = key(0.05, "share of the steps to warm up in", at_least=0, at_most=1)
     output_dir: str = key(REQUIRED, "where the model goes", _FOLDER)
     from_scratch: bool = key(False, "build the demo's tiny Llama instead of loading a model")
+    save_steps: int | None = key(None, _SAVE_STEPS, _COUNT, inert=True)

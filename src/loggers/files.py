@@ -118,7 +118,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _part(path: Path) -> Iterator[Path]:
     """An unused temporary name for ``path``; whatever has it at the end is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_dead_parts(path.parent)
+    remove_dead_parts(path.parent)
     name = path.name.encode()[:_NAME_BYTES].decode(errors="ignore")
     part = path.with_name(f"{name}.{os.getpid()}.{_HOST}{uuid.uuid4().hex[:8]}.partial")
     _mine.add(part)
@@ -129,7 +129,7 @@ def _part(path: Path) -> Iterator[Path]:
         _mine.discard(part)
 
 
-def _remove_dead_parts(folder: Path) -> None:
+def remove_dead_parts(folder: Path) -> None:
     """Remove the parts in a folder whose process on this host is gone, once for each process."""
     folder = folder.absolute()
     if folder in _swept:

@@ -19,6 +19,7 @@ from wagle.loggers.run_folder import (
     MANIFEST,
     PARTIAL_RESULTS,
     RESULTS,
+    TRAINING,
     TRAINING_LOG,
     flatten,
     read_document,
@@ -84,6 +85,7 @@ class JsonLogger(Logger):
                     "--logger.name, or remove the folder"
                 )
             if not wants_model or (self.folder / CHECKPOINTS).is_dir():
+                shutil.rmtree(self.folder / TRAINING, ignore_errors=True)  # of a kill at the end
                 return read_document(self.folder, RESULTS, earlier)
             say(f"{self.folder} has finished, but kept no model (unlearn.save_model): running it")
         elif earlier:
@@ -124,11 +126,11 @@ class JsonLogger(Logger):
         """Remove what an earlier attempt left, but for what the same run can go on with.
 
         Documents stay until they are written anew; which of them still count is for those to say
-        who read them with :meth:`load`. A model of another configuration may come from the same
-        training, so that is for the run to say as well.
+        who read them with :meth:`load`. A model or a checkpoint of another configuration may come
+        from the same training, so that is for the run to say as well.
         """
         for path in self.folder.iterdir():
-            kept = path.name in (MANIFEST, CHECKPOINTS)
+            kept = path.name in (MANIFEST, CHECKPOINTS, TRAINING)
             kept |= not everything and path.suffix == ".json" and not is_part(path)
             if not kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

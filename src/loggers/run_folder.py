@@ -20,6 +20,8 @@ CONFIG, MANIFEST, RESULTS, TRAINING_LOG = "config.json", "manifest.json", "resul
 PARTIAL_RESULTS = "results.partial.json"
 """What has been measured so far; its place is taken by ``results.json`` when all is there."""
 CHECKPOINTS = "checkpoints"
+TRAINING = "training"
+"""Checkpoints of the training in progress; the trained model is in ``checkpoints``."""
 FINISHED = "finished"
 """The status of a run whose ``results.json`` is complete; others: running, failed, interrupted."""
 

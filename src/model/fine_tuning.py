@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,8 @@ from wagle.devices import seed_everything
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers.files import check_room, read_json
 from wagle.loggers.folder_lock import FolderLock
-from wagle.model.environment import rows_fingerprint
+from wagle.loggers.run_folder import TRAINING
+from wagle.model.environment import rows_fingerprint, versions
 from wagle.model.head import token_losses
 from wagle.model.loading import (
     find_saved_template,
@@ -36,10 +38,11 @@ from wagle.model.loading import (
 from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
 from wagle.terminal import say
+from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
-from wagle.unlearn.mask.fingerprints import model_fingerprint
+from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.objectives.losses import answer_lengths
 
 RECORD = "fine_tuning.json"
@@ -88,6 +91,7 @@ def fine_tune(
     settings: FineTuneSettings,
     *,
     pad_token_id: int,
+    checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on the labelled tokens of ``dataset``.
 
@@ -119,6 +123,7 @@ def fine_tune(
         ),
         plan,
         seed=settings.seed,
+        checkpoints=checkpoints,
     )
     model.eval()
     return log
@@ -137,6 +142,7 @@ def fine_tune_from_config(config: Config) -> Path:
     output = Path(config["finetune.output_dir"])
     with FolderLock(output, "finetune.output_dir"):
         if output.exists() and any(output.iterdir()):
+            shutil.rmtree(_training_folder(output), ignore_errors=True)  # of a kill at the end
             _check_made(config, output)
         else:
             _make(config, output)
@@ -234,12 +240,22 @@ def _make(config: Config, output: Path) -> None:
     for name, (rows, encode) in parts.items():
         positions = learned_positions(model, find_source(name).max_length)
         check_rows(name, rows, encode, positions=positions)
+    origin = {"config": config.fingerprint(), "resolved": resolved, "fingerprints": fingerprints}
+    # What tokenizer and template make of a row.
+    encoded = examples_fingerprint([encode(rows[0]) for rows, encode in parts.values()])
+    checkpoints = Checkpoints(
+        _training_folder(output),
+        {**origin, "encoded": encoded, "versions": versions()},
+        every=config["finetune.save_steps"],
+        keeps_last=False,
+    )
     log = fine_tune(
         model,
         EncodedRows(list(parts.values())),
         plan,
         _settings(config, model.dtype),
         pad_token_id=tokenizer.pad_token_id,
+        checkpoints=checkpoints,
     )
     save_model(
         model,
@@ -253,9 +269,16 @@ def _make(config: Config, output: Path) -> None:
                 "resolved": resolved,
                 "fingerprints": fingerprints,
                 "log": log,
+                "resumed": checkpoints.resumed,
             }
         },
     )
+    checkpoints.remove()
+
+
+def _training_folder(output: Path) -> Path:
+    """Checkpoints of a training in progress; the output folder itself appears complete."""
+    return output.with_name(f".{output.name}.{TRAINING}")
 
 
 def _starting_model(

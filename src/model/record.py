@@ -27,6 +27,7 @@ class Record:
         seconds: of mask and training.
         log: the training log.
         config: every key.
+        resumed: when the run went on after an interruption, and after which step.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
+    resumed: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -26,7 +28,8 @@ from wagle.devices import seed_everything
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
-from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST
+from wagle.loggers.folder_lock import FolderLock
+from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, TRAINING
 from wagle.model.environment import (
     Stopwatch,
     git_commit,
@@ -58,9 +61,10 @@ from wagle.model.record import (
 )
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.terminal import say
+from wagle.training.checkpoint import Checkpoints, resumption
 from wagle.training.optimizer import SophiaSettings
 from wagle.training.schedule import Plan
-from wagle.unlearn.mask.fingerprints import model_fingerprint
+from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
 from wagle.unlearn.mask.statistics import density, density_table
 from wagle.unlearn.objectives import Objective, ReferenceModel
@@ -103,6 +107,9 @@ class Unlearn:
         self.adapted_share = 1.0
         self.saved: Path | None = None
         self.record: Record | None = None
+        self.checkpoints: Checkpoints | None = None
+        self._resumed: list[dict[str, str]] = []
+        self._lock: FolderLock | None = None  # of checkpoints outside a run folder
         self._row_fingerprints: dict[str, str] | None = None
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config["overall.device"])
@@ -146,10 +153,14 @@ class Unlearn:
         try:
             results = self._run()
             self.logger.finish(results, self._manifest())
+            self._drop_checkpoints()
         except BaseException as error:
             self.logger.fail(error, self._manifest())
             say(self._left_behind(), sys.stderr)
             raise
+        finally:
+            if self._lock:
+                self._lock.release()
         return results
 
     def _check_inputs(self) -> None:
@@ -185,6 +196,8 @@ class Unlearn:
         where = f"the run ended in its phase {phase!r}"
         if self.saved is not None:
             return f"{where}; the same command goes on with the model in {self.saved}"
+        if self.checkpoints and self.checkpoints.newest:
+            return f"{where}; the same command goes on from {self.checkpoints.newest}"
         lost = ": what was trained is lost" if "train" in self.watch.phases else ""
         return f"{where}{lost}; the same command runs it again"
 
@@ -203,15 +216,18 @@ class Unlearn:
                     say(f"warning: training {warning}")
             with self.watch.phase("mask"):
                 self.prepare_mask()
+            self.checkpoints = self._find_checkpoints()
             if not self._continue():
-                if self._checkpoints:
+                if self._model_folder:
                     check_room(
-                        self._checkpoints.parent, sum(p.nbytes for p in self.model.parameters())
+                        self._model_folder.parent, sum(p.nbytes for p in self.model.parameters())
                     )
                 with self.watch.phase("train"):
                     self.train()
                 with self.watch.phase("save"):
                     self.save()
+            if self.saved:
+                self._drop_checkpoints()
             with self.watch.phase("draw"):
                 self.draw()
         with self.watch.phase("evaluate"):
@@ -421,6 +437,7 @@ class Unlearn:
             self._unlearn_settings(),
             pad_token_id=self.tokenizer.pad_token_id,
             on_log=self.logger.log_step,
+            checkpoints=self.checkpoints,
         )
         if adapted is not None:
             self.model = merge_lora(adapted)
@@ -473,7 +490,7 @@ class Unlearn:
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
-        folder = self._checkpoints
+        folder = self._model_folder
         if folder is None:
             return
         documents = {RECORD: asdict(self._record())}
@@ -481,7 +498,7 @@ class Unlearn:
         self.saved = folder
 
     @property
-    def _checkpoints(self) -> Path | None:
+    def _model_folder(self) -> Path | None:
         """Where the trained model is kept, if it is."""
         folder = self.logger.folder
         return folder / CHECKPOINTS if folder and self.config["unlearn.save_model"] else None
@@ -494,6 +511,7 @@ class Unlearn:
             seconds={name: seconds[name] for name in ("mask", "train")},
             log=self.training_log,
             config=self.config.as_dict(),
+            resumed=self.resumed,
         )
 
     def _about(self) -> dict[str, Any]:
@@ -515,6 +533,39 @@ class Unlearn:
             "resolved": self._resolved(),
         }
 
+    def _find_checkpoints(self) -> Checkpoints | None:
+        """The place of this training's checkpoints: in the run folder, or else in the cache.
+
+        There its name follows from what is trained. ``None`` where nothing can be kept.
+        """
+        first = [self.dataset.example(view, (0, 0)) for view in self.objective.views]
+        origin = {
+            **self._training_origin(),
+            "encoded": examples_fingerprint(first),  # what tokenizer and template make of rows
+            "versions": versions(),
+        }
+        folder = self.logger.folder and self.logger.folder / TRAINING
+        if folder is None:
+            name = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+            folder = self._cache_dir / "wagle" / TRAINING / name[:16]
+            self._lock = FolderLock(folder, "overall.cache_dir")
+            try:
+                self._lock.acquire()
+            except ConfigError as error:
+                say(f"note: no checkpoints of this training are kept: {error}")
+                return None
+        every = self.config["unlearn.save_steps"]
+        return Checkpoints(folder, origin, every=every, keeps_last=self._model_folder is None)
+
+    @property
+    def resumed(self) -> list[dict[str, str]]:
+        """When the run went on after an interruption, and after what."""
+        return self._resumed or (self.checkpoints.resumed if self.checkpoints else [])
+
+    def _drop_checkpoints(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.remove()
+
     def _continue(self) -> bool:
         """Take the model that an earlier attempt at the same training has saved, if there is one.
 
@@ -534,6 +585,7 @@ class Unlearn:
             str(folder), dtype=self.dtype, device=self.device, cache_dir=self._cache_dir
         )
         self.saved = folder
+        self._resumed = [*record.resumed, resumption("training")]
         self.adapted_share = record.density
         self.training_log = record.log
         self.watch.seconds |= record.seconds
@@ -618,6 +670,7 @@ class Unlearn:
             "fingerprints": self.fingerprints,
             "evaluated_rows": self._row_fingerprints or {},
             "mask": self.mask_origin.as_dict() if self.mask_origin else None,
+            "resumed": self.resumed,
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),
             "peak_memory_bytes_after": self.watch.memory,

@@ -268,6 +268,35 @@ class PackedOptimizer(torch.optim.Optimizer):
             state[MASTER] = master
         return state
 
+    @torch.no_grad()
+    def packed_weights(self) -> list[torch.Tensor]:
+        """The selected weights of every parameter, in the order of ``state_dict``'s numbers.
+
+        Flat vectors in row-major order; where all of a parameter is selected, a view of it.
+        """
+        vectors = []
+        for parameter, layout in self._layouts.items():
+            flat = parameter.view(-1)
+            parts = [chunk.gather(flat, chunk.positions()) for chunk in layout.chunks]
+            whole = layout.mask is None
+            vectors.append(flat if whole else torch.cat([flat[:0], *parts]))
+        return vectors
+
+    @torch.no_grad()
+    def load_packed_weights(self, vectors: Sequence[torch.Tensor]) -> None:
+        """Put weights back that :meth:`packed_weights` has given.
+
+        Raises:
+            ValueError: they are not of these parameters and masks. Nothing is changed then.
+        """
+        found = [(vector.shape, vector.dtype) for vector in vectors]
+        if found != [((layout.selected,), p.dtype) for p, layout in self._layouts.items()]:
+            raise ValueError("these weights were packed for other parameters or masks")
+        for (parameter, layout), vector in zip(self._layouts.items(), vectors, strict=True):
+            weights = vector.to(parameter.device)
+            for chunk in layout.chunks:
+                chunk.scatter(parameter.view(-1), chunk.positions(), weights[chunk.packed])
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load moments, step counts and masters, each in the dtype that it was saved in.
 
@@ -284,11 +313,12 @@ class PackedOptimizer(torch.optim.Optimizer):
                     self._check_saved(saved, parameter, number)
                     loaded.append((saved, parameter))
         super().load_state_dict(state_dict)
-        # The base class casts state to the parameter's dtype, which would round the masters, and
-        # shares the caller's tensors where it has nothing to cast.
+        # The base class casts state to the parameter's dtype, which would round the masters, takes
+        # the mask's digest apart, and shares the caller's tensors where it has nothing to cast.
         for saved, parameter in loaded:
-            for name in saved.keys() - {"mask"}:
-                self.state[parameter][name] = saved[name].to(parameter.device, copy=True)
+            for name, value in saved.items():
+                own = value if name == "mask" else value.to(parameter.device, copy=True)
+                self.state[parameter][name] = own
 
     def _check_saved(self, saved: dict[str, Any], parameter: torch.Tensor, number: int) -> None:
         of = f"optimizer state {number}, of a parameter of shape {tuple(parameter.shape)},"

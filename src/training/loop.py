@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -17,7 +17,10 @@ from transformers import PreTrainedModel
 from wagle.devices import seed_everything
 from wagle.errors import WagleError
 from wagle.optim.gradients import DenseGradients, Gradients
+from wagle.optim.packed import PackedOptimizer
+from wagle.stopping import deferring
 from wagle.terminal import Progress
+from wagle.training.checkpoint import Checkpoints, Standing
 from wagle.training.schedule import Plan
 
 MAX_GRADIENT_NORM = 1.0
@@ -54,24 +57,30 @@ class Rows:
     collate: Callable[[list[Any]], Batch]
     num_workers: int = 0
 
-    def batches(self, epoch: int, batch_size: int, device: torch.device) -> Iterator[Batch]:
-        """The batches of an epoch, on ``device``."""
+    def batches(
+        self, epoch: int, batch_size: int, device: torch.device, first: int = 0
+    ) -> Iterator[Batch]:
+        """The batches of an epoch from a number on, on ``device``."""
         loader = DataLoader(
             self.dataset,
             batch_size=batch_size,
-            sampler=self.order(epoch),
+            sampler=self.order(epoch)[first * batch_size :],
             collate_fn=self.collate,
             num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
+            worker_init_fn=_ignore_interrupts,
         )
-        return (_to(batch, device) for batch in loader)
+        # An iterator draws a seed for its workers; that of the whole epoch has done so before.
+        with torch.random.fork_rng(devices=[], enabled=first > 0):
+            batches = iter(loader)
+        return (_to(batch, device) for batch in batches)
 
 
 def train(
     model: PreTrainedModel,
     rows: Rows,
     share: Share,
-    optimizer: torch.optim.Optimizer,
+    optimizer: PackedOptimizer,
     plan: Plan,
     *,
     seed: int,
@@ -79,10 +88,12 @@ def train(
     before_window: Callable[[int, Window], None] = lambda step, window: None,
     before_update: Callable[[], None] = lambda: None,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
     """Train in place: a step reads a window of batches, clips gradients and updates weights once.
 
-    The model is in train mode meanwhile. Randomness (dropout) begins at ``seed``.
+    The model is in train mode meanwhile. Randomness (dropout) begins at ``seed``. A signal that
+    asks the program to end is obeyed after the step.
 
     Args:
         optimizer: its groups' learning rates are the full ones; :meth:`Plan.rate` scales them.
@@ -90,7 +101,8 @@ def train(
         before_window: called with the number of the step, from 0, before its forward passes; it
             leaves no gradients behind.
         before_update: called between clipping and the optimizer's step; may change gradients.
-        on_log: gets each entry of the log as it is made.
+        on_log: gets each entry of the log as it is made, or restored.
+        checkpoints: where training goes on from, and what it leaves to go on from.
 
     Returns:
         The log: every ``plan.log_every`` steps the mean loss since the last entry, that of each of
@@ -100,57 +112,64 @@ def train(
     Raises:
         WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
             loss or gradient does not touch the weights, unless they are updated as gradients come.
+        KeyboardInterrupt: a signal has asked for it; a checkpoint is written.
     """
     seed_everything(seed)
     model.train()
     gradients = gradients or DenseGradients(model, MAX_GRADIENT_NORM)
     full_rates = [group["lr"] for group in optimizer.param_groups]
-    log: list[dict[str, float]] = []
-    total, started = 0.0, time.perf_counter()
-    recent: float | torch.Tensor = 0.0  # sums since the last entry: of losses, of their terms
-    terms: defaultdict[str, float | torch.Tensor] = defaultdict(float)
-    with Progress("training", plan.steps, "step") as progress, gradients:
-        for step, window in enumerate(islice(_windows(rows, plan, model.device), plan.steps)):
+    now = checkpoints.restore(optimizer, model.device) if checkpoints else Standing()
+    for entry in now.log:
+        on_log(entry)
+    started = time.perf_counter() - now.seconds
+    windows = islice(_windows(rows, plan, model.device, now.step), plan.steps - now.step)
+    with (
+        deferring() as request,
+        Progress("training", plan.steps, "step") as progress,
+        gradients,
+    ):
+        progress.update(now.step)
+        for step, window in enumerate(windows, now.step):
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * plan.rate(step)
             before_window(step, window)
             for number, batch in enumerate(window, start=1):
                 loss, parts = share(model, batch, window)
                 gradients.backward(loss, list(parts.values()), last=number == len(window))
-                recent += loss.detach()
+                now.recent += loss.detach()
                 for name, part in parts.items():
-                    terms[name] += part.detach()
+                    now.terms[name] += part.detach()
             norm = gradients.clip()
-            _check_finite(step, loss=float(recent), gradient_norm=float(norm))
+            _check_finite(step, loss=float(now.recent), gradient_norm=float(norm))
             before_update()
             optimizer.step()
             gradients.clear()
             since = step % plan.log_every + 1
-            progress.update(loss=float(recent) / since, rate=optimizer.param_groups[0]["lr"])
+            progress.update(loss=float(now.recent) / since, rate=optimizer.param_groups[0]["lr"])
             if (step + 1) % plan.log_every == 0:
-                total += float(recent)
-                log.append(_entry(plan, step, float(recent), terms, float(norm), optimizer))
-                on_log(log[-1])
-                recent = 0.0
-                terms.clear()
+                now.total += float(now.recent)
+                now.log.append(_entry(plan, step, now, float(norm), optimizer))
+                on_log(now.log[-1])
+                now.recent = 0.0
+                now.terms.clear()
+            now.step, now.seconds = step + 1, time.perf_counter() - started
+            asked = request.kind is not None
+            if checkpoints:
+                checkpoints.after_step(now, optimizer, model.device, steps=plan.steps, asked=asked)
+            if asked:
+                request.end()
     _check_weights(model, plan.steps)
-    seconds = time.perf_counter() - started
-    log.append(_summary(plan, total + float(recent), seconds))
-    on_log(log[-1])
-    return log
+    now.log.append(_summary(plan, now))
+    on_log(now.log[-1])
+    return now.log
 
 
 def _entry(
-    plan: Plan,
-    step: int,
-    losses: float,
-    terms: Mapping[str, float | torch.Tensor],
-    norm: float,
-    optimizer: torch.optim.Optimizer,
+    plan: Plan, step: int, now: Standing, norm: float, optimizer: torch.optim.Optimizer
 ) -> dict[str, float]:
     return {
-        "loss": losses / plan.log_every,
-        **{f"{name}_loss": float(part) / plan.log_every for name, part in terms.items()},
+        "loss": float(now.recent) / plan.log_every,
+        **{f"{name}_loss": float(part) / plan.log_every for name, part in now.terms.items()},
         "grad_norm": norm,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "epoch": plan.epoch_after(step),
@@ -158,12 +177,12 @@ def _entry(
     }
 
 
-def _summary(plan: Plan, losses: float, seconds: float) -> dict[str, float]:
+def _summary(plan: Plan, now: Standing) -> dict[str, float]:
     return {
-        "train_runtime": round(seconds, 4),
-        "train_samples_per_second": round(plan.rows_read / seconds, 3),
-        "train_steps_per_second": round(plan.steps / seconds, 3),
-        "train_loss": losses / plan.steps,
+        "train_runtime": round(now.seconds, 4),
+        "train_samples_per_second": round(plan.rows_read / now.seconds, 3),
+        "train_steps_per_second": round(plan.steps / now.seconds, 3),
+        "train_loss": (now.total + float(now.recent)) / plan.steps,
         "epoch": plan.epoch_after(plan.steps - 1),
         "step": plan.steps,
     }
@@ -204,12 +223,19 @@ def not_finite(model: torch.nn.Module) -> str | None:
     return None
 
 
-def _windows(rows: Rows, plan: Plan, device: torch.device) -> Iterator[list[Batch]]:
-    """The windows of every step, epoch after epoch without end."""
-    for epoch in count():
-        batches = rows.batches(epoch, plan.batch_size, device)
+def _windows(rows: Rows, plan: Plan, device: torch.device, step: int) -> Iterator[list[Batch]]:
+    """The windows of every step from a number on, epoch after epoch without end."""
+    first_epoch, done = divmod(step, plan.windows_per_epoch)
+    for epoch in count(first_epoch):
+        batches = rows.batches(epoch, plan.batch_size, device, done * plan.accumulation)
         while window := list(islice(batches, plan.accumulation)):
             yield window
+        done = 0
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """In a process that loads items: Ctrl-C reaches it too, but the step needs its items."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _to(batch: Any, device: torch.device) -> Any:

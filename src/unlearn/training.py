@@ -16,6 +16,7 @@ from wagle.optim.bitmask import Mask
 from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
+from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import SophiaSettings, make_optimizer
 from wagle.training.schedule import Plan
@@ -63,6 +64,7 @@ def unlearn(
     *,
     pad_token_id: int,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
     """Unlearn in place; returns the training log (:func:`wagle.training.loop.train`).
 
@@ -71,7 +73,7 @@ def unlearn(
         dataset: pairs of forget and retain examples.
         mask: the weights that may change; ``None``: all of them.
         reference: opens the model before unlearning, for objectives that run it.
-        on_log: gets each entry of the log as it is made.
+        on_log, checkpoints: as for :func:`wagle.training.loop.train`.
 
     Raises:
         WagleError: the mask selects nothing; training diverged.
@@ -128,6 +130,7 @@ def unlearn(
         before_window=refresh_curvature,
         before_update=mask_gradients,
         on_log=on_log,
+        checkpoints=checkpoints,
     )
 
 

@@ -476,6 +476,7 @@ def test_the_second_of_two_processes_with_one_folder_is_refused(tmp_path, option
     [
         (signal.SIGINT, 130, "interrupted"),
         (signal.SIGTERM, 143, "interrupted"),
+        (signal.SIGUSR1, 138, "interrupted"),
         (signal.SIGKILL, -signal.SIGKILL, "running"),
     ],
 )
@@ -493,10 +494,9 @@ def test_interrupted_runs_leave_nothing_that_looks_finished(tmp_path, options, k
         assert not (folder / "results.json").exists()
         assert read(folder / "manifest.json")["status"] == word
         if kind != signal.SIGKILL:
-            lost = (
-                "what was trained is lost" if phase == "log.json" else "goes on with the model in"
-            )
-            assert lost in output
+            kept = folder / ("training" if phase == "log.json" else "checkpoints")
+            assert f"the same command goes on {'from' if phase == 'log.json' else 'with'}" in output
+            assert f"{kept}" in output
     AutoModelForCausalLM.from_pretrained(folder / "checkpoints")
     code, output = Running("unlearn", command, tmp_path).end()  # goes on with the saved model
     assert code == 0, output

@@ -1,0 +1,303 @@
+"""Checkpoints of a training in progress, so that the same command goes on where it stopped.
+
+Going on gives the weights, the log and the results of a training that was never interrupted, bit
+for bit on a CPU. A checkpoint is a folder ``step-00000120`` of two files, which appears only
+complete and is on the disk before it has its name:
+
+- ``tensors.safetensors``: the weights that training changes (of a masked run the selected ones, of
+  LoRA the adapters), packed as the optimizer's state is; that state (moments, masters, Sophia's
+  Hessian); the losses since the last entry of the log; torch's generators.
+- ``checkpoint.json``: what the training is made of (``origin``), steps done, log, the generators of
+  Python and numpy, checksums.
+
+Learning rates and the place in the data follow from the number of steps.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from safetensors.torch import load_file, save_file
+
+from wagle import devices
+from wagle.errors import WagleError
+from wagle.loggers.files import read_json, remove_dead_parts, replacing_folder, write_json
+from wagle.optim.packed import PackedOptimizer
+from wagle.terminal import say
+
+FORMAT = 1  # of the two files; a checkpoint of another one is of another training
+KEPT = 2  # checkpoints of a training, the newest ones
+SECONDS_BETWEEN = 600.0  # where no number of steps is given
+MOST_TIME = 0.05  # of a training, for writing checkpoints by time
+
+_DOCUMENT, _TENSORS = "checkpoint.json", "tensors.safetensors"
+_BLOCK = 1 << 24  # bytes read at once to be hashed
+
+
+@dataclass
+class Standing:
+    """How far a training has come, beside its weights and its optimizer's state.
+
+    Attributes:
+        step: steps done.
+        seconds: that they took.
+        total: losses of the steps that the log has entries for, added up.
+        recent: of those since, a scalar tensor where there is one.
+        terms: the same for each term of the loss.
+        log: entries so far.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    total: float = 0.0
+    recent: torch.Tensor | float = 0.0
+    terms: defaultdict[str, torch.Tensor | float] = field(
+        default_factory=partial(defaultdict, float)
+    )
+    log: list[dict[str, float]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one training by one process, in a folder that nobody else writes to.
+
+    Args:
+        folder: for nothing else; made when it is needed.
+        origin: everything that decides the trained weights, as JSON. Checkpoints of another origin
+            are removed, never used.
+        every: steps between two checkpoints; ``None``: ten minutes, or more where writing one takes
+            so long that it would be more than a twentieth of the time.
+        keeps_last: write one after the last step as well, for a model that is saved nowhere else.
+
+    Attributes:
+        resumed: when training went on after which step, over all its attempts.
+    """
+
+    def __init__(
+        self, folder: Path, origin: Mapping[str, Any], *, every: int | None, keeps_last: bool
+    ) -> None:
+        self.folder = folder
+        self.resumed: list[dict[str, str]] = []
+        self._origin = json.loads(json.dumps({"format": FORMAT, **origin}))
+        self._every = every
+        self._keeps_last = keeps_last
+        self._last, self._took = time.monotonic(), 0.0
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint after most steps."""
+        return max(self._all(), default=None)
+
+    def restore(self, optimizer: PackedOptimizer, device: torch.device) -> Standing:
+        """Put weights, state and generators back to the newest checkpoint that can be used.
+
+        Damaged ones are removed, with a message.
+
+        Returns:
+            How far training has come; at its start where there is no checkpoint.
+        """
+        if self.folder.is_dir():
+            remove_dead_parts(self.folder)
+        while (path := self.newest) is not None:
+            try:
+                content = _read(path)
+            except WagleError as error:
+                say(f"warning: the checkpoint {path} is damaged ({error}): it is removed")
+                shutil.rmtree(path)
+                continue
+            if content["origin"] != self._origin:
+                say(f"{self.folder} holds checkpoints of another training: they are removed")
+                self.remove()
+                break
+            standing = _unpack(content, load_file(path / _TENSORS), optimizer, device)
+            say(f"going on after step {standing.step}, from the checkpoint of {content['written']}")
+            self.resumed = [*content["resumed"], resumption(f"step {standing.step}")]
+            return standing
+        return Standing()
+
+    def after_step(
+        self,
+        standing: Standing,
+        optimizer: PackedOptimizer,
+        device: torch.device,
+        *,
+        steps: int,
+        asked: bool,
+    ) -> None:
+        """Write a checkpoint if it is time for one; what keeps it from being written is only said.
+
+        Args:
+            standing: after the step.
+            device: whose generator training draws from, beside the CPU's.
+            steps: of the whole training; after the last the optimizer's state is left out.
+            asked: write one in any case.
+        """
+        ended = standing.step == steps
+        if not (asked or (self._keeps_last if ended else self._due(standing.step))):
+            return
+        start = time.monotonic()
+        path = self.folder / f"step-{standing.step:08}"
+        try:
+            self._write(path, standing, optimizer, device, with_state=not ended)
+        except WagleError as error:
+            say(f"warning: no checkpoint after step {standing.step}: {error}")
+        else:
+            for old in sorted(self._all())[:-KEPT]:
+                shutil.rmtree(old)
+            if asked:
+                say(f"the same command goes on after step {standing.step} of {steps}: {path}")
+        self._last = time.monotonic()
+        self._took = self._last - start
+
+    def remove(self) -> None:
+        """Remove them all, and the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return list(self.folder.glob("step-" + "[0-9]" * 8))
+
+    def _due(self, step: int) -> bool:
+        if self._every is not None:
+            return step % self._every == 0
+        return time.monotonic() - self._last >= max(SECONDS_BETWEEN, self._took / MOST_TIME)
+
+    def _write(
+        self,
+        path: Path,
+        standing: Standing,
+        optimizer: PackedOptimizer,
+        device: torch.device,
+        *,
+        with_state: bool,
+    ) -> None:
+        tensors, masks = _pack(standing, optimizer, device, with_state=with_state)
+        version, words, gauss = random.getstate()
+        name, keys, *rest = np.random.get_state()  # noqa: NPY002 - what libraries draw from
+        with replacing_folder(path) as part:
+            save_file(tensors, part / _TENSORS)
+            content = {
+                "origin": self._origin,
+                "written": _now(),
+                "resumed": self.resumed,
+                "step": standing.step,
+                "seconds": standing.seconds,
+                "total": standing.total,
+                "log": standing.log,
+                "masks": masks,
+                "python": [version, list(words), gauss],
+                "numpy": [name, keys.tolist(), *rest],
+                "tensors": _digest(part / _TENSORS),
+            }
+            write_json(part / _DOCUMENT, {**content, "checksum": _checksum(content)})
+
+
+def _pack(
+    standing: Standing, optimizer: PackedOptimizer, device: torch.device, *, with_state: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a checkpoint by name, and which mask each parameter's state is packed by."""
+    weights = enumerate(optimizer.packed_weights())
+    tensors = {f"weights.{index}": vector for index, vector in weights}
+    masks = {}
+    if with_state:
+        for index, state in optimizer.state_dict()["state"].items():
+            masks[str(index)] = state["mask"]
+            tensors |= {f"state.{index}.{k}": v for k, v in state.items() if k != "mask"}
+    if isinstance(standing.recent, torch.Tensor):
+        tensors["recent"] = standing.recent
+    terms = standing.terms.items()
+    tensors |= {f"terms.{k}": term for k, term in terms if isinstance(term, torch.Tensor)}
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if not devices.on_cpu(device):
+        tensors["generator.device"] = torch.get_device_module(device).get_rng_state(device)
+    return tensors, masks
+
+
+def _unpack(
+    content: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    optimizer: PackedOptimizer,
+    device: torch.device,
+) -> Standing:
+    """Undo :func:`_pack`, and put back the generators."""
+    named: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        named.setdefault(group, {})[rest] = tensor
+    state: dict[int, dict[str, Any]] = {
+        int(index): {"mask": mask} for index, mask in content["masks"].items()
+    }
+    for name, tensor in named.get("state", {}).items():
+        index, _, slot = name.partition(".")
+        state[int(index)][slot] = tensor
+    weights = named.get("weights", {})
+    optimizer.load_packed_weights([weights[str(index)] for index in range(len(weights))])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    version, words, gauss = content["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(content["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(tensors["generator.cpu"])
+    if not devices.on_cpu(device):
+        torch.get_device_module(device).set_rng_state(tensors["generator.device"], device)
+    terms = named.get("terms", {}).items()
+    return Standing(
+        step=content["step"],
+        seconds=content["seconds"],
+        total=content["total"],
+        recent=tensors["recent"].to(device) if "recent" in tensors else 0.0,
+        terms=defaultdict(float, {name: term.to(device) for name, term in terms}),
+        log=content["log"],
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The document of a checkpoint.
+
+    Raises:
+        WagleError: it or the tensors are not as they were written.
+    """
+    content = read_json(path / _DOCUMENT)
+    if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
+        raise WagleError(f"the checksum of {_DOCUMENT} is wrong")
+    if content["tensors"] != _digest(path / _TENSORS):
+        raise WagleError(f"the checksum of {_TENSORS} is wrong")
+    return content
+
+
+def _digest(path: Path) -> str:
+    """XXH3-128, in hex, of a file of any size.
+
+    Raises:
+        WagleError: it cannot be read.
+    """
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise WagleError(f"{path.name} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def resumption(after: str) -> dict[str, str]:
+    """What a manifest says about going on now with what there is after an interruption."""
+    return {"at": _now(), "after": after}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
