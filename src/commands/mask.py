@@ -20,6 +20,7 @@ from wagle.catalogue import SCORES
 from wagle.cli import program
 from wagle.config import load_config
 from wagle.errors import ConfigError, WagleError
+from wagle.planning.flag import split_plan
 from wagle.terminal import plain, say, show_table
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _absent(text: str) -> Path:
 
 
 def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
+    plan, argv = split_plan(argv)
     config = load_config(
         argv, prog=f"{program('mask')} make --ratios LIST", description="Make masks."
     )
@@ -91,6 +93,11 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     if not all(0 < ratio <= 1 for ratio in wanted):
         raise ConfigError(f"--ratios takes numbers above 0 and up to 1, not {ratios!r}")
     config.mask_file(wanted[0])  # before anything is loaded
+    if plan is not None:
+        from wagle.planning.report import show_plan
+
+        show_plan(config, plan, only_mask=True)
+        return 0
     score_type = config.unlearn.score_type
     if figure is not None and not SCORES[score_type].ranks:
         raise ConfigError(f"--figure draws scores of all weights, and {score_type} has none")

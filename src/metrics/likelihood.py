@@ -34,7 +34,7 @@ PACKED_TOKENS = 256
 Item = TypeVar("Item")
 
 
-def most_tokens(model: PreTrainedModel) -> float:
+def most_tokens(model: PreTrainedModel | torch.device) -> float:
     """Tokens of a forward pass beyond which more at once take longer each.
 
     On a CPU, the activations then leave the processor's cache.

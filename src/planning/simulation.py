@@ -27,7 +27,6 @@ from wagle.unlearn.objectives.rmu import hidden_states
 ACTIVATIONS = "activations"
 LOGITS = "logits and losses"
 PASSING = "gradients in the making"  # the largest tensor's, and those of activations
-GRADIENTS = "gradients"
 
 Parts = Counter[str]
 """Bytes by what they are for."""
@@ -107,37 +106,43 @@ class Batch:
     labelled: int
 
 
-OnGradient = Callable[[MemoryTracker, torch.nn.Parameter], None]
+OnGradient = Callable[["MemoryTracker", torch.nn.Parameter], None]
 """Called when a parameter's gradient has been made, in ``.grad``."""
 
 
 def simulate_step(
     model: PreTrainedModel,
-    views: Sequence[Batch],
+    terms: Sequence[Sequence[Batch]],
     on_gradient: OnGradient,
     *,
+    apart: bool = False,
     layer: int | None = None,
 ) -> Parts:
-    """The peak of one forward pass of each view and the backward pass of their sum.
+    """The peak of forward passes and their backward passes.
 
     Args:
         model: made by :func:`wagle.planning.skeleton.skeleton`, within its context.
+        terms: the texts that each term of the loss reads.
+        apart: each term has a backward pass of its own; else they have one together.
         layer: the loss is about this decoder layer's output (RMU), not about tokens.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     tracker = MemoryTracker(model)
-
-    def hook(parameter: torch.nn.Parameter) -> None:
-        on_gradient(tracker, parameter)
-
-    handles = [p.register_post_accumulate_grad_hook(hook) for p in parameters]
+    handles = [
+        p.register_post_accumulate_grad_hook(lambda p: on_gradient(tracker, p))
+        for p in model.parameters()
+        if p.requires_grad
+    ]
     try:
         with tracker:
-            losses = [_loss(model, view, tracker, layer) for view in views]
-            total = torch.stack(losses).sum()
-            del losses
+            losses = [
+                torch.stack([_loss(model, batch, tracker, layer) for batch in term]).sum()
+                for term in terms
+            ]
+            if not apart:
+                losses = [torch.stack(losses).sum()]
             with tracker.counting_as(PASSING):
-                total.backward()
+                while losses:
+                    losses.pop(0).backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -153,17 +158,6 @@ def simulate_reading(model: PreTrainedModel, batch: Batch) -> Parts:
     return tracker.peak
 
 
-def drop_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
-    """A gradient that is used as it comes."""
-    parameter.grad = None
-
-
-def keep_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
-    """A gradient that stays until the update; it counts among them."""
-    parameter.grad = None
-    tracker.add(GRADIENTS, parameter.nbytes)
-
-
 def _loss(
     model: PreTrainedModel, batch: Batch, tracker: MemoryTracker, layer: int | None
 ) -> torch.Tensor:
@@ -177,6 +171,6 @@ def _loss(
     ).last_hidden_state
     with tracker.counting_as(LOGITS):
         targets = torch.zeros(batch.labelled, dtype=torch.int64)
-        head = model.get_output_embeddings()
-        logits = head(states).reshape(batch.rows * batch.tokens, -1)[: batch.labelled].clone()
+        chosen = states.reshape(batch.rows * batch.tokens, -1)[: batch.labelled].clone()
+        logits = model.get_output_embeddings()(chosen)
         return F.cross_entropy(widen(logits), targets, reduction="none").mean()

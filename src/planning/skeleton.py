@@ -7,12 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from wagle.errors import WagleError
 from wagle.hub import hub_options, loading
+from wagle.model.architecture import is_transposed, query_value_modules
 from wagle.model.loading import MODEL_HINT, find_gguf
+from wagle.model.lora import ALPHA, DROPOUT, RANK
+from wagle.unlearn.objectives.losses import widen
 
 
 def read_configuration(name: str, cache_dir: Path) -> PretrainedConfig:
@@ -48,3 +52,31 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> Iterator[PreTraine
         except ValueError as error:
             raise WagleError(f"{config.model_type} is no causal language model") from error
         yield model.eval()
+
+
+class _Adapted(torch.nn.Module):
+    """A linear layer with what peft puts beside it: an adapter that computes in float32."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        outputs, inputs = layer.get_parameter("weight").shape
+        if is_transposed(layer):
+            outputs, inputs = inputs, outputs
+        self.layer = layer
+        self.down = torch.nn.Linear(inputs, RANK, bias=False)
+        self.up = torch.nn.Linear(RANK, outputs, bias=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        dropped = F.dropout(widen(states), DROPOUT, self.training)
+        added = self.up(self.down(dropped)) * (ALPHA / RANK)
+        return (self.layer(states) + added).to(states.dtype)
+
+
+def add_adapters(model: PreTrainedModel) -> None:
+    """What :func:`wagle.model.lora.add_lora` does to a model, for a skeleton (peft takes none)."""
+    targets = query_value_modules(model)
+    model.requires_grad_(False)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if name in targets and not isinstance(parent, _Adapted):
+                setattr(parent, name, _Adapted(child))

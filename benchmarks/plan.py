@@ -1,0 +1,204 @@
+"""Predicted against measured peak resident memory, for four random models and every phase.
+
+    python benchmarks/plan.py [--model NAME] [--phase NAME]
+
+Each measurement runs in a process of its own, on rows of random tokens; the prediction is made from
+the model's configuration in this one, and so are the bytes that the program itself takes. Linux
+only; at most 6 GB are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from wagle.catalogue import METHODS
+from wagle.dataset.encoding import IGNORED, Encoded
+from wagle.dataset.pairing import UnlearnDataset
+from wagle.metrics.likelihood import token_log_probs
+from wagle.optim.bitmask import BitMask
+from wagle.planning.memory import Phase, Training, attribution_phase, reading_phase, training_phase
+from wagle.planning.resources import resident
+from wagle.planning.simulation import Batch
+from wagle.planning.skeleton import skeleton
+from wagle.training.schedule import Plan
+from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
+from wagle.unlearn.training import UnlearnSettings, unlearn
+
+CPU = torch.device("cpu")
+MODELS: dict[str, dict[str, Any]] = {
+    "0.22B, float32": {
+        **{"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12},
+        **{"vocab_size": 32_000, "dtype": "float32", "rows": 2, "tokens": 96},
+    },
+    "0.18B, bfloat16, tied, vocabulary of 128k": {
+        **{"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12},
+        **{"vocab_size": 128_256, "dtype": "bfloat16", "rows": 2, "tokens": 96},
+        "tie_word_embeddings": True,
+    },
+    "0.36B, bfloat16, shared keys": {
+        **{"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 6},
+        **{"vocab_size": 32_000, "dtype": "bfloat16", "rows": 1, "tokens": 64},
+        "num_key_value_heads": 4,
+    },
+    "0.1B, float32, long rows": {
+        **{"hidden_size": 640, "intermediate_size": 1792, "num_hidden_layers": 14},
+        **{"vocab_size": 16_000, "dtype": "float32", "rows": 4, "tokens": 384},
+    },
+}
+PHASES: dict[str, dict[str, Any]] = {
+    "attribution": {},
+    "attribution, disk": {"offload": "disk"},
+    "training, dense": {"gradients": "dense"},
+    "training, ρ 0.4": {"ratio": 0.4, "gradients": "dense"},
+    "training, ρ 0.1, packed": {"ratio": 0.1},
+    "training, ρ 0.1, packed, one term": {"ratio": 0.1, "method": "FT", "max_grad_norm": 0.0},
+    "training, ρ 0.1, packed, checkpointing": {"ratio": 0.1, "checkpointing": True},
+    "evaluation": {},
+}
+EXAMPLES, STEPS = 6, 2
+
+
+def configuration(name: str) -> LlamaConfig:
+    """Of a model that is measured."""
+    shape = {key: value for key, value in MODELS[name].items() if key not in ("rows", "tokens")}
+    heads = {"num_attention_heads": shape["hidden_size"] // 64, "num_key_value_heads": None}
+    return LlamaConfig(**{**heads, **shape})
+
+
+def predict(name: str, phase: str) -> Phase:
+    """What the planner says."""
+    config, options = configuration(name), PHASES[phase]
+    rows, tokens = MODELS[name]["rows"], MODELS[name]["tokens"]
+    batch = Batch(rows, tokens, rows * (tokens // 2))
+    with skeleton(config, getattr(torch, MODELS[name]["dtype"])) as model:
+        if phase.startswith("attribution"):
+            offload = options.get("offload", "none")
+            return attribution_phase(model, batch, offload=offload, sum_bytes=4, device=CPU)
+        if phase == "evaluation":
+            return reading_phase(model, phase, batch, masked=False)
+        if options.get("checkpointing"):
+            model.activation_checkpointing_enable()
+        ratio = options.get("ratio")
+        training = Training(
+            terms=[[batch]] if options.get("method") == "FT" else [[batch], [batch]],
+            shares={} if ratio is None else {name: ratio for name, _ in model.named_parameters()},
+            masked=ratio is not None,
+            packed=options.get("gradients", "packed") == "packed",
+            clipped=options.get("max_grad_norm", 1.0) > 0,
+            accumulation=1,
+            masters=True,
+        )
+        return training_phase(model, training, CPU)
+
+
+def measure(name: str, phase: str) -> int:
+    """Peak resident bytes of the phase, in this process."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, MODELS[name]["dtype"]))
+    model = LlamaForCausalLM(configuration(name)).eval()
+    torch.set_default_dtype(torch.float32)
+    rows, tokens = MODELS[name]["rows"], MODELS[name]["tokens"]
+    generator = torch.Generator().manual_seed(1)
+
+    def encode(row: int) -> Encoded:
+        ids = torch.randint(5, 10_000, (tokens,), generator=generator).tolist()
+        return Encoded(ids, [IGNORED] * (tokens - tokens // 2) + ids[-(tokens // 2) :])
+
+    examples = [encode(row) for row in range(EXAMPLES)]
+    _start_counting()
+    with tempfile.TemporaryDirectory() as folder:
+        if phase.startswith("attribution"):
+            settings = GradientSettings(
+                batch_size=rows,
+                forward_rows=rows,
+                offload=PHASES[phase].get("offload", "none"),
+                dtype=torch.float32,
+                pad_token_id=0,
+            )
+            cached_gradient_sums(model, {"forget": examples}, settings, Path(folder) / "sums")
+        elif phase == "evaluation":
+            token_log_probs(model, examples, batch_size=rows, pad_token_id=0, description="reading")
+        else:
+            _train(model, encode, rows, PHASES[phase])
+    return resident("VmHWM")
+
+
+def _start_counting() -> None:
+    """The peak counts from here, without what random numbers have left in the allocator."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _train(model: PreTrainedModel, encode, rows: int, options: dict[str, Any]) -> None:
+    method, ratio = options.get("method", "GA+FT"), options.get("ratio")
+    objective = METHODS[method].load()(**({"gamma": 1.0} if "+" in method else {}))
+    numbers = range(EXAMPLES)
+    dataset = UnlearnDataset(
+        numbers, numbers, encode_forget=encode, encode_retain=encode, views=objective.views
+    )
+    mask = ratio and {
+        name: BitMask.from_bool(torch.rand(p.shape, dtype=torch.float32) < ratio)
+        for name, p in model.named_parameters()
+    }
+    _start_counting()
+    settings = UnlearnSettings(
+        lr=1e-5,
+        weight_decay=0.0,
+        seed=0,
+        mask_enforcement="optimizer",
+        master_weights=True,
+        gradients=options.get("gradients", "packed"),
+        max_grad_norm=options.get("max_grad_norm", 1.0),
+        gradient_checkpointing=options.get("checkpointing", False),
+    )
+    plan = Plan.make(
+        len(dataset),
+        batch_size=rows,
+        accumulation=1,
+        num_epochs=1,
+        max_steps=STEPS,
+        whole_epochs=False,
+    )
+    unlearn(model, dataset, objective, mask, None, plan, settings, pad_token_id=0)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--phase", choices=PHASES)
+    parser.add_argument("--measure", action="store_true", help="in this process, and print bytes")
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.model, args.phase)))
+        return
+    program = resident("VmRSS")
+    print("| model | phase | predicted, MB | measured, MB | ratio |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    for name in [args.model] if args.model else MODELS:
+        for phase in [args.phase] if args.phase else PHASES:
+            command = [sys.executable, __file__, "--model", name, "--phase", phase, "--measure"]
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            measured, parts = json.loads(output.splitlines()[-1]), predict(name, phase)
+            predicted = program + parts.total
+            print(
+                f"| {name} | {phase} | {predicted / 1e6:.0f} | {measured / 1e6:.0f} "
+                f"| {predicted / measured:.2f} |",
+                flush=True,
+            )
+            shown = {part: round(size / 1e6) for part, size in parts.parts.items() if size > 1e6}
+            print(f"program {program / 1e6:.0f}, {shown}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

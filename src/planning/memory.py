@@ -1,0 +1,229 @@
+"""The peak memory of each phase of a command, by what it is for.
+
+What stands beside the tensors of a pass is counted: of N weights in bfloat16, of which a share ρ
+may change, 2·N bytes, and masters, two moments and packed gradients of 4·ρ·N bytes each. What a
+pass itself holds is simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from wagle import devices
+from wagle.optim.packed import CPU_CHUNK, WIDE_CHUNK
+from wagle.planning.simulation import (
+    Batch,
+    MemoryTracker,
+    Parts,
+    simulate_reading,
+    simulate_step,
+)
+
+ATTRIBUTION, TRAINING = "attribution", "training"
+
+WEIGHTS = "weights"
+MASK = "mask"
+REFERENCE = "original weights"
+GRADIENTS = "gradients"
+PACKED = "packed gradients"
+MASTERS = "masters"
+MOMENTS = "moments"
+UPDATE = "the optimizer's chunks"
+SUMS = "sums of gradients"
+CACHE = "cache of keys and values"
+
+
+class Phase(NamedTuple):
+    """A phase and its peak by part, in bytes."""
+
+    name: str
+    parts: Parts
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak."""
+        return self.parts.total()
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained, as far as memory goes.
+
+    Attributes:
+        terms: the texts that each term of a batch's loss reads.
+        shares: of each parameter's weights, those that the optimizer sees; 0: it is frozen.
+        masked: whether there is a mask of one bit a weight.
+        packed: whether gradients are packed, else dense.
+        clipped: whether gradients are clipped.
+        accumulation: batches per step.
+        masters: whether 16-bit weights have float32 masters.
+        reference: share of all weights whose original values are kept beside them.
+        reference_logits: tokens of a batch whose original logits are kept.
+        layer: of RMU's loss; ``None``: the loss is about tokens.
+    """
+
+    terms: Sequence[Sequence[Batch]]
+    shares: Mapping[str, float]
+    masked: bool
+    packed: bool
+    clipped: bool
+    accumulation: int
+    masters: bool
+    reference: float = 0.0
+    reference_logits: int = 0
+    layer: int | None = None
+
+
+def model_bytes(model: torch.nn.Module) -> int:
+    """Of weights and buffers; tied weights count once."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def training_phase(model: PreTrainedModel, training: Training, device: torch.device) -> Phase:
+    """The peak of a step that is not the first, when the optimizer has its state.
+
+    Args:
+        model: a skeleton; parameters that are not trained need no gradient.
+    """
+    trained = {
+        parameter: training.shares.get(name, 1.0)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    kept = _kept(model, trained, training)
+    once = len(training.terms) == training.accumulation == 1
+    grown = training.accumulation > 1  # all gradients are there when the last batch is read
+    gradients = {
+        p: _packed_bytes(p, share) if training.packed else p.nbytes for p, share in trained.items()
+    }
+    part = PACKED if training.packed else GRADIENTS
+    seen: set[torch.nn.Parameter] = set()
+
+    def on_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
+        new = not grown and parameter not in seen
+        seen.add(parameter)
+        if training.packed:
+            if new:
+                tracker.add(part, gradients[parameter])
+            parameter.grad = None
+            if once and not training.clipped:
+                tracker.add(part, -gradients[parameter])
+        else:
+            parameter.grad = None  # what it was counted as
+            if new:
+                tracker.add(part, gradients[parameter])
+
+    model.train()
+    passing = simulate_step(
+        model, training.terms, on_gradient, apart=training.packed, layer=training.layer
+    )
+    model.eval()
+    whole = Parts({part: sum(gradients.values())})
+    if grown:
+        passing += whole
+    vocabulary = model.get_output_embeddings().weight.shape[0] if training.reference_logits else 0
+    passing["original logits"] += training.reference_logits * vocabulary * model.dtype.itemsize
+    updating = whole if training.clipped or not training.packed else Parts()
+    updating[UPDATE] = _update_bytes(trained, device)
+    return Phase(TRAINING, kept + max(passing, updating, key=Parts.total))
+
+
+def _kept(
+    model: PreTrainedModel, trained: Mapping[torch.nn.Parameter, float], training: Training
+) -> Parts:
+    parts = Parts({WEIGHTS: model_bytes(model)})
+    weights = sum(p.numel() for p in model.parameters())
+    if training.masked:
+        parts[MASK] = weights // 8
+    for parameter, share in trained.items():
+        selected = round(share * parameter.numel())
+        wide = training.masters and parameter.dtype.itemsize == 2
+        if wide:
+            parts[MASTERS] += 4 * selected
+        parts[MOMENTS] += 2 * selected * (4 if wide else parameter.dtype.itemsize)
+    parts[REFERENCE] = round(training.reference * weights) * model.dtype.itemsize
+    return parts
+
+
+def _packed_bytes(parameter: torch.nn.Parameter, share: float) -> int:
+    return round(share * parameter.numel()) * max(4, parameter.dtype.itemsize)
+
+
+def _update_bytes(trained: Mapping[torch.nn.Parameter, float], device: torch.device) -> int:
+    """What the optimizer takes for a chunk.
+
+    A flag for each weight, and positions, values and gradients of those that are selected.
+    """
+    on_cpu = devices.on_cpu(device)
+    chunk = CPU_CHUNK if on_cpu else WIDE_CHUNK
+    sizes = [
+        int(min(chunk, p.numel()) * (1 + share * (8 + 2 * max(4, p.dtype.itemsize))))
+        for p, share in trained.items()
+        if 0 < share < 1
+    ]
+    return max(sizes, default=0) * (torch.get_num_threads() if on_cpu else 1)
+
+
+def attribution_phase(
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    offload: str,
+    sum_bytes: int,
+    device: torch.device,
+) -> Phase:
+    """The peak of summing the gradients of one kind of text.
+
+    Args:
+        offload: as ``unlearn.attribution_offload``.
+        sum_bytes: of an entry of the sums.
+        device: where the weights are; a file that is written from there is mapped into a CPU's
+            memory while a tensor is added to it.
+    """
+    on_cpu = devices.on_cpu(device)
+    mapped = offload == "disk" and on_cpu
+
+    def on_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
+        if mapped:
+            tracker.add(SUMS, parameter.numel() * sum_bytes)
+        parameter.grad = None
+        if mapped:
+            tracker.add(SUMS, -parameter.numel() * sum_bytes)
+
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    parts = simulate_step(model, [[batch]], on_gradient)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    parts[WEIGHTS] = model_bytes(model)
+    if offload == "none" or (offload == "cpu" and on_cpu):
+        parts[SUMS] = sum(p.numel() for p in model.parameters()) * sum_bytes
+    return Phase(ATTRIBUTION, parts)
+
+
+def reading_phase(
+    model: PreTrainedModel, name: str, batch: Batch, *, masked: bool, cached_tokens: int = 0
+) -> Phase:
+    """The peak of forward passes without gradients.
+
+    Args:
+        masked: whether a mask is held meanwhile.
+        cached_tokens: of all rows, whose keys and values are kept for generation.
+    """
+    parts = simulate_reading(model, batch)
+    parts[WEIGHTS] = model_bytes(model)
+    if masked:
+        parts[MASK] = sum(p.numel() for p in model.parameters()) // 8
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * width * cached_tokens
+    generating = Parts({WEIGHTS: parts[WEIGHTS], MASK: parts[MASK]})
+    generating[CACHE] = cache * model.dtype.itemsize
+    return Phase(name, max(parts, generating, key=Parts.total))

@@ -1,0 +1,90 @@
+"""``--plan`` as a user gives it: a model's config.json is all there is, and nothing is made."""
+
+from __future__ import annotations
+
+import pytest
+
+from wagle.commands import fine_tune, mask, unlearn
+from wagle.errors import ConfigError
+
+from conftest import CONFIGS
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Options of a small run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    # This process has imported whatever other tests have needed.
+    monkeypatch.setattr("wagle.planning.report.program_memory", lambda device: 0)
+    CONFIGS["llama"].save_pretrained("model")
+    return [
+        *("--overall.model_name", "model", "--overall.device", "cpu", "--overall.dtype", "float32"),
+    ]
+
+
+def rows_of(text):
+    """The lines of the table that end in numbers, by their names."""
+    lines = [line.rsplit("  ", 1) for line in text.splitlines() if "  " in line]
+    return {line[0].split("  ")[0]: line[1] for line in lines}
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def unlearning(*more):
+    return [
+        *("--unlearn.unlearn_method", "NPO", "--unlearn.task_name", "tofu"),
+        *("--dataset.forget_dataset_name", "Demo_forget10"),
+        *("--dataset.retain_dataset_name", "Demo_retain90"),
+        *("--unlearn.mask_path", "mask/x_0.5.pt", "--dataset.batch_size", "4", *more),
+    ]
+
+
+def test_the_phases_of_a_run(options, capsys, tmp_path):
+    assert unlearn.main([*options, *unlearning(), "--plan"]) == 0
+    text = capsys.readouterr().out
+    for phase in ("attribution", "reference losses", "training", "evaluation"):
+        assert phase in text
+    assert "forget texts of at most 512 tokens (the limit)" in text
+    assert "It fits" in text
+    assert {"weights", "moments", "activations", "in all"} <= rows_of(text).keys()
+    assert left_behind(tmp_path) == ["config.json"]
+
+
+def test_what_does_not_fit_is_said_with_what_would(options, capsys):
+    assert unlearn.main([*options, *unlearning(), "--plan=15MB"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "It does not fit: 0.015 GB are given" in text
+    assert "training fits with --unlearn.gradient_checkpointing true" in text
+    assert "attribution fits with --unlearn.attribution_batch_size" in text
+
+
+def test_what_fits_nowhere_is_said(options, capsys):
+    assert unlearn.main([*options, *unlearning(), "--plan", "1MB"]) == 0
+    assert "training does not fit; the least is" in " ".join(capsys.readouterr().out.split())
+
+
+def test_masks_and_fine_tuning(options, capsys, tmp_path):
+    masks = ["make", "--ratios", "0.5,0.2", *options, *unlearning()]
+    assert mask.main([*masks, "--plan", "8GB"]) == 0
+    text = capsys.readouterr().out
+    assert "attribution" in text
+    assert "training" not in text
+    tuning = ["--finetune.dataset_name", "Demo_full", "--finetune.output_dir", "out"]
+    assert fine_tune.main([*options, *tuning, "--plan", "8GB"]) == 0
+    assert "training" in capsys.readouterr().out
+    assert left_behind(tmp_path) == ["config.json"]
+
+
+def test_a_device_that_is_not_here_needs_a_size(options, capsys):
+    elsewhere = [*options, *unlearning(), "--overall.device", "cuda", "--overall.dtype", "bfloat16"]
+    assert unlearn.main([*elsewhere, "--plan", "24GB"]) == 0
+    assert "in bfloat16 on cuda" in capsys.readouterr().out
+
+
+def test_the_model_of_from_scratch_is_not_planned(options):
+    tuning = ["--finetune.dataset_name", "Demo_full", "--finetune.output_dir", "out"]
+    with pytest.raises(ConfigError, match="tiny model"):
+        fine_tune.main([*options, *tuning, "--finetune.from_scratch", "true", "--plan"])
