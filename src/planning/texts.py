@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from wagle.config import Config
 from wagle.dataset.encoding import IGNORED
-from wagle.dataset.sources import Role, find_source, load_rows, row_encoder
+from wagle.dataset.reading import ColumnNames
+from wagle.dataset.sources import find_source, load_rows, row_encoder
 from wagle.dataset.templates import resolve_template
 from wagle.errors import WagleError
 from wagle.model.loading import find_saved_template, read_tokenizer
@@ -30,7 +31,9 @@ class Length(NamedTuple):
     known: bool
 
 
-def longest_text(config: Config, name: str, role: Role, architecture: str) -> Length:
+def longest_text(
+    config: Config, name: str, role: Literal["forget", "retain"], architecture: str
+) -> Length:
     """The length of a data set's longest text, from its rows, or its limit where they are not here.
 
     Args:
@@ -50,7 +53,11 @@ def longest_text(config: Config, name: str, role: Role, architecture: str) -> Le
             saved=find_saved_template(model_name, cache_dir),
         )
         rows = load_rows(
-            name, data_dir=Path(data_dir) if data_dir else None, cache_dir=cache_dir, role=role
+            name,
+            data_dir=Path(data_dir) if data_dir else None,
+            cache_dir=cache_dir,
+            role=role,
+            columns=ColumnNames.of(config),
         )
         if "text" in rows.column_names:
             return Length(limit, limit - 1, known=True)
