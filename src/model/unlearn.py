@@ -354,7 +354,7 @@ class Unlearn:
 
     def _check_views(self, forget: NamedRows, retain: NamedRows) -> None:
         """Refuse running text where the method, or the mask to be made, needs questions."""
-        views = self.objective.views if self.objective else ()
+        views = self._objective.views if self._objective else ()
         check_questions(self.config["unlearn.unlearn_method"], views, forget, retain)
         path, score_type = (self.config[f"unlearn.{key}"] for key in ("mask_path", "score_type"))
         makes_mask = path and not Path(path).exists()
