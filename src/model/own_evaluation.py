@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,16 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
     say(f"rows asked about: {', '.join(counts)}")
     answered = {role: rows for role, rows in asked.items() if "question" in rows[0]}
     words = choose_words(config, answered) if answered else None
-    encoded = {role: _encode(context, names[role], rows) for role, rows in asked.items()}
-    documents = {role: _score(context, rows, encoded[role]) for role, rows in asked.items()}
+    # The model reads the rows of all sets together: batches are full also where sets are small.
+    rows = [(role, row) for role, part in asked.items() for row in part]
+    encoders = {role: _encoder(context, names[role]) for role in asked}
+    encoded = [encoders[role](row) for role, row in rows]
+    scored = _score(context, [row for _, row in rows], encoded)
     if words is not None:
-        longest = max(len(s.input_ids) for role in answered for s in encoded[role])
-        for role, rows in answered.items():
-            _answer(context, rows, documents[role], words, longest)
+        _answer(context, [row for row in scored if "question" in row], words, encoded)
+    documents: dict[str, list[dict[str, Any]]] = {role: [] for role in asked}
+    for (role, _), document in zip(rows, scored, strict=True):
+        documents[role].append(document)
     sets = {role: _summarize(documents[role], names[role]) for role in asked}
     # Texts with a question around them would be told from running text by their form alone.
     alike = [role for role in asked if (role in answered) == ("forget" in answered)]
@@ -86,9 +90,8 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
     return _numbers(sets, aucs)
 
 
-def _encode(context: EvaluationContext, name: str, rows: Rows) -> list[Encoded]:
-    encode = row_encoder(name, context.tokenizer, context.template, eos=False)
-    return [encode(row) for row in rows]
+def _encoder(context: EvaluationContext, name: str) -> Callable[[Mapping[str, str]], Encoded]:
+    return row_encoder(name, context.tokenizer, context.template, eos=False)
 
 
 def _score(
@@ -140,24 +143,24 @@ def _text_of(context: EvaluationContext, row: Mapping[str, str]) -> str:
 
 def _answer(
     context: EvaluationContext,
-    rows: Rows,
     documents: Sequence[dict[str, Any]],
     words: str,
-    longest: int,
+    encoded: Sequence[Encoded],
 ) -> None:
-    """Add what the model says to the questions, as long as the longest true answer may be."""
+    """Add what the model says to the questions, which may be as long as the longest row is."""
+    longest = max(LEAST_TOTAL_LENGTH, *(len(row.input_ids) for row in encoded))
     texts = answer_questions(
         context.model,
         context.tokenizer,
         context.template,
-        [row["question"] for row in rows],
-        max_total_length=min(max(LEAST_TOTAL_LENGTH, longest), most_positions(context.model)),
+        [row["question"] for row in documents],
+        max_total_length=min(longest, most_positions(context.model)),
         batch_size=context.batch_size,
         description="answering questions",
     )
-    for row, document, text in zip(rows, documents, texts, strict=True):
+    for document, text in zip(documents, texts, strict=True):
         document["generated"] = text
-        document["rougeL_score"] = rouge_l_recall(row["answer"], text, words)
+        document["rougeL_score"] = rouge_l_recall(document["answer"], text, words)
 
 
 def _summarize(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
