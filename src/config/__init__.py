@@ -10,6 +10,7 @@ mean what they say. Nothing heavy is imported, so that mistakes show at once.
 """
 
 from wagle.config.declare import REQUIRED, Key
+from wagle.config.keys import DataSection
 from wagle.config.mask_names import mask_ratio, plain_number
 from wagle.config.resolved import (
     FINE_TUNE_KEYS,
@@ -26,6 +27,7 @@ __all__ = [
     "REQUIRED",
     "UNLEARN_KEYS",
     "Config",
+    "DataSection",
     "FineTuneConfig",
     "Key",
     "UnlearnConfig",

@@ -63,7 +63,11 @@ class Config(Mapping[str, Any]):
 
     def __init_subclass__(cls) -> None:
         hints: dict[str, Any] = get_type_hints(cls)
-        cls._sections = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+        cls._sections = {
+            name: kind
+            for name, kind in hints.items()
+            if isinstance(kind, type) and is_dataclass(kind)
+        }
         keys: list[Key] = []
         for name, section in cls._sections.items():
             keys += keys_of(section, name)

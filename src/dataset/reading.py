@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import pyarrow.compute
@@ -14,6 +13,9 @@ from wagle.dataset.columns import FLAG, TEXT, TEXTS, Columns, expected
 from wagle.dataset.json_lines import read_json_lines
 from wagle.errors import WagleError
 from wagle.hub import connect_to_hub
+
+if TYPE_CHECKING:
+    from wagle.config import DataSection
 
 Role = Literal["forget", "retain"]
 
@@ -27,9 +29,9 @@ class ColumnNames:
     text: str | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> ColumnNames:
-        """As the keys ``dataset.question_column``, … of a configuration say."""
-        return cls(*(config[f"dataset.{kind}_column"] for kind in ("question", "answer", "text")))
+    def of(cls, data: DataSection) -> ColumnNames:
+        """As ``dataset.question_column``, … say."""
+        return cls(data.question_column, data.answer_column, data.text_column)
 
 
 USUAL_NAMES = ColumnNames()

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
-from wagle.config import read_date
+from wagle.config import DataSection, read_date
 from wagle.dataset.names import family_of
 from wagle.errors import ConfigError, WagleError
 
@@ -140,9 +140,10 @@ _CHAT_PRESETS = (
 
 
 def resolve_template(
-    config: Mapping[str, Any],
+    data: DataSection,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    protocol: str = "",
     model_name: str,
     dataset_name: str,
     architecture: str = "",
@@ -158,8 +159,8 @@ def resolve_template(
     is TOFU or Demo, ``question_answer`` everywhere else.
 
     Args:
-        config: ``dataset.template``, ``dataset.system_prompt`` and ``dataset.date_string`` count,
-            and ``evaluation.protocol`` where there is one.
+        data: its ``template``, ``system_prompt`` and ``date_string`` count.
+        protocol: ``evaluation.protocol``, where there is one.
         model_name: for the published rule and for messages.
         dataset_name: for the published rule.
         architecture: ``model_type`` of the model's configuration.
@@ -170,10 +171,8 @@ def resolve_template(
             for a template that has none.
     """
     saved = saved or {}
-    name = config["dataset.template"]
-    if name == "auto":
-        name = saved.get("template")
-    if name is None and config.get("evaluation.protocol") == "published":
+    name = saved.get("template") if data.template == "auto" else data.template
+    if name is None and protocol == "published":
         dialogue = family_of(dataset_name) in ("Tofu", "Demo")
         is_llama = "llama" in model_name.lower()
         name = "llama2_published" if dialogue and is_llama else "question_answer"
@@ -184,10 +183,10 @@ def resolve_template(
                 f"dataset.template is chat, but {model_name} has no chat template; "
                 f"choose one of {', '.join(TEMPLATES)}"
             )
-        return _chat(config, tokenizer, saved if saved.get("template") == "chat" else {})
-    for key in ("dataset.system_prompt", "dataset.date_string"):
-        if config.get(key):
-            raise ConfigError(f"{key} belongs to the template chat, and this is {name}")
+        return _chat(data, tokenizer, saved if saved.get("template") == "chat" else {})
+    for key, value in (("system_prompt", data.system_prompt), ("date_string", data.date_string)):
+        if value:
+            raise ConfigError(f"dataset.{key} belongs to the template chat, and this is {name}")
     return TEMPLATES[name]
 
 
@@ -216,10 +215,10 @@ def _preset(tokenizer: PreTrainedTokenizerBase, architecture: str) -> str:
 
 
 def _chat(
-    config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, saved: Mapping[str, str]
+    data: DataSection, tokenizer: PreTrainedTokenizerBase, saved: Mapping[str, str]
 ) -> ChatTemplate:
     """The chat template with its system prompt and date: as given, as saved, or the preset's."""
-    system, date = config.get("dataset.system_prompt"), config.get("dataset.date_string")
+    system, date = data.system_prompt, data.date_string
     text = tokenizer.get_chat_template()
     presets = (preset for marker, *preset in _CHAT_PRESETS if marker in text)
     usual_system, usual_date = next(presets, (None, None))

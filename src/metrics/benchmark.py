@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from wagle.config import UnlearnConfig
     from wagle.model.evaluation_context import EvaluationContext
 
 
@@ -165,9 +166,9 @@ class Benchmark:
     columns: tuple[Metric, ...] = ()
     headline: Headline | None = None
     summary: tuple[Metric, ...] = ()
-    sets: Callable[[Settings], Mapping[str, str]] = lambda config: {}
-    rows: Callable[[Settings, Loader], dict[str, Rows]] | None = None
-    check: Callable[[Settings, Mapping[str, Rows]], None] = lambda config, rows: None
+    sets: Callable[[UnlearnConfig], Mapping[str, str]] = lambda config: {}
+    rows: Callable[[UnlearnConfig, Loader], dict[str, Rows]] | None = None
+    check: Callable[[UnlearnConfig, Mapping[str, Rows]], None] = lambda config, rows: None
     needs_questions: bool = False
     lm_eval_roles: tuple[str, ...] = ()
     is_default: Callable[[Settings], bool] = lambda values: False

@@ -21,6 +21,7 @@ from wagle.metrics.utility import UTILITY, UTILITY_ROLES, measure_few_shots, mea
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from wagle.config import UnlearnConfig
     from wagle.dataset.templates import Template
     from wagle.model.evaluation_context import EvaluationContext
 
@@ -135,8 +136,8 @@ def _compare(
     return {**means, "rows": documents}
 
 
-def _sets(config: Settings) -> dict[str, str]:
-    return {part: f"HP_{part}_{config['evaluation.prompt_tokens']}" for part in KNOWN}
+def _sets(config: UnlearnConfig) -> dict[str, str]:
+    return {part: f"HP_{part}_{config.evaluation.prompt_tokens}" for part in KNOWN}
 
 
 def _is_default(values: Settings) -> bool:

@@ -24,10 +24,10 @@ from wagle.metrics.benchmark import (
     Metric,
     Numbers,
     Rows,
-    Settings,
 )
 
 if TYPE_CHECKING:
+    from wagle.config import UnlearnConfig
     from wagle.model.evaluation_context import EvaluationContext
 
 MOST_RETAINED = 400
@@ -106,30 +106,30 @@ LOSS = {
 }
 
 
-def _sets(config: Settings) -> dict[str, str]:
+def _sets(config: UnlearnConfig) -> dict[str, str]:
     names = {
-        "forget": config["dataset.forget_dataset_name"],
-        "retain": config["dataset.retain_dataset_name"],
-        "holdout": config["evaluation.holdout_dataset_name"],
+        "forget": config.dataset.forget_dataset_name,
+        "retain": config.dataset.retain_dataset_name,
+        "holdout": config.evaluation.holdout_dataset_name,
     }
-    if config["dataset.self_retain"]:
+    if config.dataset.self_retain:
         names["retain"] = names["forget"]
     return {role: name for role, name in names.items() if name is not None}
 
 
-def _rows(config: Settings, load_rows: Loader) -> dict[str, Rows]:
+def _rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """The rows drawn to be forgotten, rows to retain and those held out."""
     from wagle.dataset.pairing import draw_forget_rows
 
     names = _sets(config)
     forget = load_rows(names["forget"])
-    ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+    ratio, seed = config.dataset.forget_ratio, config.dataset.dataset_seed
     drawn = set(draw_forget_rows(len(forget), ratio, seed))
-    if config["dataset.self_retain"]:
+    if config.dataset.self_retain:
         retain: Rows = [forget[row] for row in range(len(forget)) if row not in drawn]
     else:
         retain = load_rows(names["retain"], "retain")
-    if config["evaluation.limit"] is None and len(retain) > MOST_RETAINED:
+    if config.evaluation.limit is None and len(retain) > MOST_RETAINED:
         retain = [retain[i * len(retain) // MOST_RETAINED] for i in range(MOST_RETAINED)]
     asked: dict[str, Rows] = {"forget": [forget[row] for row in sorted(drawn)], "retain": retain}
     if "holdout" in names:
@@ -137,7 +137,7 @@ def _rows(config: Settings, load_rows: Loader) -> dict[str, Rows]:
     return asked
 
 
-def _check(config: Settings, rows: Mapping[str, Rows]) -> None:
+def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     from wagle.model.own_evaluation import check_own
 
     check_own(config, rows)

@@ -27,6 +27,7 @@ from wagle.metrics.benchmark import (
 )
 
 if TYPE_CHECKING:
+    from wagle.config import UnlearnConfig
     from wagle.metrics.tofu_results import TofuResults
     from wagle.model.evaluation_context import EvaluationContext
 
@@ -244,12 +245,12 @@ def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
     }
 
 
-def asked_sets(config: Settings) -> dict[str, str]:
+def asked_sets(config: UnlearnConfig) -> dict[str, str]:
     """As :func:`tofu_subsets`, of the configuration's forget set."""
-    return tofu_subsets(config["dataset.forget_dataset_name"])
+    return tofu_subsets(config.dataset.forget_dataset_name)
 
 
-def asked_rows(config: Settings, load_rows: Loader) -> dict[str, Rows]:
+def asked_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """The rows of these data sets; of the forget questions only those that are to be forgotten.
 
     With ``dataset.self_retain`` the others are retained on purpose.
@@ -258,11 +259,11 @@ def asked_rows(config: Settings, load_rows: Loader) -> dict[str, Rows]:
         WagleError: none of the questions is among the rows that are drawn.
     """
     asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
-    if config["dataset.self_retain"]:
+    if config.dataset.self_retain:
         from wagle.dataset.pairing import draw_forget_rows
 
-        forget = load_rows(config["dataset.forget_dataset_name"])
-        ratio, seed = (config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+        forget = load_rows(config.dataset.forget_dataset_name)
+        ratio, seed = config.dataset.forget_ratio, config.dataset.dataset_seed
         drawn = {forget[i]["question"] for i in draw_forget_rows(len(forget), ratio, seed)}
         asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
         if not asked["forget"]:
@@ -280,7 +281,7 @@ def _is_default(values: Settings) -> bool:
     )
 
 
-def _check(config: Settings, rows: Mapping[str, Rows]) -> None:
+def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     from wagle.model.tofu_evaluation import check_tofu
 
     check_tofu(config, rows)

@@ -16,7 +16,6 @@ from wagle.metrics.benchmark import (
     Metric,
     Numbers,
     Rows,
-    Settings,
     forgets,
 )
 from wagle.metrics.utility import UTILITY, UTILITY_ROLES, measure_few_shots, measure_perplexity
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
         TextClassificationPipeline,
     )
 
+    from wagle.config import UnlearnConfig
     from wagle.dataset.templates import Template
     from wagle.model.evaluation_context import EvaluationContext
 
@@ -74,7 +74,7 @@ ASKED = ("SafePku_test", "RealToxicityPrompts")
 def measure_toxicity(context: EvaluationContext) -> Numbers:
     """Rates and scores of toxicity: ``forget.json``, ``harmful.json``."""
     classifier = load_toxicity_classifier(
-        context.config["evaluation.toxicity_model"],
+        context.config.evaluation.toxicity_model,
         device=context.model.device,
         cache_dir=context.cache_dir,
     )
@@ -199,10 +199,10 @@ def evaluate_toxicity(
     }
 
 
-def _check(config: Settings, rows: Mapping[str, Rows]) -> None:
+def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     import torch
 
-    name, cache = config["evaluation.toxicity_model"], Path(config["overall.cache_dir"])
+    name, cache = config.evaluation.toxicity_model, Path(config.overall.cache_dir)
     load_toxicity_classifier(name, device=torch.device("cpu"), cache_dir=cache)
 
 

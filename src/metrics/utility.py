@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wagle.errors import WagleError
-from wagle.metrics.benchmark import Metric, Numbers, Settings
+from wagle.metrics.benchmark import Metric, Numbers
 
 if TYPE_CHECKING:
+    from wagle.config import UnlearnConfig
     from wagle.model.evaluation_context import EvaluationContext
 
 PERPLEXITY = Metric(
@@ -48,9 +49,9 @@ FURTHER = (
 """Of the tasks of ``evaluation.tasks``; the last is for whatever has no line of its own."""
 
 
-def task_names(config: Settings, *roles: str) -> list[str]:
+def task_names(config: UnlearnConfig, *roles: str) -> list[str]:
     """The lm-eval tasks that play these roles, keys of ``evaluation.task_names``."""
-    chosen = [config[f"evaluation.task_names.{role}"] for role in roles]
+    chosen = [getattr(config.evaluation.task_names, role) for role in roles]
     return [name for names in chosen for name in ([names] if isinstance(names, str) else names)]
 
 
@@ -71,7 +72,7 @@ def measure_further(context: EvaluationContext) -> Numbers:
     """The tasks of ``evaluation.tasks``: ``lm_eval.json``."""
     from wagle.metrics.harness import own_metrics
 
-    names = context.config["evaluation.tasks"]
+    names = context.config.evaluation.tasks or []
     results = run_tasks(context, "lm_eval.json", names)
     return {
         _further(task, metric): value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from wagle.config import Config
+from wagle.config import UnlearnConfig
 from wagle.errors import WagleError
 from wagle.metrics.benchmark import Benchmark, Loader, Metric, Part
 from wagle.metrics.benchmarks import benchmark_of, find_metric
@@ -13,7 +13,7 @@ from wagle.metrics.utility import measure_further, task_names
 from wagle.model.evaluation_context import EvaluationContext, asked_rows
 
 
-def check_evaluation(config: Config, load_rows: Loader) -> None:
+def check_evaluation(config: UnlearnConfig, load_rows: Loader) -> None:
     """Find out what is wrong with the evaluation before the model has been trained for it.
 
     Args:
@@ -24,7 +24,7 @@ def check_evaluation(config: Config, load_rows: Loader) -> None:
     """
     benchmark = benchmark_of(config)
     benchmark.check(config, asked_rows(config, load_rows))
-    names = [*task_names(config, *benchmark.lm_eval_roles), *(config["evaluation.tasks"] or [])]
+    names = [*task_names(config, *benchmark.lm_eval_roles), *(config.evaluation.tasks or [])]
     if names:
         find_tasks(names)
 
@@ -37,7 +37,7 @@ def evaluate(context: EvaluationContext) -> dict[str, float | str]:
     """
     benchmark = benchmark_of(context.config)
     parts = dict(benchmark.parts)
-    if context.config["evaluation.tasks"]:
+    if context.config.evaluation.tasks:
         parts["lm_eval"] = measure_further
     results: dict[str, float | str] = {}
     for name, part in parts.items():

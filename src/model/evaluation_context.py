@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wagle.config import Config
+from wagle.config import UnlearnConfig
 from wagle.dataset.templates import Template
 from wagle.metrics.benchmark import Loader, Rows
 from wagle.metrics.benchmarks import benchmark_of
@@ -31,7 +31,7 @@ class EvaluationContext:
         measured: what has been measured so far, also by an earlier attempt.
     """
 
-    config: Config
+    config: UnlearnConfig
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: Template
@@ -42,27 +42,27 @@ class EvaluationContext:
 
     @property
     def batch_size(self) -> int:
-        return self.config["evaluation.batch_size"]
+        return self.config.evaluation.batch_size
 
     @property
     def limit(self) -> int | None:
-        return self.config["evaluation.limit"]
+        return self.config.evaluation.limit
 
     @property
     def cache_dir(self) -> Path:
-        return Path(self.config["overall.cache_dir"])
+        return Path(self.config.overall.cache_dir)
 
     def asked_rows(self) -> dict[str, Rows]:
         """The rows of the evaluation's own data sets, by their names in its documents."""
         return asked_rows(self.config, self.load_rows)
 
 
-def asked_sets(config: Config) -> Mapping[str, str]:
+def asked_sets(config: UnlearnConfig) -> Mapping[str, str]:
     """The data sets that the task's evaluation reads, by their names in its documents."""
     return benchmark_of(config).sets(config)
 
 
-def asked_rows(config: Config, load_rows: Loader) -> dict[str, Rows]:
+def asked_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """The rows of these data sets that are asked about.
 
     Raises:
@@ -74,14 +74,14 @@ def asked_rows(config: Config, load_rows: Loader) -> dict[str, Rows]:
     return {name: load_rows(data_set) for name, data_set in benchmark.sets(config).items()}
 
 
-def choose_words(config: Config, sets: Mapping[str, Rows]) -> str:
+def choose_words(config: UnlearnConfig, sets: Mapping[str, Rows]) -> str:
     """``evaluation.word_tokenizer``, decided; says where the package rouge_score reads too little.
 
     Args:
         sets: rows with their true ``answer``.
     """
-    chosen = config["evaluation.word_tokenizer"]
-    if config["evaluation.protocol"] == "official":
+    chosen = config.evaluation.word_tokenizer
+    if config.evaluation.protocol == "official":
         chosen = "rouge_score"
     lost = max(lost_share(row["answer"] for row in rows) for rows in sets.values())
     if lost <= MOST_LOST:

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wagle.config import Config
+from wagle.config import FineTuneConfig
 from wagle.dataset.checking import check_rows
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.dataset.pairing import Encoder
@@ -129,7 +129,7 @@ def fine_tune(
     return log
 
 
-def fine_tune_from_config(config: Config) -> Path:
+def fine_tune_from_config(config: FineTuneConfig) -> Path:
     """Load or build the model, fine-tune it as configured, and save it.
 
     Returns:
@@ -139,7 +139,7 @@ def fine_tune_from_config(config: Config) -> Path:
         ConfigError: the output folder was made from another configuration, is being written to, or
             cannot be.
     """
-    output = Path(config["finetune.output_dir"])
+    output = Path(config.finetune.output_dir)
     with FolderLock(output, "finetune.output_dir"):
         if output.exists() and any(output.iterdir()):
             shutil.rmtree(_training_folder(output), ignore_errors=True)  # of a kill at the end
@@ -149,7 +149,7 @@ def fine_tune_from_config(config: Config) -> Path:
     return output
 
 
-def _check_made(config: Config, output: Path) -> None:
+def _check_made(config: FineTuneConfig, output: Path) -> None:
     """Make sure that a model was made from this configuration, and from what it names today."""
     record = read_json(output / RECORD) if (output / RECORD).is_file() else {}
     if not isinstance(record, dict) or record.get("fingerprint") != config.fingerprint():
@@ -181,7 +181,7 @@ def _fingerprints(model: PreTrainedModel, tables: Mapping[str, datasets.Dataset]
     return {"model": model_fingerprint(model), **rows}
 
 
-def _resolved(config: Config, model: PreTrainedModel) -> dict[str, Any]:
+def _resolved(config: FineTuneConfig, model: PreTrainedModel) -> dict[str, Any]:
     """What was chosen where the configuration leaves the choice, by key."""
     return {
         "overall.device": str(model.device),
@@ -190,43 +190,43 @@ def _resolved(config: Config, model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def _read_rows(config: Config) -> dict[str, datasets.Dataset]:
+def _read_rows(config: FineTuneConfig) -> dict[str, datasets.Dataset]:
     """The rows to learn, by data set."""
-    names = [config["finetune.dataset_name"], *(config["finetune.extra_dataset_names"] or [])]
-    data_dir = config["dataset.data_dir"]
+    names = [config.finetune.dataset_name, *(config.finetune.extra_dataset_names or [])]
+    data_dir = config.dataset.data_dir
     tables = {
         name: load_rows(
             name,
             data_dir=Path(data_dir) if data_dir else None,
-            cache_dir=Path(config["overall.cache_dir"]),
+            cache_dir=Path(config.overall.cache_dir),
             role="retain",
-            columns=ColumnNames.of(config),
+            columns=ColumnNames.of(config.dataset),
         )
         for name in names
     }
-    limit = config["finetune.subset_limit"]
+    limit = config.finetune.subset_limit
     if limit is not None:
         tables = {name: rows.take(min(limit, len(rows))) for name, rows in tables.items()}
     return tables
 
 
-def _make(config: Config, output: Path) -> None:
-    seed_everything(config["overall.seed"])
+def _make(config: FineTuneConfig, output: Path) -> None:
+    seed_everything(config.overall.seed)
     tables = _read_rows(config)
     names = list(tables)
     plan = _plan(config, sum(map(len, tables.values())))
     say(f"training: {plan.describe()}")
     model, tokenizer = _starting_model(config, tables.values())
     longest = max(find_source(name).max_length for name in names)
-    several = config["finetune.batch_size"] > 1
+    several = config.finetune.batch_size > 1
     check_readable(model, longest, tokenizer.pad_token_id, in_batches=several)
-    from_scratch = config["finetune.from_scratch"]
-    place = (config["overall.model_name"], Path(config["overall.cache_dir"]))
+    from_scratch = config.finetune.from_scratch
+    place = (config.overall.model_name, Path(config.overall.cache_dir))
     saved = None if from_scratch else find_saved_template(*place)
     template = resolve_template(
-        config,
+        config.dataset,
         tokenizer,
-        model_name=config["overall.model_name"],
+        model_name=config.overall.model_name,
         dataset_name=names[0],
         architecture=model.config.model_type,
         saved=saved,
@@ -246,7 +246,7 @@ def _make(config: Config, output: Path) -> None:
     checkpoints = Checkpoints(
         _training_folder(output),
         {**origin, "encoded": encoded, "versions": versions()},
-        every=config["finetune.save_steps"],
+        every=config.finetune.save_steps,
         keeps_last=False,
     )
     log = fine_tune(
@@ -282,40 +282,40 @@ def _training_folder(output: Path) -> Path:
 
 
 def _starting_model(
-    config: Config, tables: Iterable[datasets.Dataset]
+    config: FineTuneConfig, tables: Iterable[datasets.Dataset]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    device = resolve_device(config["overall.device"])
-    dtype = resolve_dtype(config["overall.dtype"], device)
-    if config["finetune.from_scratch"]:
+    device = resolve_device(config.overall.device)
+    dtype = resolve_dtype(config.overall.dtype, device)
+    if config.finetune.from_scratch:
         texts = [text for rows in tables for row in rows for text in row.values()]
-        model, tokenizer = build_tiny_llama(texts, seed=config["overall.seed"])
+        model, tokenizer = build_tiny_llama(texts, seed=config.overall.seed)
         model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides the self of to
         return model, tokenizer
     return load_model(
-        config["overall.model_name"],
+        config.overall.model_name,
         dtype=dtype,
         device=device,
-        cache_dir=Path(config["overall.cache_dir"]),
+        cache_dir=Path(config.overall.cache_dir),
     )
 
 
-def _plan(config: Config, rows: int) -> Plan:
+def _plan(config: FineTuneConfig, rows: int) -> Plan:
     return Plan.make(
         rows,
-        batch_size=config["finetune.batch_size"],
-        accumulation=config["finetune.gradient_accumulation_steps"],
-        num_epochs=config["finetune.num_epochs"],
-        max_steps=config["finetune.max_steps"],
+        batch_size=config.finetune.batch_size,
+        accumulation=config.finetune.gradient_accumulation_steps,
+        num_epochs=config.finetune.num_epochs,
+        max_steps=config.finetune.max_steps,
         whole_epochs=True,
-        warmup=config["finetune.warmup_ratio"],
+        warmup=config.finetune.warmup_ratio,
     )
 
 
-def _settings(config: Config, dtype: torch.dtype) -> FineTuneSettings:
-    masters = config["finetune.master_weights"]
+def _settings(config: FineTuneConfig, dtype: torch.dtype) -> FineTuneSettings:
+    masters = config.finetune.master_weights
     return FineTuneSettings(
-        lr=config["finetune.lr"],
-        weight_decay=config["finetune.weight_decay"],
-        seed=config["overall.seed"],
+        lr=config.finetune.lr,
+        weight_decay=config.finetune.weight_decay,
+        seed=config.overall.seed,
         master_weights=dtype.itemsize == 2 if masters is None else masters,
     )

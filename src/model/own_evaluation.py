@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from wagle.catalogue import ATTACKS
+from wagle.config import UnlearnConfig
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import count_shared
 from wagle.dataset.sources import row_encoder
 from wagle.dataset.sources.registry import OWN_MAX_LENGTH
 from wagle.errors import ConfigError
-from wagle.metrics.benchmark import Metric, Rows, Settings
+from wagle.metrics.benchmark import Metric, Rows
 from wagle.metrics.generation import answer_questions
 from wagle.metrics.likelihood import score_tokens
 from wagle.metrics.membership import MIN_K_PERCENT, attack_aucs, attack_scores, min_k_name
@@ -40,7 +41,7 @@ from wagle.terminal import say
 LEAST_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together, at least
 
 
-def check_own(config: Settings, rows: Mapping[str, Rows]) -> None:
+def check_own(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     """Find out what is wrong with the evaluation before the model has been trained for it.
 
     Args:
@@ -54,7 +55,7 @@ def check_own(config: Settings, rows: Mapping[str, Rows]) -> None:
         if "holdout" in rows and (shared := count_shared(rows["holdout"], rows[role])):
             raise ConfigError(
                 f"evaluation.holdout_dataset_name: {shared} of the rows of "
-                f"{config['evaluation.holdout_dataset_name']} are among those to {role}; give rows "
+                f"{config.evaluation.holdout_dataset_name} are among those to {role}; give rows "
                 "that the model has never been trained on"
             )
     check_reference_model(config)
@@ -101,7 +102,7 @@ def _score(
 
     Membership inference reads every token; of an answer, the last of them are its own.
     """
-    attacks = context.config["evaluation.attacks"]
+    attacks = context.config.evaluation.attacks
     scored = score_tokens(
         context.model,
         [Encoded(row.input_ids, list(row.input_ids)) for row in encoded],

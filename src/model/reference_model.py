@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wagle.metrics.benchmark import Settings
+from wagle.config import UnlearnConfig
 from wagle.metrics.membership import text_losses
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.loading import load_model, read_tokenizer
 
 
-def check_reference_model(config: Settings) -> None:
+def check_reference_model(config: UnlearnConfig) -> None:
     """Whether ``evaluation.reference_model``, if it is set, can be found.
 
     Raises:
         WagleError: it cannot.
     """
-    name, cache = config["evaluation.reference_model"], Path(config["overall.cache_dir"])
+    name, cache = config.evaluation.reference_model, Path(config.overall.cache_dir)
     if name is not None:
         hint = "a local folder with --evaluation.reference_model FOLDER"
         read_tokenizer(name, cache, what="reference model", hint=hint)
@@ -31,8 +31,10 @@ def reference_losses(
     Args:
         max_length: tokens of each text that are read.
     """
+    name = context.config.evaluation.reference_model
+    assert name is not None  # an attack asks for it, and so has the configuration
     model, tokenizer = load_model(
-        context.config["evaluation.reference_model"],
+        name,
         dtype=context.model.dtype,
         device=context.model.device,
         cache_dir=context.cache_dir,

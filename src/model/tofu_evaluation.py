@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from wagle.metrics.benchmark import Metric, Rows, Settings
+from wagle.config import UnlearnConfig
+from wagle.metrics.benchmark import Metric, Rows
 from wagle.metrics.membership import MIN_K_PERCENT, min_k_name
 from wagle.metrics.sentence import load_sentence_encoder
 from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
@@ -37,7 +38,7 @@ from wagle.model.evaluation_context import EvaluationContext, choose_words
 from wagle.model.reference_model import check_reference_model, reference_losses
 
 
-def check_tofu(config: Settings, rows: Mapping[str, Rows]) -> None:
+def check_tofu(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     """Find out what is wrong with the evaluation of TOFU before the model has been trained for it.
 
     Args:
@@ -49,8 +50,8 @@ def check_tofu(config: Settings, rows: Mapping[str, Rows]) -> None:
     for name, data_set in asked_sets(config).items():
         check_rows(rows[name], data_set)
     _retain_model(config, rows["forget"])
-    if config["evaluation.protocol"] != "official":
-        load_sentence_encoder(config["evaluation.sentence_model"], torch.device("cpu"))
+    if config.evaluation.protocol != "official":
+        load_sentence_encoder(config.evaluation.sentence_model, torch.device("cpu"))
     check_reference_model(config)
 
 
@@ -61,7 +62,7 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
     membership inference, and the official scores' formulas on this protocol's losses, under its
     name: they are not comparable with official ones.
     """
-    protocol, asked = context.config["evaluation.protocol"], context.asked_rows()
+    protocol, asked = context.config.evaluation.protocol, context.asked_rows()
     retain_model = _retain_model(context.config, asked["forget"])
     results = _measure(context, asked)
     context.save("tofu.json", to_document(results))
@@ -90,34 +91,32 @@ def _measure(context: EvaluationContext, asked: Mapping[str, Rows]) -> TofuResul
         return context.measured.get(f"tofu {name}", measure, write=sets_document, read=sets_from)
 
     model = (context.model, context.tokenizer, context.template)
-    if config["evaluation.protocol"] == "official":
+    if config.evaluation.protocol == "official":
         results = evaluate_official(*model, sets, batch_size=context.batch_size, keep=keep)
     else:
-        encoder = load_sentence_encoder(config["evaluation.sentence_model"], context.model.device)
+        encoder = load_sentence_encoder(config.evaluation.sentence_model, context.model.device)
         results = evaluate_tofu(
             *model,
             sets,
             encoder=encoder,
-            protocol=config["evaluation.protocol"],
+            protocol=config.evaluation.protocol,
             batch_size=context.batch_size,
             word_tokenizer=words,
-            attacks=config["evaluation.attacks"],
+            attacks=config.evaluation.attacks,
             reference_losses=partial(reference_losses, context, max_length=MAX_TEXT_LENGTH),
             keep=keep,
         )
     return replace(results, data_sets=asked_sets(config), word_tokenizer=words)
 
 
-def _retain_model(config: Settings, forget_rows: Rows) -> TofuResults | None:
+def _retain_model(config: UnlearnConfig, forget_rows: Rows) -> TofuResults | None:
     """The results of the retain-only model, if they are given and of the same questions."""
-    path = config["evaluation.retain_results"]
+    path = config.evaluation.retain_results
     if path is None:
         return None
     retain_model = load_results(Path(path))
-    asked = list(forget_rows)[: config["evaluation.limit"]]
+    asked = list(forget_rows)[: config.evaluation.limit]
     forget = TofuSet(tuple(TofuRow(question=row["question"]) for row in asked))
-    own = TofuResults(
-        {"forget": forget}, config["evaluation.protocol"], data_sets=asked_sets(config)
-    )
+    own = TofuResults({"forget": forget}, config.evaluation.protocol, data_sets=asked_sets(config))
     check_comparable(retain_model, own, Path(path))
     return retain_model

@@ -112,18 +112,18 @@ class Unlearn:
         self._lock: FolderLock | None = None  # of checkpoints outside a run folder
         self._row_fingerprints: dict[str, str] | None = None
         self.fingerprints: dict[str, str] = {}
-        self.device = resolve_device(config["overall.device"])
-        self.dtype = resolve_dtype(config["overall.dtype"], self.device)
+        self.device = resolve_device(config.overall.device)
+        self.dtype = resolve_dtype(config.overall.dtype, self.device)
         self.trains = (
-            config["unlearn.unlearn_method"] != TRAINLESS and config["unlearn.resume_path"] is None
+            config.unlearn.unlearn_method != TRAINLESS and config.unlearn.resume_path is None
         )
         self._objective: Objective | None = None
         if self.trains:
-            objective = METHODS[config["unlearn.unlearn_method"]].load()
+            objective = METHODS[config.unlearn.unlearn_method].load()
             self._objective = objective(**config.method_params)
-            if config["unlearn.mask_path"] and "{ratio}" in config["unlearn.mask_path"]:
+            if config.unlearn.mask_path and "{ratio}" in config.unlearn.mask_path:
                 raise ConfigError(
-                    f"unlearn.mask_path is {config['unlearn.mask_path']}, so "
+                    f"unlearn.mask_path is {config.unlearn.mask_path}, so "
                     "unlearn.mask_ratio must say the ratio"
                 )
 
@@ -144,7 +144,7 @@ class Unlearn:
         earlier = self.logger.start(
             self.config.as_dict(),
             self.config.fingerprint(),
-            wants_model=self.trains and self.config["unlearn.save_model"],
+            wants_model=self.trains and self.config.unlearn.save_model,
         )
         if earlier is not None:
             say(f"already finished with this configuration: {self.logger.folder}")
@@ -202,7 +202,7 @@ class Unlearn:
         return f"{where}{lost}; the same command runs it again"
 
     def _run(self) -> dict[str, Any]:
-        seed_everything(self.config["overall.seed"])
+        seed_everything(self.config.overall.seed)
         # Without a network the model is missing first: its message says how to give all that is.
         check_model(self._model_name, self._cache_dir)
         check_evaluation(self.config, self._rows)
@@ -241,9 +241,10 @@ class Unlearn:
             device=self.device,
             cache_dir=self._cache_dir,
         )
-        if self.config["unlearn.resume_path"] is not None:
+        if self.config.unlearn.resume_path is not None:
             self.record = read_record(Path(self._model_name))
-        names = (self.config[f"dataset.{kind}_dataset_name"] for kind in ("forget", "retain"))
+        data = self.config.dataset
+        names = (data.forget_dataset_name, data.retain_dataset_name)
         check_readable(
             self.model,
             max(find_source(name).max_length for name in names),
@@ -251,12 +252,13 @@ class Unlearn:
             in_batches=self.trains and self._reads_batches,
         )
         self.fingerprints["model"] = model_fingerprint(self.model)
-        saved = find_saved_template(self._model_name, Path(self.config["overall.cache_dir"]))
+        saved = find_saved_template(self._model_name, Path(self.config.overall.cache_dir))
         self._template = resolve_template(
-            self.config,
+            data,
             self.tokenizer,
-            model_name=self.config["overall.model_name"],
-            dataset_name=self.config["dataset.forget_dataset_name"],
+            protocol=self.config.evaluation.protocol,
+            model_name=self.config.overall.model_name,
+            dataset_name=self.config.dataset.forget_dataset_name,
             architecture=self.model.config.model_type,
             saved=saved,
         )
@@ -267,17 +269,16 @@ class Unlearn:
     @property
     def _reads_batches(self) -> bool:
         """Whether training or attribution reads several rows at once."""
-        sizes = ("dataset.batch_size", "unlearn.attribution_batch_size")
-        return max(self.config[key] for key in sizes) > 1
+        return max(self.config.dataset.batch_size, self.config.unlearn.attribution_batch_size) > 1
 
     @property
     def _cache_dir(self) -> Path:
-        return Path(self.config["overall.cache_dir"])
+        return Path(self.config.overall.cache_dir)
 
     @property
     def _model_name(self) -> str:
-        saved = self.config["unlearn.resume_path"]
-        return str(find_saved_model(Path(saved))) if saved else self.config["overall.model_name"]
+        saved = self.config.unlearn.resume_path
+        return str(find_saved_model(Path(saved))) if saved else self.config.overall.model_name
 
     def _resolved(self) -> dict[str, Any]:
         """What was chosen where the configuration leaves the choice, by key."""
@@ -292,23 +293,23 @@ class Unlearn:
         return resolved
 
     def _rows(self, name: str, role: Literal["forget", "retain"] = "forget") -> Dataset:
-        data_dir = self.config["dataset.data_dir"]
+        data_dir = self.config.dataset.data_dir
         return load_rows(
             name,
             data_dir=Path(data_dir) if data_dir else None,
             cache_dir=self._cache_dir,
             role=role,
-            columns=ColumnNames.of(self.config),
+            columns=ColumnNames.of(self.config.dataset),
         )
 
     def build_dataset(self) -> None:
         """Draw the forget examples and pair them with retain examples."""
-        forget_name = self.config["dataset.forget_dataset_name"]
-        retain_name = self.config["dataset.retain_dataset_name"]
-        seed = self.config["dataset.dataset_seed"]
+        forget_name = self.config.dataset.forget_dataset_name
+        retain_name = self.config.dataset.retain_dataset_name
+        seed = self.config.dataset.dataset_seed
         all_forget = self._rows(forget_name)
-        drawn = draw_forget_rows(len(all_forget), self.config["dataset.forget_ratio"], seed)
-        if self.config["dataset.self_retain"]:
+        drawn = draw_forget_rows(len(all_forget), self.config.dataset.forget_ratio, seed)
+        if self.config.dataset.self_retain:
             retain_name = forget_name
             rest = sorted(set(range(len(all_forget))) - set(drawn))
             if not rest:
@@ -329,7 +330,7 @@ class Unlearn:
         encode_forget = row_encoder(forget_name, self.tokenizer, self.template)
         encode_retain = row_encoder(retain_name, self.tokenizer, self.template)
         self._check_views((forget_name, forget), (retain_name, retain))
-        whole = self.config["dataset.self_retain"]
+        whole = self.config.dataset.self_retain
         self._check_rows(forget_name, all_forget, encode_forget, None if whole else drawn)
         if not whole:
             self._check_rows(retain_name, retain, encode_retain)
@@ -343,7 +344,7 @@ class Unlearn:
             encode_refusal=refusal_encoder(forget_name, self.tokenizer, self.template),
             refusals=load_refusals(forget_name),
             views=self._objective.views if self._objective else (),
-            seed=self.config["overall.seed"],
+            seed=self.config.overall.seed,
         )
 
     def _check_rows(
@@ -355,8 +356,8 @@ class Unlearn:
     def _check_views(self, forget: NamedRows, retain: NamedRows) -> None:
         """Refuse running text where the method, or the mask to be made, needs questions."""
         views = self._objective.views if self._objective else ()
-        check_questions(self.config["unlearn.unlearn_method"], views, forget, retain)
-        path, score_type = (self.config[f"unlearn.{key}"] for key in ("mask_path", "score_type"))
+        check_questions(self.config.unlearn.unlearn_method, views, forget, retain)
+        path, score_type = self.config.unlearn.mask_path, self.config.unlearn.score_type
         makes_mask = path and not Path(path).exists()
         if makes_mask and "refusal" in SCORES[score_type].gradients:
             check_questions(score_type, (REFUSAL,), forget, retain)
@@ -371,11 +372,11 @@ class Unlearn:
         config = self.config
         return Plan.make(
             len(self.dataset),
-            batch_size=config["dataset.batch_size"],
-            accumulation=config["unlearn.gradient_accumulation_steps"],
-            num_epochs=config["unlearn.num_epochs"],
-            max_steps=config["unlearn.max_steps"],
-            whole_epochs=config["unlearn.step_formula"] == "whole_epochs",
+            batch_size=config.dataset.batch_size,
+            accumulation=config.unlearn.gradient_accumulation_steps,
+            num_epochs=config.unlearn.num_epochs,
+            max_steps=config.unlearn.max_steps,
+            whole_epochs=config.unlearn.step_formula == "whole_epochs",
         )
 
     def prepare_mask(self) -> None:
@@ -384,11 +385,11 @@ class Unlearn:
         Without a path all weights may change, unless the method itself chooses some of them.
         """
         chosen = self.objective.trainable(self.model)
-        if self.config["unlearn.mask_path"] is None:
-            if chosen is not None and not self.config["unlearn.use_lora"]:
+        if self.config.unlearn.mask_path is None:
+            if chosen is not None and not self.config.unlearn.use_lora:
                 parameters = self.model.named_parameters()
                 self.mask = {name: BitMask.full(p.shape, name in chosen) for name, p in parameters}
-                method = self.config["unlearn.unlearn_method"]
+                method = self.config.unlearn.unlearn_method
                 say(f"{method} updates {self.density():.4%} of the weights")
             return
         self.mask, self.mask_origin = self.mask_files().prepare()
@@ -417,11 +418,11 @@ class Unlearn:
                 self.model,
                 self.dataset,
                 view,
-                batch_size=config["evaluation.batch_size"],
+                batch_size=config.evaluation.batch_size,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         model, adapted = self.model, None
-        if config["unlearn.use_lora"]:
+        if config.unlearn.use_lora:
             adapted = add_lora(model)
             self.adapted_share = adapted_share(adapted)
             model = cast("PreTrainedModel", adapted)  # has all that a model has
@@ -447,45 +448,44 @@ class Unlearn:
         """What opens the model before unlearning during training."""
         if adapted is not None:
             return lambda: without_lora(adapted)
-        drifts = self._enforcement() == "gradient" and self.config["unlearn.weight_decay"] > 0
+        drifts = self._enforcement() == "gradient" and self.config.unlearn.weight_decay > 0
         reference = SwappedWeights(self.model, None if drifts else self.mask)
         size = f"{reference.nbytes:,} bytes"
         if drifts:
             size += ": all of them, since unlearn.mask_enforcement gradient lets every weight decay"
         elif self.mask is None:
             size += ": a second set of all weights; with unlearn.mask_path it is the mask's share"
-        say(f"{self.config['unlearn.unlearn_method']} keeps original weights, {size}")
+        say(f"{self.config.unlearn.unlearn_method} keeps original weights, {size}")
         return reference
 
     def _enforcement(self) -> str:
         """How the mask is enforced; the published way is for mask files only."""
-        if self.config["unlearn.mask_path"] is None:
+        if self.config.unlearn.mask_path is None:
             return "optimizer"
-        return self.config["unlearn.mask_enforcement"]
+        return self.config.unlearn.mask_enforcement
 
     def _master_weights(self) -> bool:
         """Whether 16-bit weights are updated by way of float32 copies."""
-        masters = self.config["unlearn.master_weights"]
+        masters = self.config.unlearn.master_weights
         return self.dtype.itemsize == 2 if masters is None else masters
 
     def _unlearn_settings(self) -> UnlearnSettings:
         config = self.config
         sophia = None
-        if config["unlearn.sophia"]:
-            params = "unlearn.sophia_params"
-            betas = (config[f"{params}.betas_low"], config[f"{params}.betas_high"])
-            sophia = SophiaSettings(betas=betas, rho=config[f"{params}.rho"])
+        if config.unlearn.sophia:
+            params = config.unlearn.sophia_params
+            sophia = SophiaSettings(betas=(params.betas_low, params.betas_high), rho=params.rho)
         return UnlearnSettings(
-            lr=config["unlearn.lr"],
-            weight_decay=config["unlearn.weight_decay"],
-            seed=config["overall.seed"],
+            lr=config.unlearn.lr,
+            weight_decay=config.unlearn.weight_decay,
+            seed=config.overall.seed,
             mask_enforcement=self._enforcement(),
             master_weights=self._master_weights(),
-            gradients=config["unlearn.gradients"],
-            max_grad_norm=config["unlearn.max_grad_norm"],
-            gradient_checkpointing=config["unlearn.gradient_checkpointing"],
+            gradients=config.unlearn.gradients,
+            max_grad_norm=config.unlearn.max_grad_norm,
+            gradient_checkpointing=config.unlearn.gradient_checkpointing,
             sophia=sophia,
-            num_workers=config["dataset.num_workers"],
+            num_workers=config.dataset.num_workers,
         )
 
     def save(self) -> None:
@@ -501,7 +501,7 @@ class Unlearn:
     def _model_folder(self) -> Path | None:
         """Where the trained model is kept, if it is."""
         folder = self.logger.folder
-        return folder / CHECKPOINTS if folder and self.config["unlearn.save_model"] else None
+        return folder / CHECKPOINTS if folder and self.config.unlearn.save_model else None
 
     def _record(self) -> Record:
         seconds = self.watch.report()
@@ -516,13 +516,13 @@ class Unlearn:
 
     def _about(self) -> dict[str, Any]:
         """What the results say about the evaluated model."""
-        if self.config["unlearn.resume_path"] is not None:
+        if self.config.unlearn.resume_path is not None:
             return self.record.about if self.record else about_run(Path(self._model_name).parent)
         return {
-            "method": self.config["unlearn.unlearn_method"],
-            "mask": self.config["unlearn.mask_path"] if self.trains else None,
+            "method": self.config.unlearn.unlearn_method,
+            "mask": self.config.unlearn.mask_path if self.trains else None,
             "density": self.density(),
-            "seed": self.config["overall.seed"],
+            "seed": self.config.overall.seed,
         }
 
     def _training_origin(self) -> dict[str, Any]:
@@ -554,7 +554,7 @@ class Unlearn:
             except ConfigError as error:
                 say(f"note: no checkpoints of this training are kept: {error}")
                 return None
-        every = self.config["unlearn.save_steps"]
+        every = self.config.unlearn.save_steps
         return Checkpoints(folder, origin, every=every, keeps_last=self._model_folder is None)
 
     @property
@@ -601,7 +601,7 @@ class Unlearn:
         from wagle.reporting.mask_figures import draw_density
         from wagle.reporting.training_figures import draw_training
 
-        method = self.config["unlearn.unlearn_method"]
+        method = self.config.unlearn.unlearn_method
         self.logger.save_figure("training", draw_training([(method, "", self.training_log)]))
         if self.mask is not None:
             shares = density_table(self.mask)
@@ -623,12 +623,12 @@ class Unlearn:
             save=self.logger.save,
             measured=Measured(self.logger, self._evaluation_origin()),
         )
-        task = self.config["unlearn.task_name"]
+        task = self.config.unlearn.task_name
         return {"task": task, **self._about(), **evaluate(context)}
 
     def _evaluation_origin(self) -> dict[str, Any]:
         """Everything that decides the numbers, beside the configuration."""
-        retain_results = self.config["evaluation.retain_results"]
+        retain_results = self.config.evaluation.retain_results
         return {
             "retain_results": retain_results and bytes_fingerprint(Path(retain_results)),
             "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
@@ -647,8 +647,8 @@ class Unlearn:
 
     def _forget_rows(self) -> Dataset:
         """The rows of the forget set that are drawn."""
-        rows = self._rows(self.config["dataset.forget_dataset_name"])
-        ratio, seed = (self.config[f"dataset.{key}"] for key in ("forget_ratio", "dataset_seed"))
+        rows = self._rows(self.config.dataset.forget_dataset_name)
+        ratio, seed = self.config.dataset.forget_ratio, self.config.dataset.dataset_seed
         return rows.select(draw_forget_rows(len(rows), ratio, seed))
 
     def _manifest(self) -> dict[str, Any]:
@@ -662,8 +662,8 @@ class Unlearn:
             "resolved": self._resolved(),
             "phase": self.watch.phases[-1] if self.watch.phases else None,
             "seeds": {
-                "overall": self.config["overall.seed"],
-                "dataset": self.config["dataset.dataset_seed"],
+                "overall": self.config.overall.seed,
+                "dataset": self.config.dataset.dataset_seed,
             },
             "config_files": self.config.files,
             "code": self.config.code,

@@ -59,14 +59,12 @@ def resolve(tokenizer):
     def resolve(tokenizer=tokenizer, *, model="m", data="Tofu_forget10", **given):
         saved, architecture = given.pop("saved", None), given.pop("architecture", "llama")
         protocol = given.pop("protocol", "corrected")
-        config = {
-            "dataset.template": given.pop("template", "auto"),
-            "evaluation.protocol": protocol,
-            **{f"dataset.{key}": value for key, value in given.items()},
-        }
+        options = [f"--dataset.{key}={value}" for key, value in given.items() if value is not None]
+        config = load_config(["--overall.model_name=m", *options], prog="p", description="d")
         return resolve_template(
-            config,
+            config.dataset,
             tokenizer,
+            protocol=protocol,
             model_name=model,
             dataset_name=data,
             architecture=architecture,
