@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 
 def label_of(name: str) -> str:
@@ -66,7 +66,8 @@ class Option:
     """A hyper-parameter of a method: a field of its dataclass, the key ``unlearn.METHOD.name``.
 
     Attributes:
-        kind: ``int``, ``float``, ``bool``, ``str`` or one of them ``| None``.
+        kind: ``int``, ``float``, ``bool``, ``str`` or one of them ``| None``; or a ``Literal`` of
+            strings.
         default: ``...`` where it must be given.
         meaning: one line for ``--help``.
         above, at_least: bounds of a number.
@@ -102,7 +103,24 @@ class Method(Entry):
 
 
 _PUBLISHED = "wagle.unlearn.objectives.published"
+_TOKEN_WEIGHTS = "wagle.unlearn.objectives.token_weights"
 _RETAIN_WEIGHT = Option("gamma", float, 0.0, "weight of the retain term")
+
+
+def _with_retain(gamma: float = 0.0, forget_weight: float = 1.0) -> tuple[Option, ...]:
+    """The options of ``WithRetain``, which an objective of two terms begins with."""
+    return (
+        Option("gamma", float, gamma, "weight of the retain term"),
+        Option("forget_weight", float, forget_weight, "weight of the forget term"),
+        Option(
+            "retain_loss",
+            Literal["nll", "kl"],
+            "nll",
+            "of the retain rows: cross-entropy, or divergence from the model before unlearning",
+        ),
+    )
+
+
 _BETA = Option("beta", float, 0.1, "inverse temperature", above=0)
 
 _METHODS = (
@@ -117,7 +135,7 @@ _METHODS = (
         "GA+FT",
         f"{_PUBLISHED}:GradientDifference",
         aliases=("GradDiff",),
-        options=(_RETAIN_WEIGHT,),
+        options=_with_retain(),
     ),
     Method(
         "GA+KL",
@@ -130,14 +148,23 @@ _METHODS = (
         "NPO+FT",
         f"{_PUBLISHED}:NegativePreference",
         aliases=("NPO",),
-        options=(_RETAIN_WEIGHT, _BETA),
+        options=(
+            *_with_retain(),
+            _BETA,
+            Option(
+                "length_normalised",
+                bool,
+                True,
+                "losses are means over tokens, as WAGLE has it; false: sums, as NPO's paper",
+            ),
+        ),
     ),
     Method("CL", f"{_PUBLISHED}:Refusal", questions=("forget",)),
     Method(
         "CL+FT",
         f"{_PUBLISHED}:PreferenceOptimization",
         aliases=("PO",),
-        options=(Option("gamma", float, 1.0, "weight of the retain term"),),
+        options=_with_retain(gamma=1.0),
         questions=("forget",),
     ),
     Method("CL+KL", f"{_PUBLISHED}:RefusalKL", options=(_RETAIN_WEIGHT,), questions=("forget",)),
@@ -152,7 +179,7 @@ _METHODS = (
         "wagle.unlearn.objectives.simnpo:SimpleNegativePreference",
         aliases=("SimNPO",),
         options=(
-            _RETAIN_WEIGHT,
+            *_with_retain(),
             Option("beta", float, 2.5, "inverse temperature", above=0),
             Option("delta", float, 0.0, "margin", at_least=0),
         ),
@@ -161,9 +188,66 @@ _METHODS = (
         "DPO+FT",
         "wagle.unlearn.objectives.dpo:DirectPreference",
         aliases=("DPO",),
-        options=(_RETAIN_WEIGHT, _BETA),
+        options=(*_with_retain(), _BETA),
         questions=("forget",),
     ),
+    Method(
+        "WGA+FT",
+        f"{_TOKEN_WEIGHTS}:WeightedGradientAscent",
+        aliases=("WGA",),
+        options=(
+            *_with_retain(gamma=1.0),
+            Option("beta", float, 1.0, "power of a token's probability", at_least=0),
+        ),
+    ),
+    Method(
+        "TNPO+FT",
+        f"{_TOKEN_WEIGHTS}:TokenwiseNegativePreference",
+        aliases=("TNPO",),
+        options=(
+            *_with_retain(gamma=1.0),
+            Option("beta", float, 4.0, "power of a token's probabilities", above=0),
+        ),
+    ),
+    Method(
+        "SatImp+FT",
+        f"{_TOKEN_WEIGHTS}:SaturationImportance",
+        aliases=("SatImp",),
+        options=(
+            *_with_retain(gamma=1.0, forget_weight=0.1),
+            Option("beta1", float, 5.0, "power of a token's probability", at_least=0),
+            Option("beta2", float, 1.0, "power of one less that probability", at_least=0),
+        ),
+    ),
+    Method(
+        "UNDIAL",
+        "wagle.unlearn.objectives.undial:SelfDistillation",
+        options=(
+            *_with_retain(),
+            Option("beta", float, 10.0, "what the true token's logit is lowered by", at_least=0),
+            Option(
+                "published",
+                bool,
+                False,
+                "mean over prompt and padding too, as published; false: over labelled tokens",
+            ),
+        ),
+    ),
+    Method(
+        "CE-U",
+        "wagle.unlearn.objectives.distribution:CrossEntropyUnlearning",
+        options=(
+            *_with_retain(),
+            Option("skipped_tokens", int, 1, "labelled tokens left out of each row", at_least=0),
+        ),
+    ),
+    Method(
+        "IHL+FT",
+        "wagle.unlearn.objectives.distribution:InvertedHinge",
+        aliases=("IHL",),
+        options=_with_retain(gamma=1.0),
+    ),
+    Method("FLAT", "wagle.unlearn.objectives.flat:LossAdjustment", questions=("forget",)),
     Method(
         "RMU",
         "wagle.unlearn.objectives.rmu:Misdirection",

@@ -58,6 +58,7 @@ def make_mask(model, density=0.3):
 def make_objective(method):
     values = {"gamma": 0.5, "alpha": 0.01, "layer": 1, "delta": 0.0, "steering_coefficient": 6.5}
     values["beta"] = 2.5 if method == "SimNPO+FT" else 0.1
+    values = {option.name: option.default for option in METHODS[method].options} | values
     objective = METHODS[method].load()
     return objective(**{name: values[name] for name in objective.__dataclass_fields__})
 

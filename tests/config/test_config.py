@@ -29,6 +29,8 @@ from wagle.shipped import CHECKOUT as ROOT
 
 FRAGMENTS = ("methods", "masks")  # of no use alone
 SHIPPED = sorted(p for p in (ROOT / "configs").glob("*/*.json") if p.parent.name not in FRAGMENTS)
+BALANCE = {"forget_weight": 1.0, "retain_loss": "nll"}
+NPO = {**BALANCE, "length_normalised": True}
 MODEL = ["--overall.model_name", "m"]
 
 
@@ -165,7 +167,7 @@ def test_a_configuration_of_the_published_code_is_accepted_unchanged(write):
         "logger": {"json": {"root": "files/results/x"}},
     }
     config = load("-C", write(published))
-    assert config.method_params == {"gamma": 1.0}
+    assert config.method_params == {"gamma": 1.0, **BALANCE}
     assert config["unlearn.score_type"] == "wagle"
 
 
@@ -671,14 +673,14 @@ def test_aliases_stand_for_their_method(alias, method, write):
         ("origin", {}),
         ("GA", {}),
         ("l1_sparse", {"alpha": 0.0}),
-        ("GA+FT", {"gamma": 0.0}),
+        ("GA+FT", {"gamma": 0.0, **BALANCE}),
         ("GA+KL", {"gamma": 0.0}),
-        ("NPO+FT", {"gamma": 0.0, "beta": 0.1}),
-        ("CL+FT", {"gamma": 1.0}),
+        ("NPO+FT", {"gamma": 0.0, "beta": 0.1, **NPO}),
+        ("CL+FT", {"gamma": 1.0, **BALANCE}),
         ("CL+KL", {"gamma": 0.0}),
         ("KL", {"gamma": 0.0}),
-        ("SimNPO", {"gamma": 0.0, "beta": 2.5, "delta": 0.0}),
-        ("DPO", {"gamma": 0.0, "beta": 0.1}),
+        ("SimNPO", {"gamma": 0.0, "beta": 2.5, "delta": 0.0, **BALANCE}),
+        ("DPO", {"gamma": 0.0, "beta": 0.1, **BALANCE}),
         ("RMU", {"layer": 7, "steering_coefficient": 6.5, "alpha": 1200.0}),
     ],
 )
@@ -840,7 +842,7 @@ def test_a_configuration_is_a_mapping():
 def test_resolved_configuration_loads_back(write, options):
     config = load("--unlearn.unlearn_method", "NPO", "--evaluation.tasks", "a,b", *options)
     nested = config.as_dict()
-    assert nested["unlearn"]["NPO+FT"] == {"gamma": 0.0, "beta": 0.1}
+    assert nested["unlearn"]["NPO+FT"] == {"gamma": 0.0, "beta": 0.1, **NPO}
     assert nested["logger"]["json"] == {"root": "files/logs"}
     again = load_config(["-C", write(nested)], prog="p.py", description="d")
     assert again == config
@@ -853,7 +855,7 @@ def test_replacing_keys():
     changed = base.replace(
         {"unlearn.NPO.gamma": 2, "unlearn.lr": None, "unlearn.mask_path": "mask/snip/x_0.1.pt"}
     )
-    assert changed.method_params == {"gamma": 2.0, "beta": 0.1}
+    assert changed.method_params == {"gamma": 2.0, "beta": 0.1, **NPO}
     assert changed["unlearn.lr"] == 1e-4
     assert changed["unlearn.score_type"] == "snip"
     assert base["unlearn.lr"] == 1e-5

@@ -37,6 +37,20 @@ SOURCES = {
     "unlearn.GA+FT.gamma": 0.0,
     "unlearn.SimNPO+FT.beta": 2.5,  # Fan et al. 2024, on TOFU
     "unlearn.SimNPO+FT.delta": 0.0,
+    "unlearn.NPO+FT.length_normalised": True,
+    "unlearn.NPO+FT.forget_weight": 1.0,
+    "unlearn.NPO+FT.retain_loss": "nll",
+    "unlearn.WGA+FT.beta": 1.0,  # Wang et al. 2025
+    "unlearn.TNPO+FT.beta": 4.0,
+    "unlearn.SatImp+FT.beta1": 5.0,  # Yang et al. 2025
+    "unlearn.SatImp+FT.beta2": 1.0,
+    "unlearn.SatImp+FT.forget_weight": 0.1,
+    "unlearn.SatImp+FT.gamma": 1.0,
+    "unlearn.UNDIAL.beta": 10.0,  # Dong et al. 2024
+    "unlearn.UNDIAL.gamma": 0.0,
+    "unlearn.UNDIAL.published": False,
+    "unlearn.CE-U.skipped_tokens": 1,  # Yang 2025
+    "unlearn.CE-U.gamma": 0.0,
     "unlearn.RMU.layer": 7,  # Li et al. 2024, Zephyr-7B
     "unlearn.RMU.steering_coefficient": 6.5,
     "unlearn.RMU.alpha": 1200.0,

@@ -20,6 +20,7 @@ from wagle.unlearn.reference import SwappedWeights, exchange_selected
 from conftest import CONFIGS, VOCABULARY, make_model
 
 GAMMA, BETA, ALPHA, DELTA, STEERING = 0.7, 0.3, 0.01, 0.4, 6.5
+FORGET_WEIGHT, BETA1, BETA2 = 1.3, 2.0, 0.5
 
 
 def random_view(seed: int) -> dict[str, torch.Tensor]:
@@ -134,6 +135,74 @@ def rmu(model, original, batch):
     return float(sum(steered) / len(steered) + ALPHA * sum(kept) / len(kept))
 
 
+def labelled_distributions(model, view):
+    """Of every labelled token its row, log-probabilities ``(V,)`` and id, rows run alone."""
+    for row, (log_probs, labels) in enumerate(rows_of(model, view)):
+        for t, label in enumerate(labels.tolist()):
+            if label != IGNORED:
+                yield row, log_probs[t - 1], label
+
+
+def weighted_ascent(model, original, view, weight):
+    """−mean over labelled tokens of weight(p, p_ref) · ℓ."""
+    terms = []
+    tokens = zip(
+        labelled_distributions(model, view), labelled_distributions(original, view), strict=True
+    )
+    for (_, now, label), (_, before, _) in tokens:
+        p, p_ref = math.exp(float(now[label])), math.exp(float(before[label]))
+        terms.append(weight(p, p_ref) * float(now[label]))
+    return sum(terms) / len(terms)
+
+
+def undial(model, original, view):
+    terms = []
+    tokens = zip(
+        labelled_distributions(model, view), labelled_distributions(original, view), strict=True
+    )
+    for (_, now, label), (_, before, _) in tokens:
+        lowered = before.exp()
+        lowered[label] *= math.exp(-BETA)
+        terms.append(-float((lowered / lowered.sum() * now).sum()))
+    return sum(terms) / len(terms)
+
+
+def cross_entropy_unlearning(model, view):
+    terms, seen = [], set()
+    for row, now, label in labelled_distributions(model, view):
+        if row in seen:  # the first labelled token of a row is left out
+            others = now.exp()
+            others[label] = 0
+            terms.append(-float((others / others.sum() * now).sum()))
+        seen.add(row)
+    return sum(terms) / len(terms)
+
+
+def inverted_hinge(model, view):
+    terms = []
+    for _, now, label in labelled_distributions(model, view):
+        p = now.exp().tolist()
+        terms.append(1 + p.pop(label) - max(p))
+    return sum(terms) / len(terms)
+
+
+def mean_probabilities(model, view):
+    rows = {}
+    for row, now, label in labelled_distributions(model, view):
+        rows.setdefault(row, []).append(math.exp(float(now[label])))
+    return [sum(row) / len(row) for row in rows.values()]
+
+
+def flat(model, batch):
+    refused, told = (mean_probabilities(model, batch[view]) for view in ("refusal", "forget"))
+    terms = [(math.tanh(v) - math.tanh(u)) / 2 for u, v in zip(refused, told, strict=True)]
+    return sum(terms) / len(terms)
+
+
+def balanced(forget, model, batch):
+    return FORGET_WEIGHT * forget + GAMMA * ce(model, batch["retain"])
+
+
 FORMULAS = {
     "FT": lambda m, o, b: ce(m, b["retain"]),
     "l1_sparse": lambda m, o, b: (
@@ -141,26 +210,45 @@ FORMULAS = {
         + ALPHA * sum(float(p.detach().double().abs().sum()) for p in m.parameters())
     ),
     "GA": lambda m, o, b: -ce(m, b["forget"]),
-    "GA+FT": lambda m, o, b: -ce(m, b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "GA+FT": lambda m, o, b: balanced(-ce(m, b["forget"]), m, b),
     "GA+KL": lambda m, o, b: (
         -GAMMA * ce(m, b["forget"]) + (1 - GAMMA) * divergence(m, o, b["retain"])
     ),
-    "NPO+FT": lambda m, o, b: npo(m, b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "NPO+FT": lambda m, o, b: balanced(npo(m, b["forget"]), m, b),
     "CL": lambda m, o, b: ce(m, b["refusal"]),
-    "CL+FT": lambda m, o, b: ce(m, b["refusal"]) + GAMMA * ce(m, b["retain"]),
+    "CL+FT": lambda m, o, b: balanced(ce(m, b["refusal"]), m, b),
     "CL+KL": lambda m, o, b: ce(m, b["refusal"]) + GAMMA * divergence(m, o, b["retain"]),
     "RL": lambda m, o, b: ce(m, b["mismatched"]),
     "KL": lambda m, o, b: divergence(m, o, b["retain"]) - GAMMA * divergence(m, o, b["forget"]),
-    "SimNPO+FT": lambda m, o, b: simnpo(m, b["forget"]) + GAMMA * ce(m, b["retain"]),
-    "DPO+FT": lambda m, o, b: dpo(m, b["refusal"], b["forget"]) + GAMMA * ce(m, b["retain"]),
+    "SimNPO+FT": lambda m, o, b: balanced(simnpo(m, b["forget"]), m, b),
+    "DPO+FT": lambda m, o, b: balanced(dpo(m, b["refusal"], b["forget"]), m, b),
     "RMU": rmu,
+    "WGA+FT": lambda m, o, b: balanced(
+        weighted_ascent(m, o, b["forget"], lambda p, r: p**BETA), m, b
+    ),
+    "TNPO+FT": lambda m, o, b: balanced(
+        weighted_ascent(m, o, b["forget"], lambda p, r: 2 * p**BETA / (p**BETA + r**BETA + 1e-5)),
+        m,
+        b,
+    ),
+    "SatImp+FT": lambda m, o, b: balanced(
+        weighted_ascent(m, o, b["forget"], lambda p, r: p**BETA1 * (1 - p) ** BETA2), m, b
+    ),
+    "UNDIAL": lambda m, o, b: balanced(undial(m, o, b["forget"]), m, b),
+    "CE-U": lambda m, o, b: balanced(cross_entropy_unlearning(m, b["forget"]), m, b),
+    "IHL+FT": lambda m, o, b: balanced(inverted_hinge(m, b["forget"]), m, b),
+    "FLAT": lambda m, o, b: flat(m, b),
 }
+NOT_THE_SLOPE = ("WGA+FT", "TNPO+FT", "SatImp+FT", "CE-U")
+"""Gradients do not flow through their weights or targets, so they are not those of the value."""
 
 
-def make_objective(name):
+def make_objective(name, **changes):
     objective = METHODS[name].load()
-    values = {"gamma": GAMMA, "beta": BETA, "alpha": ALPHA, "delta": DELTA}
-    values |= {"layer": 0, "steering_coefficient": STEERING}
+    values = {option.name: option.default for option in METHODS[name].options}
+    values |= {"gamma": GAMMA, "beta": BETA, "alpha": ALPHA, "delta": DELTA}
+    values |= {"forget_weight": FORGET_WEIGHT, "beta1": BETA1, "beta2": BETA2}
+    values |= {"layer": 0, "steering_coefficient": STEERING, **changes}
     return objective(**{key: values[key] for key in objective.__dataclass_fields__})
 
 
@@ -180,7 +268,7 @@ def test_value_equals_the_formula(name, batch):
     assert float(value.detach()) == pytest.approx(FORMULAS[name](model, original, batch), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", [name for name in FORMULAS if name not in NOT_THE_SLOPE])
 def test_gradient_equals_finite_differences(name, batch):
     # GPT-2 computes in float64 throughout; Llama's norms and softmax would round to float32
     model, original = make_model("gpt2", 0).double(), make_model("gpt2", 1).double()
@@ -228,7 +316,7 @@ def test_dpo_starts_at_two_over_beta_log_two(batch):
     for view in ("forget", "refusal"):
         batch[view]["reference_loss"] = torch.tensor(example_losses(model, batch[view]))
     value = make_objective("DPO+FT")(model, batch, None)
-    start = 2 / BETA * math.log(2) + GAMMA * ce(model, batch["retain"])
+    start = balanced(2 / BETA * math.log(2), model, batch)
     assert float(value.detach()) == pytest.approx(start, rel=1e-5)
 
 
@@ -328,3 +416,167 @@ def test_h_takes_a_probability_of_zero_for_1e_12():
     reference = torch.tensor([[1000.0, 0.0]])
     value = soft_cross_entropy(logits, reference)
     assert float(value) == pytest.approx(0.5 * 12 * math.log(10), rel=1e-6)
+
+
+# ------------------------------------------------------------------- weights without a gradient
+
+
+def dense_gradients(model, loss):
+    """Gradients of a loss of whole logits, each row run alone and without padding."""
+    model.zero_grad()
+    loss.backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def logits_and_labels(model, view):
+    """Whole logits ``(M, V)`` of all labelled tokens, their ids and rows, with gradients."""
+    logits, labels, rows = [], [], []
+    for index in range(len(view["labels"])):
+        length = int(view["attention_mask"][index].sum())
+        row = view["labels"][index, :length]
+        labelled = (row != IGNORED).nonzero()[:, 0]
+        logits.append(model(input_ids=view["input_ids"][index : index + 1, :length]).logits[0])
+        logits[-1] = logits[-1][labelled - 1]
+        labels.append(row[labelled])
+        rows += [index] * len(labelled)
+    return torch.cat(logits), torch.cat(labels), rows
+
+
+@pytest.mark.parametrize("name", NOT_THE_SLOPE)
+def test_no_gradient_flows_through_weights_and_targets(name, batch):
+    model, original = make_model("gpt2", 0).double(), make_model("gpt2", 1).double()
+    view = batch["forget"]
+    objective = make_objective(name, gamma=0.0, forget_weight=1.0)
+    objective(model, batch, reference_to(original)).backward()
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    logits, labels, rows = logits_and_labels(model, view)
+    log_probs = logits.log_softmax(-1)
+    losses = -log_probs[range(len(labels)), labels]
+    p = (-losses).exp().detach()
+    if name == "CE-U":
+        others = logits.detach().softmax(-1)
+        others[range(len(labels)), labels] = 0
+        later = [i for i, row in enumerate(rows) if i and rows[i - 1] == row]
+        target = others / others.sum(-1, keepdim=True)
+        loss = -(target * log_probs).sum(-1)[later].mean()
+    else:
+        with torch.no_grad():
+            before, _, _ = logits_and_labels(original, view)
+            r = before.softmax(-1)[range(len(labels)), labels]
+        weights = {
+            "WGA+FT": p**BETA,
+            "TNPO+FT": 2 * p**BETA / (p**BETA + r**BETA + 1e-5),
+            "SatImp+FT": p**BETA1 * (1 - p) ** BETA2,
+        }[name]
+        loss = -(weights * losses).mean()
+    for gradient, expected in zip(found, dense_gradients(model, loss), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
+
+
+# ----------------------------------------------------------------------------------- properties
+
+
+def value_of(name, model, batch, original=None, **changes):
+    reference = reference_to(original or make_model(seed=1))
+    return make_objective(name, gamma=0.0, forget_weight=1.0, **changes)(model, batch, reference)
+
+
+def token_mean(model, view):
+    losses = [-float(p[label]) for _, p, label in labelled_distributions(model, view)]
+    return sum(losses) / len(losses)
+
+
+def test_without_a_power_wga_is_gradient_ascent_over_tokens(model, batch):
+    value = float(value_of("WGA+FT", model, batch, beta=0.0).detach())
+    assert value == pytest.approx(-token_mean(model, batch["forget"]), rel=1e-5)
+
+
+def test_satimp_without_its_second_power_is_wga(model, batch):
+    satimp = value_of("SatImp+FT", model, batch, beta1=1.5, beta2=0.0)
+    assert float(satimp.detach()) == pytest.approx(
+        float(value_of("WGA+FT", model, batch, beta=1.5).detach()), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_undial_that_lowers_nothing_has_no_gradient_at_the_start(batch, published):
+    model = make_model().double()
+    loss = value_of("UNDIAL", model, batch, make_model().double(), beta=0.0, published=published)
+    loss.backward()
+    assert max(float(p.grad.abs().max()) for p in model.parameters()) < 1e-6
+
+
+def test_published_undial_counts_every_position_of_the_padded_batch(batch):
+    """Position by position, with the entry that the index −100 means where there is no label."""
+    model, original, view = make_model("gpt2", 0), make_model("gpt2", 1), batch["forget"]
+    inputs = {"input_ids": view["input_ids"], "attention_mask": view["attention_mask"]}
+    with torch.no_grad():
+        now, before = (m(**inputs).logits.double() for m in (model, original))
+    terms = []
+    for b, labels in enumerate(view["labels"].tolist()):
+        for t, label in enumerate(labels[1:]):
+            lowered = before[b, t].exp()
+            lowered[label] *= math.exp(-BETA)  # −100 counts from the end here as well
+            terms.append(-float((lowered / lowered.sum() * now[b, t].log_softmax(-1)).sum()))
+    assert len(terms) == 3 * 8
+    value = float(value_of("UNDIAL", model, batch, original, published=True).detach())
+    assert value == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_summed_npo_starts_as_gradient_ascent_on_whole_answers(batch):
+    model = make_model("gpt2").double()
+    view = batch["forget"]
+    view["reference_loss"] = torch.tensor(example_losses(model, view), dtype=torch.float64)
+    value_of("NPO+FT", model, batch, length_normalised=False).backward()
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    logits, labels, _ = logits_and_labels(model, view)
+    ascent = logits.log_softmax(-1)[range(len(labels)), labels].sum() / len(view["labels"])
+    for gradient, expected in zip(found, dense_gradients(model, ascent), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["WGA+FT", "TNPO+FT", "SatImp+FT", "UNDIAL", "CE-U", "IHL+FT", "FLAT"]
+)
+def test_a_constant_added_to_all_logits_of_a_token_changes_nothing(name, batch):
+    model, original = make_model("opt", 0), make_model("opt", 1)
+    before = float(value_of(name, model, batch, original).detach())
+    model.lm_head.bias = torch.nn.Parameter(torch.full((VOCABULARY,), 3.0))
+    assert float(value_of(name, model, batch, original).detach()) == pytest.approx(before, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["GA+FT", "NPO+FT", "CL+FT", "WGA+FT", "UNDIAL"])
+def test_the_retain_term_can_be_a_divergence_from_the_original(name, batch):
+    model, original = make_model(seed=0), make_model(seed=1)
+    objective = make_objective(name, retain_loss="kl")
+    assert objective.needs_reference_model
+    terms = objective.terms(model, batch, reference_to(original))
+    expected = []
+    pairs = zip(rows_of(original, batch["retain"]), rows_of(model, batch["retain"]), strict=True)
+    for (before, _), (now, _) in pairs:
+        expected += (before.exp() * (before - now)).sum(-1).tolist()
+    value = GAMMA * sum(expected) / len(expected)
+    assert float(terms["retain"].detach()) == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["NPO+FT", "TNPO+FT", "UNDIAL"])
+def test_swapping_comes_before_every_forward_pass(name, batch):
+    """With swapped weights the gradient equals that with a frozen copy of the original."""
+    gradients = []
+    for swapped in (True, False):
+        model = make_model(seed=0)
+        reference = SwappedWeights(model, None)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        if not swapped:
+            reference = reference_to(make_model(seed=0))
+        make_objective(name, retain_loss="kl")(model, batch, reference).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_row_shorter_than_what_ce_u_skips_counts_for_nothing(model, batch):
+    value = value_of("CE-U", model, batch, skipped_tokens=100)
+    assert float(value.detach()) == 0.0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN
-from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
-from wagle.unlearn.objectives.losses import answer_lengths, cross_entropy, excess_cross_entropy
+from wagle.unlearn.objectives.base import Batch, ReferenceModel
+from wagle.unlearn.objectives.losses import answer_lengths, excess_cross_entropy
+from wagle.unlearn.objectives.with_retain import WithRetain
 
 
 @dataclass(frozen=True)
-class DirectPreference(Objective):
+class DirectPreference(WithRetain):
     """DPO+FT: −(2/β) · mean log σ(β · (r(refusal) − r(forget))) + γ · CE(retain).
 
     r = log(π(y|x) / π_ref(y|x)), summed over the answer's tokens (Rafailov et al. 2023, arXiv
@@ -21,16 +23,15 @@ class DirectPreference(Objective):
     log π(forget) − log π(refusal), whatever β is.
     """
 
-    gamma: float
     beta: float
     views = (FORGET, REFUSAL, RETAIN)
     reference_losses = (FORGET, REFUSAL)
 
-    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
+    def forget_loss(
+        self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor:
         forget, refusal = (
             -excess_cross_entropy(model, batch[view]) * answer_lengths(batch[view]["labels"])
             for view in (FORGET, REFUSAL)
         )
-        preference = -2 / self.beta * F.logsigmoid(self.beta * (refusal - forget)).mean()
-        retain = self.gamma * cross_entropy(model, batch[RETAIN])
-        return {FORGET: preference, RETAIN: retain}
+        return -2 / self.beta * F.logsigmoid(self.beta * (refusal - forget)).mean()

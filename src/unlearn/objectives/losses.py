@@ -62,14 +62,38 @@ def divergences(
     must not happen between a forward pass and its backward pass. So its logits are kept, those of
     real tokens in the model's dtype; all else that is as wide as the vocabulary lives for a chunk.
     """
-    with torch.no_grad(), reference() as original:
-        head = Head.of(original)
-        targets = [head.logits(real_states(head, view)) for view in views]
+    targets = reference_logits(views, reference)
     head = Head.of(model)
     return [
         head.measure(soft_cross_entropy, real_states(head, view), target).mean()
         for view, target in zip(views, targets, strict=True)
     ]
+
+
+def reference_logits(views: Sequence[View], reference: ReferenceModel) -> list[torch.Tensor]:
+    """The original model's logits of each view's ``N`` tokens that are no padding, ``(N, V)``."""
+    with torch.no_grad(), reference() as original:
+        head = Head.of(original)
+        return [head.logits(real_states(head, view)) for view in views]
+
+
+def kl_divergence(model: PreTrainedModel, view: View, target: torch.Tensor) -> torch.Tensor:
+    """Mean over real tokens of Σ_v p_ref,v · (log p_ref,v − log p_v), a scalar.
+
+    The proper divergence, in the direction of distillation; :func:`divergences` is the quantity
+    that the WAGLE paper's methods call KL. Unlike open-unlearning's, whose mean is over padding as
+    well, it does not depend on what a row is batched with.
+
+    Args:
+        target: of :func:`reference_logits`, ``(N, V)``.
+    """
+    head = Head.of(model)
+    return head.measure(_kl_from_reference, real_states(head, view), target).mean()
+
+
+def _kl_from_reference(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    p_ref = widen(target).log_softmax(dim=-1)
+    return (p_ref.exp() * (p_ref - widen(logits).log_softmax(dim=-1))).sum(dim=-1)
 
 
 def real_states(head: Head, view: View) -> torch.Tensor:

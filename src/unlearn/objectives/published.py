@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
 from wagle.model.head import widen
 from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
-from wagle.unlearn.objectives.losses import cross_entropy, divergences, excess_cross_entropy
+from wagle.unlearn.objectives.losses import (
+    answer_lengths,
+    cross_entropy,
+    divergences,
+    excess_cross_entropy,
+)
+from wagle.unlearn.objectives.with_retain import WithRetain
 
 
 @dataclass(frozen=True)
@@ -46,15 +53,13 @@ class GradientAscent(Objective):
 
 
 @dataclass(frozen=True)
-class GradientDifference(Objective):
+class GradientDifference(WithRetain):
     """GA+FT (GradDiff): −CE(forget) + γ · CE(retain) (Liu et al. 2022, arXiv 2203.12817)."""
 
-    gamma: float
-    views = (FORGET, RETAIN)
-
-    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
-        forget = cross_entropy(model, batch[FORGET])
-        return {FORGET: -forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
+    def forget_loss(
+        self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor:
+        return -cross_entropy(model, batch[FORGET])
 
 
 @dataclass(frozen=True)
@@ -72,21 +77,24 @@ class GradientAscentKL(Objective):
 
 
 @dataclass(frozen=True)
-class NegativePreference(Objective):
+class NegativePreference(WithRetain):
     """NPO+FT: −(2/β) · mean log σ(β · (CE(forget) − CE_ref(forget))) + γ · CE(retain).
 
-    Zhang et al. 2024 (arXiv 2404.05868, eq. 3), with length-normalised losses as WAGLE publishes.
+    Zhang et al. 2024 (arXiv 2404.05868, eq. 3). With ``length_normalised`` losses are means over an
+    answer's tokens, as WAGLE publishes; without, sums, as in the paper and in open-unlearning.
     """
 
-    gamma: float
     beta: float
-    views = (FORGET, RETAIN)
+    length_normalised: bool
     reference_losses = (FORGET,)
 
-    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
+    def forget_loss(
+        self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor:
         excess = excess_cross_entropy(model, batch[FORGET])
-        forget = -2 / self.beta * F.logsigmoid(self.beta * excess).mean()
-        return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
+        if not self.length_normalised:
+            excess = excess * answer_lengths(batch[FORGET]["labels"])
+        return -2 / self.beta * F.logsigmoid(self.beta * excess).mean()
 
 
 @dataclass(frozen=True)
@@ -100,15 +108,15 @@ class Refusal(Objective):
 
 
 @dataclass(frozen=True)
-class PreferenceOptimization(Objective):
+class PreferenceOptimization(WithRetain):
     """CL+FT (PO): CE(refusal) + γ · CE(retain) (Maini et al. 2024, arXiv 2401.06121)."""
 
-    gamma: float
     views = (REFUSAL, RETAIN)
 
-    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
-        refusal = cross_entropy(model, batch[REFUSAL])
-        return {FORGET: refusal, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
+    def forget_loss(
+        self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor:
+        return cross_entropy(model, batch[REFUSAL])
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from wagle.dataset.pairing import FORGET, RETAIN
-from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
-from wagle.unlearn.objectives.losses import cross_entropy, example_cross_entropy
+from wagle.dataset.pairing import FORGET
+from wagle.unlearn.objectives.base import Batch, ReferenceModel
+from wagle.unlearn.objectives.losses import example_cross_entropy
+from wagle.unlearn.objectives.with_retain import WithRetain
 
 
 @dataclass(frozen=True)
-class SimpleNegativePreference(Objective):
+class SimpleNegativePreference(WithRetain):
     """SimNPO+FT: −(2/β) · mean log σ(β · CE(forget) − δ) + γ · CE(retain).
 
     Fan et al. 2024 (arXiv 2410.07163): −(2/β) · E log σ(−(β/|y|) · log π(y|x) − δ), where CE is
-    −log π(y|x) / |y|. The margin δ (there γ) is not scaled by β.
+    −log π(y|x) / |y|. The margin δ (there γ) is not scaled by β; open-unlearning writes
+    −(2/β) · log σ(β · (CE − δ′)), so that its δ′ is δ / β.
     """
 
-    gamma: float
     beta: float
     delta: float
-    views = (FORGET, RETAIN)
 
-    def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
+    def forget_loss(
+        self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor:
         losses = example_cross_entropy(model, batch[FORGET])
-        forget = -2 / self.beta * F.logsigmoid(self.beta * losses - self.delta).mean()
-        return {FORGET: forget, RETAIN: self.gamma * cross_entropy(model, batch[RETAIN])}
+        return -2 / self.beta * F.logsigmoid(self.beta * losses - self.delta).mean()
