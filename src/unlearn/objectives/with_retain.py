@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ class WithRetain(Objective):
     gamma: float
     forget_weight: float
     retain_loss: Literal["nll", "kl"]
-    views = (FORGET, RETAIN)
+    views: ClassVar[tuple[str, ...]] = (FORGET, RETAIN)
 
     def __post_init__(self) -> None:
         if self.retain_loss == "kl" and self.gamma:
