@@ -8,7 +8,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_type_hints, overload
 
@@ -43,7 +42,7 @@ class Config(Mapping[str, Any]):
     """A resolved configuration: its sections as attributes, ``config.overall.seed``.
 
     It is a mapping from every ``section.key`` to its value as well, for what goes over all of them.
-    A program's configuration is a subclass, whose attributes are the sections that it knows.
+    A program's configuration is a subclass, which declares the sections that it knows, in order.
 
     Args:
         given: values by canonical key name; ``None`` leaves the default.
@@ -58,16 +57,16 @@ class Config(Mapping[str, Any]):
         ConfigError: the message lists everything that is wrong.
     """
 
+    overall: OverallSection
+    dataset: DataSection
+    logger: LoggerSection
+
     KEYS: ClassVar[tuple[Key, ...]]
     _sections: ClassVar[dict[str, type[Any]]]
 
     def __init_subclass__(cls) -> None:
         hints: dict[str, Any] = get_type_hints(cls)
-        cls._sections = {
-            name: kind
-            for name, kind in hints.items()
-            if isinstance(kind, type) and is_dataclass(kind)
-        }
+        cls._sections = {name: hints[name] for name in vars(cls)["__annotations__"]}
         keys: list[Key] = []
         for name, section in cls._sections.items():
             keys += keys_of(section, name)

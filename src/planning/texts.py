@@ -40,13 +40,14 @@ def longest_text(
         architecture: ``model_type`` of the model's configuration.
     """
     limit = find_source(name).max_length
-    model_name, cache_dir = config["overall.model_name"], Path(config["overall.cache_dir"])
-    data_dir = config["dataset.data_dir"]
+    model_name, cache_dir = config.overall.model_name, Path(config.overall.cache_dir)
+    data_dir = config.dataset.data_dir
     try:
         tokenizer = read_tokenizer(model_name, cache_dir)
         template = resolve_template(
-            config,
+            config.dataset,
             tokenizer,
+            protocol=config.get("evaluation.protocol", ""),
             model_name=model_name,
             dataset_name=name,
             architecture=architecture,
@@ -57,7 +58,7 @@ def longest_text(
             data_dir=Path(data_dir) if data_dir else None,
             cache_dir=cache_dir,
             role=role,
-            columns=ColumnNames.of(config),
+            columns=ColumnNames.of(config.dataset),
         )
         if "text" in rows.column_names:
             return Length(limit, limit - 1, known=True)
