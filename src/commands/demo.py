@@ -116,9 +116,12 @@ def _goal(retrained: Path, output: Path) -> PlannedRun:
 
 
 def _start_worker(log: Path) -> None:
-    """A worker has one core, and what it says goes to a file."""
+    """A worker has one core, ends after a step when asked to, and says what it says to a file."""
     import torch
 
+    from wagle import stopping
+
+    stopping.install()
     torch.set_num_threads(1)
     sys.stdout.flush()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

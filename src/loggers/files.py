@@ -3,7 +3,7 @@
 What is being written has a name of its own beside its final one, so that processes that make the
 same file do not meet: ``NAME.PID.HEX.partial``, where HEX starts with the host's. It takes the
 final name when it is complete. What a killed process left is removed when a later one first writes
-into that folder.
+into that folder, or goes on with what lies there.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _part(path: Path) -> Iterator[Path]:
 def remove_dead_parts(folder: Path) -> None:
     """Remove the parts in a folder whose process on this host is gone, once for each process."""
     folder = folder.absolute()
-    if folder in _swept:
+    if folder in _swept or not folder.is_dir():
         return
     _swept.add(folder)
     for path in folder.iterdir():

@@ -14,7 +14,7 @@ from wagle.catalogue import SCORES
 from wagle.config import UnlearnConfig, plain_number
 from wagle.dataset.pairing import FORGET, UnlearnDataset
 from wagle.errors import WagleError
-from wagle.loggers.files import locked
+from wagle.loggers.files import locked, remove_dead_parts
 from wagle.model.architecture import linear_names
 from wagle.model.environment import rows_fingerprint
 from wagle.optim.bitmask import Mask
@@ -67,6 +67,8 @@ class MaskFiles:
         """
         assert self.config.unlearn.mask_path is not None  # else no mask is asked for
         path = Path(self.config.unlearn.mask_path)
+        for folder in (path.parent, self.config.gradient_cache().parent):
+            remove_dead_parts(folder)  # as large as the model
         prepared = self._load(path)
         if prepared is None:
             with locked(path, self.config.unlearn.lock_timeout):

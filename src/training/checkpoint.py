@@ -107,8 +107,7 @@ class Checkpoints:
         Returns:
             How far training has come; at its start where there is no checkpoint.
         """
-        if self.folder.is_dir():
-            remove_dead_parts(self.folder)
+        remove_dead_parts(self.folder)
         while (path := self.newest) is not None:
             try:
                 content = _read(path)
@@ -183,7 +182,8 @@ class Checkpoints:
     ) -> None:
         tensors, masks = _pack(standing, optimizer, device, with_state=with_state)
         version, words, gauss = random.getstate()
-        name, keys, *rest = np.random.get_state()  # noqa: NPY002 - what libraries draw from
+        of_numpy: Any = np.random.get_state()  # noqa: NPY002 - what libraries draw from
+        name, keys, *rest = of_numpy
         with replacing_folder(path) as part:
             save_file(tensors, part / _TENSORS)
             content = {
