@@ -2,8 +2,9 @@
 
 A line says everything that must be known of a thing before it is used; where it stands is written
 ``module:object`` and imported only then, so that nothing here needs torch. To add one: write the
-object, and a line here; or leave the program as it is, and name one's own file where the name is
-chosen (:mod:`wagle.outside`). Example, a method with one hyper-parameter::
+object, and a line here (:mod:`wagle.entries` explains what it says); or leave the program as it is,
+and name one's own file where the name is chosen (:mod:`wagle.outside`). Example, a method with one
+hyper-parameter::
 
     Method(
         "GA+FT",
@@ -15,91 +16,12 @@ chosen (:mod:`wagle.outside`). Example, a method with one hyper-parameter::
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-
-def label_of(name: str) -> str:
-    """A name without a place: ``Mine`` of ``path/to/file.py:Mine``; others as they are."""
-    return name.rpartition(":")[2]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the catalogue.
-
-    Attributes:
-        name: what the configuration calls it.
-        place: ``module:object``, or the object itself.
-        code: fingerprint of the code that it comes from, where that is none of the program's.
-    """
-
-    name: str
-    place: Any
-    code: str = field(default="", kw_only=True)
-
-    @property
-    def label(self) -> str:
-        """The name without a place."""
-        return label_of(self.name)
-
-    @property
-    def identity(self) -> str:
-        """What it is, wherever its code lies."""
-        return f"{self.label} {self.code}" if self.code else self.name
-
-    def load(self) -> Any:
-        """The object, imported now if it has not been."""
-        if not isinstance(self.place, str):
-            return self.place
-        module, _, name = self.place.partition(":")
-        return getattr(importlib.import_module(module), name)
-
+from wagle.entries import Attack, DataSet, Entry, Method, Option, Score
 
 # ------------------------------------------------------------------------------------ methods
-
-
-@dataclass(frozen=True)
-class Option:
-    """A hyper-parameter of a method: a field of its dataclass, the key ``unlearn.METHOD.name``.
-
-    Attributes:
-        kind: ``int``, ``float``, ``bool``, ``str`` or one of them ``| None``; or a ``Literal`` of
-            strings.
-        default: ``...`` where it must be given.
-        meaning: one line for ``--help``.
-        above, at_least: bounds of a number.
-    """
-
-    name: str
-    kind: Any
-    default: Any
-    meaning: str
-    above: float | None = None
-    at_least: float | None = None
-
-
-@dataclass(frozen=True)
-class Method(Entry):
-    """An unlearning method; the object is a subclass of ``Objective``.
-
-    Attributes:
-        aliases: other names; the first is the one in tables and figures.
-        options: its hyper-parameters.
-        questions: which sets must have questions with answers, of ``forget`` and ``retain``:
-            running text has no question to be refused and no answer to be exchanged.
-    """
-
-    aliases: tuple[str, ...] = ()
-    options: tuple[Option, ...] = ()
-    questions: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """As tables call it."""
-        return self.aliases[0] if self.aliases else self.label
 
 
 _PUBLISHED = "wagle.unlearn.objectives.published"
@@ -269,45 +191,6 @@ _METHODS = (
 # ------------------------------------------------------------------------------------- scores
 
 
-@dataclass(frozen=True)
-class Score(Entry):
-    """How weights are chosen for a mask.
-
-    The object is a function (weights, gradients by kind, inputs, where) -> scores. Weights,
-    gradients and scores are flat vectors of equal length, float32 (or float64 on request), on the
-    CPU; gradients carry the published factor 1/A; ``inputs`` is a ``ScoreInputs``; ``where`` is
-    (position of the parameter, start of the chunk). It may overwrite what it created, not its
-    arguments. Where ``ranks`` is false it is a function like ``make_masks``.
-
-    Attributes:
-        title: of its masks in tables, where that is not the name.
-        aliases: names in published configurations.
-        gradients: the kinds of gradient that it reads: ``forget``, ``retain``, ``refusal``.
-        inputs: what else it depends on, of ``mu``, ``seed`` and ``activations`` (on forget
-            examples).
-        ranks: whether weights are ranked by a score each, within ``unlearn.mask_scope`` and but
-            for ``unlearn.mask_exclude``, rather than by a rule of its own.
-        has_ratio: whether the share of selected weights can be chosen.
-    """
-
-    title: str = ""
-    aliases: tuple[str, ...] = ()
-    gradients: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    ranks: bool = True
-    has_ratio: bool = True
-
-    @property
-    def mask_title(self) -> str:
-        """As tables call a mask that it made."""
-        return self.title or self.label
-
-    def depends_on(self, what: str) -> bool:
-        """Whether a mask differs with ``mu`` or ``seed``; refusals and partners are drawn by it."""
-        drawn = what == "seed" and bool({"retain", "refusal"} & set(self.gradients))
-        return drawn or what in self.inputs
-
-
 _SCORES_MODULE = "wagle.unlearn.mask.scores"
 _MASKS_MODULE = "wagle.unlearn.mask.make"
 
@@ -360,36 +243,6 @@ _SCORES = (
 # ---------------------------------------------------------------------------------- data sets
 
 
-@dataclass(frozen=True)
-class DataSet(Entry):
-    """A data set, or a family of them: ``Tofu`` with its subsets is ``Tofu_forget10`` and others.
-
-    The object is a function of a ``Request`` that returns rows with the columns ``question`` and
-    ``answer``, or ``text``.
-
-    Attributes:
-        max_length: how long its examples may become (tokens).
-        subsets: what may follow the underscore of its name; "" where nothing does.
-        asked: the same, of those that are for evaluation alone.
-        texts: of these, running text; the others hold questions with answers.
-        any_subset: whether its loader knows others as well.
-        refusals: which sentences refuse its questions; "": those for anything.
-        aliases: other names.
-    """
-
-    max_length: int = 512
-    subsets: tuple[str, ...] = ("",)
-    asked: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-    any_subset: bool = False
-    refusals: str = ""
-    aliases: tuple[str, ...] = ()
-
-    def names(self, subsets: Iterable[str]) -> list[str]:
-        """The whole names of some subsets."""
-        return [f"{self.name}_{subset}".removesuffix("_") for subset in subsets]
-
-
 _SOURCES = "wagle.dataset.sources"
 TOFU_SUBSETS = (
     *("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99"),
@@ -439,22 +292,6 @@ _DATA_SETS = (
 
 
 # ------------------------------------------------------------------------------------ attacks
-
-
-@dataclass(frozen=True)
-class Attack(Entry):
-    """A membership attack on the texts of TOFU's rows.
-
-    The object is a function of an ``AttackedText`` that returns scores by the names of their
-    columns; the larger a score, the less the text looks like training data.
-
-    Attributes:
-        standardized: whether it reads standardised log-probabilities.
-        reference: whether it reads the loss under ``evaluation.reference_model``.
-    """
-
-    standardized: bool = False
-    reference: bool = False
 
 
 _ATTACKS_MODULE = "wagle.metrics.membership"

@@ -23,19 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wagle.catalogue import (
-    ATTACKS,
-    BENCHMARKS,
-    DATA_SETS,
-    METHODS,
-    SCORES,
-    Attack,
-    DataSet,
-    Entry,
-    Method,
-    Option,
-    Score,
-)
+from wagle.catalogue import ATTACKS, BENCHMARKS, DATA_SETS, METHODS, SCORES
+from wagle.entries import Attack, DataSet, Entry, Method, Option, Score
 from wagle.errors import ConfigError
 
 _NAME = r"[^\W\d]\w*"
@@ -227,16 +216,16 @@ _MADE_OF = (Entry.__module__, "wagle.metrics.benchmark")
 """Where the classes stand of which code from outside makes objects."""
 _KINDS = (
     _Kind(METHODS, "class that derives from Objective", _is_objective, _method),
-    _Kind(SCORES, "wagle.catalogue.Score", lambda thing: isinstance(thing, Score), _score),
+    _Kind(SCORES, "wagle.entries.Score", lambda thing: isinstance(thing, Score), _score),
     _Kind(
         ATTACKS,
-        "function of an AttackedText or wagle.catalogue.Attack",
+        "function of an AttackedText or wagle.entries.Attack",
         lambda thing: inspect.isfunction(thing) or isinstance(thing, Attack),
         _attack,
     ),
     _Kind(
         DATA_SETS,
-        "function of a Request or wagle.catalogue.DataSet",
+        "function of a Request or wagle.entries.DataSet",
         lambda thing: inspect.isfunction(thing) or isinstance(thing, DataSet),
         _data_set,
     ),

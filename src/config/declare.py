@@ -17,8 +17,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from fastargs.validation import Checker
 
-from wagle.catalogue import Method, Option
 from wagle.config.values import checker_of
+from wagle.entries import Method, Option
 
 REQUIRED = ...  # Ellipsis stays itself when a configuration is sent to another process
 

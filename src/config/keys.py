@@ -7,14 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from wagle.catalogue import (
-    ATTACKS,
-    BENCHMARKS,
-    METHOD_ALIASES,
-    METHODS,
-    SCORE_ALIASES,
-    SCORES,
-)
+from wagle.catalogue import ATTACKS, BENCHMARKS, METHOD_ALIASES, METHODS, SCORE_ALIASES, SCORES
 from wagle.config.declare import REQUIRED, key
 from wagle.config.values import (
     DataSetName,

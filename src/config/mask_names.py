@@ -8,7 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from wagle.catalogue import SCORE_ALIASES, SCORES, label_of
+from wagle.catalogue import SCORE_ALIASES, SCORES
+from wagle.entries import label_of
 
 
 def plain_number(number: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_type_hints, overload
 
-from wagle.catalogue import METHODS, label_of
+from wagle.catalogue import METHODS
 from wagle.config.checking import resolve
 from wagle.config.declare import Key, keys_of, method_keys, section_of
 from wagle.config.help import help_text
@@ -35,6 +35,7 @@ from wagle.config.reading import (
 )
 from wagle.config.rules import notices
 from wagle.config.trust import code_of, drop_trust, enter_given, identity, keys_of_method
+from wagle.entries import label_of
 from wagle.errors import ConfigError
 
 

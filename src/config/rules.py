@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wagle.catalogue import ATTACKS, BENCHMARKS, DATA_SETS, METHODS, SCORES, label_of
+from wagle.catalogue import ATTACKS, BENCHMARKS, DATA_SETS, METHODS, SCORES
 from wagle.config.keys import DATASET_KEYS
 from wagle.config.mask_names import (
     PLACEHOLDERS,
@@ -17,6 +17,7 @@ from wagle.config.mask_names import (
     score_type_of_folder,
 )
 from wagle.dataset.names import is_own, own_file
+from wagle.entries import label_of
 from wagle.outside import is_outside
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from wagle.catalogue import METHODS, SCORES, Score
+from wagle.catalogue import METHODS, SCORES
 from wagle.config import Config
 from wagle.dataset.pairing import FORGET, RETAIN
+from wagle.entries import Score
 from wagle.errors import ConfigError
 from wagle.metrics.likelihood import LOGITS_CHUNK, most_tokens
 from wagle.model.architecture import feed_forward_names, parameter_kind

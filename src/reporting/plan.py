@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from wagle.catalogue import BENCHMARKS, METHODS, SCORES, label_of
+from wagle.catalogue import BENCHMARKS, METHODS, SCORES
 from wagle.config import UNLEARN_KEYS, UnlearnConfig, load_config, mask_ratio
+from wagle.entries import label_of
 from wagle.errors import ConfigError
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.outside import is_outside

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wagle.catalogue import BENCHMARKS, METHODS, label_of
+from wagle.catalogue import BENCHMARKS, METHODS
+from wagle.entries import label_of
 from wagle.errors import WagleError
 from wagle.loggers.folder_lock import in_use
 from wagle.loggers.run_folder import (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from wagle.catalogue import SCORES, Score
+from wagle.catalogue import SCORES
 from wagle.config import UNLEARN_KEYS, UnlearnConfig
+from wagle.entries import Score
 from wagle.errors import ConfigError
 
 DENSE, LORA = "Dense", "LoRA"

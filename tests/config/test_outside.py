@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from wagle.catalogue import ATTACKS, DATA_SETS, METHODS, SCORES, label_of
+from wagle.catalogue import ATTACKS, DATA_SETS, METHODS, SCORES
 from wagle.commands import unlearn
 from wagle.config import load_config
 from wagle.config.values import checker_of
 from wagle.dataset.sources import load_rows
+from wagle.entries import label_of
 from wagle.errors import ConfigError, WagleError
 from wagle.outside import is_outside
 from wagle.reporting.plan import Request, plan_runs
@@ -51,7 +52,7 @@ class Soft(Objective):
         return {FORGET: -self.temperature * forget, RETAIN: retain}
 '''
 SCORE = """
-from wagle.catalogue import Score
+from wagle.entries import Score
 
 
 def least(weight, gradients, inputs, where):
@@ -345,7 +346,7 @@ def test_objects_of_packages_are_found_from_the_working_directory():
             METHOD + "\n\nclass Other(Soft):\n    pass\n",
             "a.py holds several; say which: a.py:Soft, a.py:Other",
         ),
-        ("unlearn.score_type", "a.py:least", SCORE, "a.py:least is no wagle.catalogue.Score"),
+        ("unlearn.score_type", "a.py:least", SCORE, "a.py:least is no wagle.entries.Score"),
         (
             "unlearn.score_type",
             "a.py",

@@ -12,11 +12,12 @@ from typing import Any
 
 import datasets
 
-from wagle.catalogue import DATA_SETS, DataSet
+from wagle.catalogue import DATA_SETS
 from wagle.dataset.columns import TEXT, collect
 from wagle.dataset.names import OWN_FORMS, is_own
 from wagle.dataset.reading import USUAL_NAMES, ColumnNames, Request, Role
 from wagle.dataset.sources.own import load_own
+from wagle.entries import DataSet
 from wagle.errors import WagleError
 
 OWN_MAX_LENGTH = 1024

@@ -1,7 +1,7 @@
 """Attribution scores: how much each weight matters for forgetting.
 
 To add a score: a function like these, and a line in :mod:`wagle.catalogue`, where their form is
-explained (:class:`wagle.catalogue.Score`).
+explained (:class:`wagle.entries.Score`).
 """
 
 from __future__ import annotations
