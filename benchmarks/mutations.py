@@ -431,7 +431,7 @@ MUTATIONS = (
             "False if masters is None",
         ),
         ("fine-tuning: published steps", "whole_epochs=True", "whole_epochs=False"),
-        ("fine-tuning: warm-up", 'warmup=config["finetune.warmup_ratio"]', "warmup=0.1"),
+        ("fine-tuning: warm-up", "warmup=config.finetune.warmup_ratio", "warmup=0.1"),
         (
             "fine-tuning: one order",
             "manual_seed(settings.seed + epoch)",

@@ -1,4 +1,4 @@
-"""What is chosen by name: methods, scores, membership attacks and benchmarks, a line each.
+"""What is chosen by name: methods, scores, data sets, attacks and benchmarks, a line each.
 
 A line says everything that must be known of a thing before it is used; where it stands is written
 ``module:object`` and imported only then, so that nothing here needs torch. To add one: write the
