@@ -181,20 +181,25 @@ def test_answers_may_be_as_long_as_the_longest_true_one(measure, monkeypatch):
     assert flat["UE 1-RougeL"] <= 1
 
 
-def test_a_large_retain_set_is_asked_about_evenly():
+def test_a_large_retain_set_is_asked_about_evenly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rows = [{"text": str(row)} for row in range(1000)]
-    config = {
-        **{"dataset.forget_dataset_name": "a.csv", "dataset.retain_dataset_name": "b.csv"},
-        **{"dataset.self_retain": False, "dataset.forget_ratio": 1.0, "dataset.dataset_seed": 0},
-        **{"evaluation.holdout_dataset_name": None, "evaluation.limit": None},
-    }
-    asked = OWN.rows(config, lambda name, role="forget": rows[:30] if role == "forget" else rows)
-    assert asked["forget"] == rows[:30]
-    numbers = [int(row["text"]) for row in asked["retain"]]
+
+    def load(name, role="forget"):
+        return rows[:30] if role == "forget" else rows
+
+    def asked(*options):
+        names = [f"--dataset.{role}_dataset_name={role}.csv" for role in ("forget", "retain")]
+        argv = ["--overall.model_name=m", *names, *options]
+        return OWN.rows(load_config(argv, prog="p", description="d"), load)
+
+    for role in ("forget", "retain"):
+        Path(f"{role}.csv").touch()
+    assert asked()["forget"] == rows[:30]
+    numbers = [int(row["text"]) for row in asked()["retain"]]
     assert len(numbers) == MOST_RETAINED
     assert {b - a for a, b in itertools.pairwise(numbers)} == {2, 3}
-    asked = OWN.rows({**config, "evaluation.limit": 500}, lambda name, role="forget": rows)
-    assert len(asked["retain"]) == 1000  # the limit takes the first of them
+    assert len(asked("--evaluation.limit=500")["retain"]) == 1000  # it takes the first of them
 
 
 @pytest.mark.parametrize("role", ["forget", "retain"])
