@@ -38,21 +38,21 @@ CPU = torch.device("cpu")
 MODELS: dict[str, dict[str, Any]] = {
     "0.22B, float32": {
         **{"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12},
-        **{"vocab_size": 32_000, "dtype": "float32", "rows": 2, "tokens": 96},
+        **{"vocab_size": 32_000, "dtype": "float32", "rows": 1, "tokens": 32},
     },
     "0.18B, bfloat16, tied, vocabulary of 128k": {
         **{"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12},
-        **{"vocab_size": 128_256, "dtype": "bfloat16", "rows": 2, "tokens": 96},
+        **{"vocab_size": 128_256, "dtype": "bfloat16", "rows": 1, "tokens": 32},
         "tie_word_embeddings": True,
     },
     "0.36B, bfloat16, shared keys": {
         **{"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 6},
-        **{"vocab_size": 32_000, "dtype": "bfloat16", "rows": 1, "tokens": 64},
+        **{"vocab_size": 32_000, "dtype": "bfloat16", "rows": 1, "tokens": 16},
         "num_key_value_heads": 4,
     },
-    "0.1B, float32, long rows": {
-        **{"hidden_size": 640, "intermediate_size": 1792, "num_hidden_layers": 14},
-        **{"vocab_size": 16_000, "dtype": "float32", "rows": 4, "tokens": 384},
+    "0.12B, float32, long rows": {
+        **{"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12},
+        **{"vocab_size": 16_000, "dtype": "float32", "rows": 1, "tokens": 256},
     },
 }
 PHASES: dict[str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ PHASES: dict[str, dict[str, Any]] = {
     "training, ρ 0.1, packed, checkpointing": {"ratio": 0.1, "checkpointing": True},
     "evaluation": {},
 }
-EXAMPLES, STEPS = 6, 2
+EXAMPLES, STEPS = 3, 2
 
 
 def configuration(name: str) -> LlamaConfig:

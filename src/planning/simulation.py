@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from wagle.model.head import widen
+from wagle.model.head import Head, negative_log_likelihood, widen
 from wagle.unlearn.objectives.rmu import hidden_states
 
 ACTIVATIONS = "activations"
@@ -172,5 +171,5 @@ def _loss(
     with tracker.counting_as(LOGITS):
         targets = torch.zeros(batch.labelled, dtype=torch.int64)
         chosen = states.reshape(batch.rows * batch.tokens, -1)[: batch.labelled].clone()
-        logits = model.get_output_embeddings()(chosen)
-        return F.cross_entropy(widen(logits), targets, reduction="none").mean()
+        # Architectures that scale or cap their logits make them of all tokens; this is too little.
+        return Head(model, separate=True).measure(negative_log_likelihood, chosen, targets).mean()

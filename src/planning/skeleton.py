@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from wagle.errors import WagleError
 from wagle.hub import hub_options, loading
 from wagle.model.architecture import is_transposed, query_value_modules
+from wagle.model.head import widen
 from wagle.model.loading import MODEL_HINT, find_gguf
 from wagle.model.lora import ALPHA, DROPOUT, RANK
-from wagle.unlearn.objectives.losses import widen
 
 
 def read_configuration(name: str, cache_dir: Path) -> PretrainedConfig:
