@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from wagle.catalogue import METHODS, SCORES
-from wagle.config import Config
+from wagle.config import Config, UnlearnConfig
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.entries import Score
 from wagle.errors import ConfigError
@@ -30,7 +30,7 @@ from wagle.planning.memory import (
 )
 from wagle.planning.simulation import Batch
 from wagle.planning.skeleton import add_adapters, read_configuration, skeleton
-from wagle.planning.texts import Length, longest_text
+from wagle.planning.texts import Length, Role, longest_text
 from wagle.unlearn.mask.file import load_mask
 from wagle.unlearn.objectives import Objective
 
@@ -68,6 +68,7 @@ class Job:
             raise ConfigError("--plan: finetune.from_scratch makes a tiny model, which fits")
         name = config.get("unlearn.resume_path") or config["overall.model_name"]
         model = read_configuration(name, Path(config["overall.cache_dir"]))
+        sets: dict[str, tuple[str, Role]]
         if "finetune.dataset_name" in config:
             sets = {"learned": (config["finetune.dataset_name"], "retain")}
         else:
@@ -124,8 +125,13 @@ class Job:
 
     @cached_property
     def _objective(self) -> Objective:
-        config = self.config
+        config = self._unlearn_config
         return METHODS[config["unlearn.unlearn_method"]].load()(**config.method_params)
+
+    @property
+    def _unlearn_config(self) -> UnlearnConfig:
+        assert isinstance(self.config, UnlearnConfig)
+        return self.config
 
     @property
     def _score(self) -> Score:
@@ -236,7 +242,7 @@ class Job:
 
     def _shares(self, model: PreTrainedModel) -> dict[str, float]:
         """Share of each parameter's weights that may change; 1 where it is not named."""
-        config = self.config
+        config = self._unlearn_config
         names = [name for name, _ in model.named_parameters()]
         if config["unlearn.mask_path"] is None:
             chosen = self._objective.trainable(model)

@@ -14,6 +14,8 @@ from wagle.dataset.templates import resolve_template
 from wagle.errors import WagleError
 from wagle.model.loading import find_saved_template, read_tokenizer
 
+Role = Literal["forget", "retain"]
+
 _MOST_ROWS = 5000  # are looked at; the longest of so many is as good as the longest
 
 
@@ -31,9 +33,7 @@ class Length(NamedTuple):
     known: bool
 
 
-def longest_text(
-    config: Config, name: str, role: Literal["forget", "retain"], architecture: str
-) -> Length:
+def longest_text(config: Config, name: str, role: Role, architecture: str) -> Length:
     """The length of a data set's longest text, from its rows, or its limit where they are not here.
 
     Args:
