@@ -22,6 +22,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from wagle.catalogue import METHODS
+from wagle.config import load_config
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import UnlearnDataset
 from wagle.metrics.likelihood import token_log_probs
@@ -141,7 +142,12 @@ def _start_counting() -> None:
 
 def _train(model: PreTrainedModel, encode, rows: int, options: dict[str, Any]) -> None:
     method, ratio = options.get("method", "GA+FT"), options.get("ratio")
-    objective = METHODS[method].load()(**({"gamma": 1.0} if "+" in method else {}))
+    config = load_config(
+        ["--overall.model_name", "random", "--unlearn.unlearn_method", method],
+        prog="plan.py",
+        description="",
+    )
+    objective = METHODS[method].load()(**config.method_params)
     numbers = range(EXAMPLES)
     dataset = UnlearnDataset(
         numbers, numbers, encode_forget=encode, encode_retain=encode, views=objective.views
