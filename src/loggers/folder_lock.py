@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder."""
+"""A lock on a folder: one process at a time writes to it, and others are told so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder."""
+"""The logger ``json``: a run folder, claimed, filled and, last of all, marked as finished."""
 
 from __future__ import annotations
 

@@ -53,7 +53,13 @@ class _Row:
     """What one row of a forward pass reads: one sequence, or a tree of several.
 
     Sequences that begin alike are one path until they part. Columns are in depth-first order, so a
-    token is followed by all that continue it.
+    token is followed by all that continue it. Of ``a b c`` and ``a b d e``, for example::
+
+        ids        a  b  c  d  e
+        positions  0  1  2  2  3
+        ends       5  5  3  5  5
+
+    where a token sees the columns before it whose ends lie behind it: ``d`` sees ``a`` and ``b``.
 
     Attributes:
         ids, positions: tokens and their positions in their own sequences.

@@ -1,4 +1,4 @@
-"""Sentence embeddings."""
+"""Sentence embeddings: which of several candidates a text is closest to."""
 
 from __future__ import annotations
 

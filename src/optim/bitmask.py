@@ -15,7 +15,8 @@ class BitMask:
     """Boolean tensor of any shape, held as ``ceil(numel / 8)`` bytes.
 
     Element ``i`` (row-major) is bit ``i % 8`` (least significant first) of byte ``i // 8``; the
-    unused high bits of the last byte are zero.
+    unused high bits of the last byte are zero. A mask of shape (2, 5) whose elements 0, 3 and 9 are
+    True, for example, is the two bytes 0b00001001 and 0b00000010.
 
     Attributes:
         bits: uint8 tensor ``(ceil(numel / 8),)``, on any device.

@@ -30,7 +30,7 @@ MASTER = "master"
 class Chunk:
     """Elements ``start:stop`` of a flat parameter, and where their packed state lies.
 
-    With the mask 0110 1001 cut into two chunks of four, the second is
+    Where a mask, 0110 1001 from the first element on, is cut into two chunks of four, the second is
     ``Chunk(start=4, stop=8, packed=slice(2, 4), mask)``: its positions are 0 and 3, and its state
     are the elements 2 and 3 of the parameter's packed vectors, which have four elements in all.
     """

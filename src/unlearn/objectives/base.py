@@ -1,4 +1,4 @@
-"""What an unlearning objective is."""
+"""The base of unlearning objectives: a loss that is a sum of terms over the views of a batch."""
 
 from __future__ import annotations
 
