@@ -72,7 +72,8 @@ class MaskOrigin:
         provenance: what made it, as its file says, such as ``{"unlearn.score_type": "wagle",
             "ratio": "0.8", "model": "5b0e2a61…", "overall.seed": "0", …}``:
             ``ratio``, configuration keys, ``dtype`` of the weights, and fingerprints of the
-            ``model``, ``forget examples`` and ``retain examples``. Score type and μ of the mask are these, whatever the configuration says.
+            ``model``, ``forget examples`` and ``retain examples``. Score type and μ of the mask are
+            these, whatever the configuration says.
         differences: for an accepted mask, (the file's value, this run's) by entry.
         seeds: the same for the seeds it depends on.
         unrecorded: what a file of an earlier version does not say.
