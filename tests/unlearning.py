@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 
 from wagle.catalogue import METHODS
@@ -60,7 +62,7 @@ def make_objective(method):
     values["beta"] = 2.5 if method == "SimNPO+FT" else 0.1
     values = {option.name: option.default for option in METHODS[method].options} | values
     objective = METHODS[method].load()
-    return objective(**{name: values[name] for name in objective.__dataclass_fields__})
+    return objective(**{field.name: values[field.name] for field in fields(objective)})
 
 
 def batches(objective):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from wagle.catalogue import METHODS
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
 from wagle.optim.bitmask import BitMask
-from wagle.unlearn.objectives.losses import soft_cross_entropy
+from wagle.unlearn.objectives.losses import cross_entropy, soft_cross_entropy
 from wagle.unlearn.objectives.rmu import hidden_states
 from wagle.unlearn.reference import SwappedWeights, exchange_selected
 
@@ -249,7 +250,7 @@ def make_objective(name, **changes):
     values |= {"gamma": GAMMA, "beta": BETA, "alpha": ALPHA, "delta": DELTA}
     values |= {"forget_weight": FORGET_WEIGHT, "beta1": BETA1, "beta2": BETA2}
     values |= {"layer": 0, "steering_coefficient": STEERING, **changes}
-    return objective(**{key: values[key] for key in objective.__dataclass_fields__})
+    return objective(**{field.name: values[field.name] for field in fields(objective)})
 
 
 def reference_to(original):
@@ -580,3 +581,33 @@ def test_swapping_comes_before_every_forward_pass(name, batch):
 def test_a_row_shorter_than_what_ce_u_skips_counts_for_nothing(model, batch):
     value = value_of("CE-U", model, batch, skipped_tokens=100)
     assert float(value.detach()) == 0.0
+
+
+FORGETTING = ("GA+FT", "NPO+FT", "SimNPO+FT", "WGA+FT", "TNPO+FT", "SatImp+FT", "UNDIAL", "CE-U")
+
+
+@pytest.fixture(scope="module")
+def knowing_model():
+    """A model that has learnt the forget view by heart, nearly."""
+    model, view = make_model("gpt2", 0), random_view(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        cross_entropy(model, view).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", [*FORGETTING, "IHL+FT"])
+def test_a_small_step_makes_known_answers_less_likely(name, batch, knowing_model):
+    model, original = copy.deepcopy(knowing_model), copy.deepcopy(knowing_model)
+    before = token_mean(model, batch["forget"])
+    assert before < 1
+    batch["forget"]["reference_loss"] = torch.tensor(example_losses(model, batch["forget"]))
+    model.zero_grad()
+    value_of(name, model, batch, original).backward()
+    with torch.no_grad():
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+        for parameter in model.parameters():
+            parameter.sub_(parameter.grad, alpha=1e-2 / norm)
+    assert token_mean(model, batch["forget"]) > before * 1.001
