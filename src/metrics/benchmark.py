@@ -153,6 +153,8 @@ class Benchmark:
         check: raises what is wrong with the settings or those rows, before anything is trained.
         needs_questions: whether it asks the forget set's own questions, so that running text is
             refused.
+        longest: tokens of a text that the model may have to read or write for it; 0: they follow
+            from the model.
         lm_eval_roles: the keys of ``evaluation.task_names`` that it uses.
         is_default: whether it fits values that name no evaluation.
         answers: where its documents have the models' answers, for the report.
@@ -170,6 +172,7 @@ class Benchmark:
     rows: Callable[[UnlearnConfig, Loader], dict[str, Rows]] | None = None
     check: Callable[[UnlearnConfig, Mapping[str, Rows]], None] = lambda config, rows: None
     needs_questions: bool = False
+    longest: int = 0
     lm_eval_roles: tuple[str, ...] = ()
     is_default: Callable[[Settings], bool] = lambda values: False
     answers: Answers = Answers()

@@ -154,6 +154,7 @@ COPYRIGHT = Benchmark(
         "few_shots": measure_few_shots,
     },
     sets=_sets,
+    longest=MAX_TOTAL_LENGTH,
     lm_eval_roles=UTILITY_ROLES,
     is_default=_is_default,
     answers=Answers.within(

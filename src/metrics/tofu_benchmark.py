@@ -318,6 +318,7 @@ TOFU = Benchmark(
     sets=asked_sets,
     rows=asked_rows,
     check=_check,
+    longest=512,  # where texts are cut
     is_default=_is_default,
     answers=Answers.within(
         "tofu.json",
@@ -334,6 +335,7 @@ TOFU = Benchmark(
 )
 OFFICIAL = replace(
     TOFU,
+    longest=512 + 200,  # new tokens behind a question
     caption="TOFU by its authors' definitions: forgetting and utility",
     metrics=tuple(under("official", score) for score in _SCORES),
     columns=tuple(under("official", score) for score in (*_FORGETTING_SCORES, MODEL_UTILITY)),

@@ -219,6 +219,7 @@ TOXICITY = Benchmark(
     sets=lambda config: {name: name for name in ASKED},
     check=_check,
     needs_questions=True,
+    longest=MAX_TOTAL_LENGTH,
     lm_eval_roles=UTILITY_ROLES,
     is_default=lambda values: forgets(values, "SafePku", "SafePku/test.jsonl"),
     answers=Answers(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from transformers import PreTrainedModel
+
 from wagle.config import UnlearnConfig
 from wagle.errors import WagleError
 from wagle.metrics.benchmark import Benchmark, Loader, Metric, Part
@@ -11,6 +13,7 @@ from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.harness import INFINITE, find_tasks
 from wagle.metrics.utility import measure_further, task_names
 from wagle.model.evaluation_context import EvaluationContext, asked_rows
+from wagle.model.reading import learned_positions
 
 
 def check_evaluation(config: UnlearnConfig, load_rows: Loader) -> None:
@@ -27,6 +30,22 @@ def check_evaluation(config: UnlearnConfig, load_rows: Loader) -> None:
     names = [*task_names(config, *benchmark.lm_eval_roles), *(config.evaluation.tasks or [])]
     if names:
         find_tasks(names)
+
+
+def check_length(config: UnlearnConfig, model: PreTrainedModel) -> None:
+    """Find out whether the model can read what the evaluation asks, before it has been trained.
+
+    Raises:
+        WagleError: it has learned fewer positions than that.
+    """
+    benchmark = benchmark_of(config)
+    positions = learned_positions(model, benchmark.longest)
+    if positions is not None:
+        raise WagleError(
+            f"unlearn.task_name {benchmark.name} has the model read and write texts of up to "
+            f"{benchmark.longest} tokens, and it has learned no more than {positions} positions; "
+            "take a model for longer texts, or another evaluation"
+        )
 
 
 def evaluate(context: EvaluationContext) -> dict[str, float | str]:

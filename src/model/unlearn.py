@@ -38,7 +38,7 @@ from wagle.model.environment import (
     rows_fingerprint,
     versions,
 )
-from wagle.model.evaluation import check_evaluation, evaluate
+from wagle.model.evaluation import check_evaluation, check_length, evaluate
 from wagle.model.evaluation_context import EvaluationContext, asked_sets
 from wagle.model.loading import (
     check_model,
@@ -208,6 +208,7 @@ class Unlearn:
         check_evaluation(self.config, self._rows)
         with self.watch.phase("load"):
             self.load()
+        check_length(self.config, self.model)
         if self.trains:
             with self.watch.phase("data"):
                 self.build_dataset()

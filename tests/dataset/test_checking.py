@@ -16,6 +16,10 @@ from wagle.dataset.pairing import FORGET, MISMATCHED, REFUSAL, RETAIN
 from wagle.dataset.sources import row_encoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
+from wagle.metrics.tofu import MAX_TEXT_LENGTH
+from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
+from wagle.metrics.tofu_field import NEW_TOKENS
+from wagle.model.evaluation import check_length
 from wagle.model.fine_tuning import fine_tune_from_config
 from wagle.model.reading import learned_positions
 
@@ -167,3 +171,21 @@ def test_rows_longer_than_the_learned_positions_end_both_commands(tmp_path, toke
         sets = [f"--dataset.{kind}_dataset_name={name}.jsonl" for kind, name in names]
         with pytest.raises(WagleError, match=said):
             unlearn_model.main([*command, *sets])
+
+
+def test_a_benchmark_longer_than_the_learned_positions_is_refused():
+    assert TOFU.longest == MAX_TEXT_LENGTH
+    assert OFFICIAL.longest == MAX_TEXT_LENGTH + NEW_TOKENS
+    small = GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_positions=300, n_embd=16, n_layer=1, n_head=2, **IDS)
+    )
+    for task, longest in {"tofu": 512, "copyright": 600, "toxic": 0, "wmdp": 0, "own": 0}.items():
+        argv = ["--overall.model_name=m", f"--unlearn.task_name={task}"]
+        config = load_config(argv, prog="p", description="d")
+        check_length(config, make_model("gpt2"))  # has 1024
+        check_length(config, make_model("llama"))  # computes its positions
+        if not longest:
+            check_length(config, small)
+            continue
+        with pytest.raises(WagleError, match=f"to {longest} tokens, .* no more than 300 positions"):
+            check_length(config, small)
