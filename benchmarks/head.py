@@ -23,11 +23,7 @@ from typing import Any
 
 VOCABULARY, WIDTH, LAYERS = 128_256, 256, 2
 BATCH, LENGTH, LABELLED = 4, 512, 205
-OPTIONS = {
-    "GA+FT": {"gamma": 1.0},
-    "NPO+FT": {"gamma": 1.0, "beta": 0.1},
-    "KL": {"gamma": 1.0},
-}
+METHOD_NAMES = ("GA+FT", "NPO+FT", "KL")
 
 
 def resident(field: str) -> int:
@@ -95,7 +91,8 @@ def run(method: str, steps: int, *, at_once: bool) -> dict[str, float]:
         head.CHUNK_BYTES = 1 << 60
     model = build_model()
     dataset = build_dataset(steps)
-    objective = METHODS[method].load()(**OPTIONS[method])
+    options = {option.name: option.default for option in METHODS[method].options}
+    objective = METHODS[method].load()(**{**options, "gamma": 1.0})
     for view in objective.reference_losses:  # any will do
         dataset.reference_losses[view] = torch.full((len(dataset),), math.log(VOCABULARY))
     reference = SwappedWeights(model, None) if objective.needs_reference_model else None
@@ -132,7 +129,7 @@ def main() -> int:
         f"{LABELLED} of them labelled; {torch.get_num_threads()} threads"
     )
     print("method   GiB at once     now  share  CPU s at once     now  share   loss")
-    for method in OPTIONS:
+    for method in METHOD_NAMES:
         found = []
         for way in ("at-once", "now"):
             command = [sys.executable, __file__, "--steps", str(arguments.steps)]
