@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,13 +120,15 @@ def attempt(folder: Path, command: str, phase: str | None = None, delay: float =
         os.setpgid(0, 0)
         for descriptor in (1, 2):
             os.dup2(writing, descriptor)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
         arguments = [f"--{name}={value}" for name, value in COMMANDS[command].items()]
         try:
             run(command, arguments)
         except SystemExit as error:
             sys.stdout.flush()
             os._exit(error.code)
-        finally:
+        except BaseException:  # noqa: BLE001 - this process must not go on with its parent's work
+            traceback.print_exc()
             os._exit(70)
     os.close(writing)
     timer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))
