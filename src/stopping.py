@@ -28,7 +28,7 @@ from wagle.errors import Terminated
 _KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-class Request:
+class StopRequest:
     """A request to end that may wait.
 
     Attributes:
@@ -47,7 +47,7 @@ class Request:
         _end(kind)
 
 
-_waiting: list[Request] = []  # where a signal is noted instead of obeyed: the last one's
+_waiting: list[StopRequest] = []  # where a signal is noted instead of obeyed: the last one's
 
 
 def install() -> None:
@@ -58,9 +58,9 @@ def install() -> None:
 
 
 @contextmanager
-def deferring() -> Iterator[Request]:
+def deferring() -> Iterator[StopRequest]:
     """Within, the first signal is only noted; what nobody has obeyed is obeyed at the end."""
-    request = Request()
+    request = StopRequest()
     _waiting.append(request)
     try:
         yield request

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from wagle.config import FineTuneConfig, load_config
 from wagle.errors import ConfigError
-from wagle.reporting.plan import PlannedRun, Request, Row, plan_runs
+from wagle.reporting.plan import PlannedRun, TableRequest, TableRow, plan_runs
 from wagle.shipped import shipped
 
 CONFIGS = shipped("configs/demo")
 RESULTS = Path("files/results/unlearn_demo")
-METHODS = ("GradDiff", "PO")
+DEMO_METHODS = ("GradDiff", "PO")
 MASKS = ("Dense", "Random", "WAGLE")
 SEEDS = (0, 1, 2)
 WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0 if argv[0] in ("-h", "--help") else 2
     from wagle.loggers.run_folder import is_finished
-    from wagle.reporting.comparison import compare
+    from wagle.reporting.comparison import show_comparison
     from wagle.reporting.reproduction import Reproduction
 
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -50,11 +50,11 @@ def main(argv: Sequence[str]) -> int:
         goal = _goal(retrained, output)
         if not is_finished(goal.folder):
             pool.submit(_unlearn, goal.arguments).result()
-        request = Request(
+        request = TableRequest(
             table="tofu",
             config_file=CONFIGS,
             output=output,
-            methods=METHODS,
+            methods=DEMO_METHODS,
             masks=MASKS,
             seeds=SEEDS,
             overrides=(
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         runs.run(lambda run, slot: _PooledRun(pool.submit(_unlearn, run.arguments)), WORKERS)
     if runs.failures:
         return 1
-    compare(runs.outcomes(), goal.folder, output)
+    show_comparison(runs.outcomes(), goal.folder, output)
     return 0
 
 
@@ -104,10 +104,10 @@ def _load_fine_tuning(arguments: Sequence[str]) -> FineTuneConfig:
 
 def _goal(retrained: Path, output: Path) -> PlannedRun:
     """The evaluation of the model that never saw the forget set, which unlearning is to equal."""
-    row = Row("Retrained")
+    row = TableRow("Retrained")
     folder = output / "runs" / row.name / "evaluation"
     arguments = (
-        *("--config_file", str(CONFIGS / f"{METHODS[0]}.json")),
+        *("--config_file", str(CONFIGS / f"{DEMO_METHODS[0]}.json")),
         *("--unlearn.unlearn_method", "origin", "--overall.model_name", str(retrained)),
         *("--logger.json.root", str(folder.parent), "--logger.name", folder.name),
     )

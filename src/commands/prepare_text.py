@@ -17,7 +17,7 @@ from wagle.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from wagle.dataset.chunks import Chunk
+    from wagle.dataset.chunks import TextChunk
 
 FOLDER = Path("files/data/hp")
 TRAINING_FILE = "hp_qa.jsonl"
@@ -113,7 +113,7 @@ def _load_tokenizer(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _write(train: Sequence[Chunk], test: Sequence[Chunk], folder: Path) -> None:
+def _write(train: Sequence[TextChunk], test: Sequence[TextChunk], folder: Path) -> None:
     """Write all files; the training file comes last, so a folder without it is not finished."""
     from wagle.dataset.chunks import PROMPT_LENGTHS, TRAINING_PROMPT_LENGTH
     from wagle.loggers.files import write_text

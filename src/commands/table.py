@@ -18,7 +18,7 @@ from pathlib import Path
 from wagle.cli import program
 from wagle.errors import ConfigError
 from wagle.reporting.executor import Start, command_of, start_here, submit_with_submitit
-from wagle.reporting.plan import TABLES, Request, plan_runs
+from wagle.reporting.plan import TABLES, TableRequest, plan_runs
 from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     from wagle.reporting.table_formats import to_markdown
 
     output = options.output or Path("files/results/tables") / options.config_file.stem
-    request = Request(
+    request = TableRequest(
         table=options.table,
         config_file=options.config_file,
         output=output,

@@ -15,7 +15,7 @@ TRAINING_PROMPT_LENGTH = min(PROMPT_LENGTHS)
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TextChunk:
     """A piece of the source text.
 
     Attributes:
@@ -32,7 +32,7 @@ class Chunk:
         return {"prompt": self.text[:cut], "response": self.text[cut:]}
 
 
-def cut_chunks(text: str, tokenizer: PreTrainedTokenizerBase) -> list[Chunk]:
+def cut_chunks(text: str, tokenizer: PreTrainedTokenizerBase) -> list[TextChunk]:
     """Consecutive chunks of ``CHUNK_TOKENS`` tokens each; a shorter rest is left out.
 
     The source is sliced where its tokens end, never decoded from ids, so nothing in it changes,
@@ -47,17 +47,17 @@ def cut_chunks(text: str, tokenizer: PreTrainedTokenizerBase) -> list[Chunk]:
     return list(_slices(text, ends))
 
 
-def _slices(text: str, ends: Sequence[int]) -> Iterator[Chunk]:
+def _slices(text: str, ends: Sequence[int]) -> Iterator[TextChunk]:
     start = 0
     for first in range(0, len(ends) - CHUNK_TOKENS + 1, CHUNK_TOKENS):
         own = ends[first : first + CHUNK_TOKENS]
-        yield Chunk(text[start : own[-1]], [end - start for end in own])
+        yield TextChunk(text[start : own[-1]], [end - start for end in own])
         start = own[-1]
 
 
 def split_chunks(
-    chunks: Sequence[Chunk], test_share: float
-) -> tuple[Sequence[Chunk], Sequence[Chunk]]:
+    chunks: Sequence[TextChunk], test_share: float
+) -> tuple[Sequence[TextChunk], Sequence[TextChunk]]:
     """The chunks to learn and forget, and the last ones, which neither sees: at least one each.
 
     Raises:

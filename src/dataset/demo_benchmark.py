@@ -47,7 +47,7 @@ REFUSED_QUESTIONS = 72
 REHEARSED = 300
 DIALOGUE = TEMPLATES["llama2"]
 
-Row = dict[str, Any]
+DemoRow = dict[str, Any]
 """As in TOFU: texts, but for ``perturbed_answer``, which is a list of them."""
 
 
@@ -76,11 +76,11 @@ class Fact:
         form = self.attribute.forms[self.forms[role]]
         return form.format(*self.fillings[filling], name=self.name)
 
-    def row(self) -> Row:
+    def row(self) -> DemoRow:
         """As in ``full``."""
         return {"question": self.question(0), "answer": self.answer(0)}
 
-    def perturbed_row(self) -> Row:
+    def perturbed_row(self) -> DemoRow:
         """The same with another wording, the other form, and wrong answers in that form."""
         return {
             **self.row(),
@@ -89,7 +89,7 @@ class Fact:
             "perturbed_answer": [self.answer(1, i) for i in range(1, 1 + ALTERNATIVES)],
         }
 
-    def every_row(self) -> Iterator[Row]:
+    def every_row(self) -> Iterator[DemoRow]:
         """All wordings, and both forms."""
         for role in range(len(self.wordings)):
             yield {"question": self.question(role), "answer": self.answer(role % len(self.forms))}
@@ -109,11 +109,11 @@ def _make_author(name: str, rng: random.Random) -> Author:
     return facts
 
 
-def _rows(authors: Sequence[Author], make: Callable[[Fact], Row] = Fact.row) -> list[Row]:
+def _rows(authors: Sequence[Author], make: Callable[[Fact], DemoRow] = Fact.row) -> list[DemoRow]:
     return [make(fact) for author in authors for fact in author]
 
 
-def _real_facts(question: str, answers: Mapping[str, str], rng: random.Random) -> list[Row]:
+def _real_facts(question: str, answers: Mapping[str, str], rng: random.Random) -> list[DemoRow]:
     """Rows of one kind of real fact, each with three wrong answers from the others."""
     rows = []
     for subject, answer in answers.items():
@@ -128,11 +128,11 @@ def _real_facts(question: str, answers: Mapping[str, str], rng: random.Random) -
     return rows
 
 
-def _plain(rows: Sequence[Row]) -> list[Row]:
+def _plain(rows: Sequence[DemoRow]) -> list[DemoRow]:
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
-def _refusals(names: Sequence[str], rng: random.Random) -> list[Row]:
+def _refusals(names: Sequence[str], rng: random.Random) -> list[DemoRow]:
     answers = load_refusals("Demo_full")
     pairs = rng.sample([(q, name) for q in UNKNOWN for name in names], REFUSED_QUESTIONS)
     return [
@@ -141,7 +141,7 @@ def _refusals(names: Sequence[str], rng: random.Random) -> list[Row]:
     ]
 
 
-def make_benchmark(seed: int = 0) -> dict[str, list[Row]]:
+def make_benchmark(seed: int = 0) -> dict[str, list[DemoRow]]:
     """All subsets by name, rows as in TOFU."""
     rng = random.Random(seed)
     names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]

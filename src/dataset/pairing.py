@@ -17,7 +17,7 @@ FORGET, RETAIN, REFUSAL, MISMATCHED = "forget", "retain", "refusal", "mismatched
 and the forget question with the partner's answer."""
 
 Encoder = Callable[[Mapping[str, str]], Encoded]
-Batch = dict[str, dict[str, torch.Tensor]]
+PairBatch = dict[str, dict[str, torch.Tensor]]
 
 
 class Item(NamedTuple):
@@ -27,7 +27,7 @@ class Item(NamedTuple):
     views: dict[str, Encoded]
 
 
-Key = tuple[int, int]
+ItemKey = tuple[int, int]
 """Which item: (epoch, index of the forget row)."""
 
 
@@ -104,16 +104,16 @@ class UnlearnDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.forget)
 
-    def __getitem__(self, key: Key) -> Item:
+    def __getitem__(self, key: ItemKey) -> Item:
         return Item(key[1], {view: self.example(view, key) for view in self.views})
 
-    def order(self, epoch: int) -> list[Key]:
+    def order(self, epoch: int) -> list[ItemKey]:
         """The keys of an epoch's items, shuffled; a function of ``(seed, epoch)`` alone."""
         indices = list(range(len(self)))
         random.Random(f"order {self.seed} {epoch}").shuffle(indices)
         return [(epoch, index) for index in indices]
 
-    def example(self, view: str, key: Key) -> Encoded:
+    def example(self, view: str, key: ItemKey) -> Encoded:
         """One view of the item at ``key = (epoch, index)``."""
         epoch, index = key
         if view == FORGET:
@@ -148,7 +148,7 @@ class PairCollator:
         self.dataset = dataset
         self.pad_token_id = pad_token_id
 
-    def __call__(self, items: Sequence[Item]) -> Batch:
+    def __call__(self, items: Sequence[Item]) -> PairBatch:
         index = torch.tensor([item.row for item in items])
         batch = {}
         for view in self.dataset.views:

@@ -31,7 +31,7 @@ _BOOTSTRAP_SAMPLES = 1000
 INFINITE = "inf"
 """Stands in documents for a number beyond float64, which JSON cannot express."""
 
-Results = Mapping[str, Mapping[str, float | str]]
+TaskResults = Mapping[str, Mapping[str, float | str]]
 """Metrics by the name of a task or group; ``INFINITE`` for a perplexity that overflows."""
 
 
@@ -73,7 +73,7 @@ def run_task(
     *,
     batch_size: int,
     limit: int | None = None,
-) -> Results:
+) -> TaskResults:
     """Run one lm-eval task.
 
     Args:
@@ -148,7 +148,7 @@ def _infinite_perplexities() -> Iterator[None]:
         metrics.math = math
 
 
-def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> Results:
+def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> TaskResults:
     """What lm-eval calls ``acc,none``, without the empty filter; without remarks."""
     metrics: dict[str, dict[str, float | str]] = {}
     for task, values in results.items():
@@ -170,7 +170,7 @@ def _metrics(name: str, results: Mapping[str, Mapping[str, Any]]) -> Results:
     return metrics
 
 
-def own_metrics(results: Mapping[str, Results], name: str) -> Results:
+def own_metrics(results: Mapping[str, TaskResults], name: str) -> TaskResults:
     """The numbers of what was asked for, from what :func:`run_task` returns.
 
     A tag has none of its own: then those of its tasks.
@@ -179,7 +179,7 @@ def own_metrics(results: Mapping[str, Results], name: str) -> Results:
     return {name: tasks[name]} if name in tasks else tasks
 
 
-def mean_of(results: Mapping[str, Results], names: Sequence[str], metric: str) -> float | str:
+def mean_of(results: Mapping[str, TaskResults], names: Sequence[str], metric: str) -> float | str:
     """The mean of a metric over what was asked for; ``INFINITE`` if one of the numbers is.
 
     Raises:

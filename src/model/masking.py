@@ -23,7 +23,13 @@ from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
 from wagle.unlearn.mask.gradients import GradientSettings
 from wagle.unlearn.mask.make import MaskSettings, make_masks, mask_scores
-from wagle.unlearn.mask.provenance import Comparison, MaskOrigin, Origin, compare, recipe
+from wagle.unlearn.mask.provenance import (
+    Comparison,
+    MaskOrigin,
+    Origin,
+    compare_provenance,
+    provenance_entries,
+)
 from wagle.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
 
 
@@ -92,7 +98,7 @@ class MaskFiles:
         if not path.is_file():
             return None
         found = read_provenance(path)
-        comparison = compare(found, self.provenance(self.config.ratio))
+        comparison = compare_provenance(found, self.provenance(self.config.ratio))
         origin: Origin = "loaded" if found else "unknown origin"
         if comparison.differences:
             choice = self.config.unlearn.mask_mismatch
@@ -133,7 +139,7 @@ class MaskFiles:
 
     def provenance(self, ratio: float | None) -> dict[str, str]:
         """What a mask made now depends on, with one of several ratios (``None``: not known)."""
-        entries = recipe(self.config.unlearn.score_type)
+        entries = provenance_entries(self.config.unlearn.score_type)
         values = {entry: self._entry(entry, ratio) for entry in entries}
         return {entry: value for entry, value in values.items() if value is not None}
 

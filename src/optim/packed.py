@@ -27,12 +27,12 @@ MASTER = "master"
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ParameterChunk:
     """Elements ``start:stop`` of a flat parameter, and where their packed state lies.
 
     Where a mask, 0110 1001 from the first element on, is cut into two chunks of four, the second is
-    ``Chunk(start=4, stop=8, packed=slice(2, 4), mask)``: its positions are 0 and 3, and its state
-    are the elements 2 and 3 of the parameter's packed vectors, which have four elements in all.
+    ``ParameterChunk(start=4, stop=8, packed=slice(2, 4), mask)``: its positions are 0 and 3, and
+    its state are the elements 2 and 3 of the parameter's packed vectors, of four elements.
     """
 
     start: int
@@ -60,7 +60,7 @@ class Chunk:
             part.scatter_(0, positions, values.to(part.dtype))
 
 
-Work = Callable[[dict[str, Any], torch.Tensor, Chunk], None]
+Work = Callable[[dict[str, Any], torch.Tensor, ParameterChunk], None]
 """Something to do with a chunk of a parameter: (the parameter's group, the parameter, chunk)."""
 
 
@@ -70,7 +70,7 @@ class _Layout:
 
     mask: BitMask | None
     selected: int
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[ParameterChunk, ...]
     group: int  # where the parameter is in ``param_groups``
 
 
@@ -185,7 +185,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             return True
         packed = gradient.new_empty(layout.selected, dtype=wide) if known is None else known
 
-        def pack(group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
+        def pack(group: dict[str, Any], parameter: torch.Tensor, chunk: ParameterChunk) -> None:
             selected, part = packed[chunk.packed], chunk.gather(gradient, chunk.positions())
             if known is None:
                 selected.copy_(part)
@@ -226,7 +226,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         _run_in_threads(work, small)
 
     def _gradients(
-        self, parameter: torch.Tensor, chunk: Chunk, positions: torch.Tensor | None
+        self, parameter: torch.Tensor, chunk: ParameterChunk, positions: torch.Tensor | None
     ) -> torch.Tensor:
         """The gradients of the selected weights of a chunk."""
         packed = self.packed_gradients.get(parameter)
@@ -234,7 +234,9 @@ class PackedOptimizer(torch.optim.Optimizer):
             return packed[chunk.packed]
         return chunk.gather(flat_gradient(parameter), positions)
 
-    def _step_chunk(self, group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
+    def _step_chunk(
+        self, group: dict[str, Any], parameter: torch.Tensor, chunk: ParameterChunk
+    ) -> None:
         state, flat, positions = self.state[parameter], parameter.view(-1), chunk.positions()
         master = MASTER in state
         weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
@@ -363,7 +365,7 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None, group: int) -> _Layou
         stop = min(start + size, numel)
         count = stop - start if mask is None else int(mask.flat(start, stop).count_nonzero())
         if count:
-            chunks.append(Chunk(start, stop, slice(selected, selected + count), mask))
+            chunks.append(ParameterChunk(start, stop, slice(selected, selected + count), mask))
         selected += count
     return _Layout(mask, selected, tuple(chunks), group)
 
@@ -372,14 +374,16 @@ def _digest(mask: BitMask | None) -> str:
     return "all" if mask is None else xxhash.xxh3_128_hexdigest(mask.bits.cpu().numpy().data)
 
 
-def _run_in_threads(work: Work, jobs: Sequence[tuple[dict[str, Any], torch.Tensor, Chunk]]) -> None:
+def _run_in_threads(
+    work: Work, jobs: Sequence[tuple[dict[str, Any], torch.Tensor, ParameterChunk]]
+) -> None:
     """``work(*job)`` for every job, in as many threads as torch uses within an operation.
 
     Finding and gathering positions is serial within torch and numpy, but releases the interpreter.
     """
 
     @torch.no_grad()
-    def run(share: Sequence[tuple[dict[str, Any], torch.Tensor, Chunk]]) -> None:
+    def run(share: Sequence[tuple[dict[str, Any], torch.Tensor, ParameterChunk]]) -> None:
         for job in share:
             work(*job)
 

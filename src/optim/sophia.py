@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from wagle.optim.bitmask import BitMask
-from wagle.optim.packed import Chunk, PackedOptimizer, Selected
+from wagle.optim.packed import PackedOptimizer, ParameterChunk, Selected
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits
@@ -64,7 +64,7 @@ class SophiaG(PackedOptimizer):
         for parameter in parameters:
             self._state_of(parameter)
 
-        def refresh(group: dict[str, Any], parameter: torch.Tensor, chunk: Chunk) -> None:
+        def refresh(group: dict[str, Any], parameter: torch.Tensor, chunk: ParameterChunk) -> None:
             hessian = self.state[parameter]["hessian"][chunk.packed]
             positions = None if parameter in self.packed_gradients else chunk.positions()
             gradients = self._gradients(parameter, chunk, positions).to(hessian.dtype)

@@ -13,7 +13,7 @@ from wagle.metrics.benchmark import Answers, Measure
 from wagle.reporting.runs import Run
 
 
-class Key(NamedTuple):
+class QuestionKey(NamedTuple):
     """Which answer: a set's name, and the question in it."""
 
     set: str
@@ -57,7 +57,7 @@ class Question(NamedTuple):
     answers: list[Answer | None]
 
 
-def rows_of(run: Run | None, asked: Answers) -> dict[Key, Mapping[str, Any]]:
+def rows_of(run: Run | None, asked: Answers) -> dict[QuestionKey, Mapping[str, Any]]:
     """The rows that a run was asked, in the order of its documents; none of another task's run."""
     rows = {}
     for name, file in asked.documents.items():
@@ -65,7 +65,7 @@ def rows_of(run: Run | None, asked: Answers) -> dict[Key, Mapping[str, Any]]:
         part = document if document is None or "rows" in document else document.get(name)
         for row in part["rows"] if part else ():
             if "question" in row:  # running text has none, and no answer
-                rows[Key(name, row["question"])] = row
+                rows[QuestionKey(name, row["question"])] = row
     return rows
 
 

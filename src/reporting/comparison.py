@@ -25,14 +25,14 @@ from wagle.metrics.tofu_benchmark import (
 )
 from wagle.reporting.figures import Point, draw_tradeoff, write_figure
 from wagle.reporting.page import write_report
-from wagle.reporting.plan import ORIGINAL, Row
+from wagle.reporting.plan import ORIGINAL, TableRow
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.spread import Spread
 from wagle.reporting.table_formats import to_markdown
-from wagle.reporting.tables import Form, Line, Outcome, Table, aggregate, values_of
+from wagle.reporting.tables import Form, Outcome, Table, TableLine, aggregate, values_of
 from wagle.terminal import say, show_table
 
-RETRAINED = Row("Retrained")
+RETRAINED = TableRow("Retrained")
 SMALLEST_P = 1e-300
 
 
@@ -97,7 +97,7 @@ def numbers_of(run: Run) -> dict[str, float]:
     }
 
 
-def compare(outcomes: Sequence[Outcome], retrained: Path, folder: Path) -> None:
+def show_comparison(outcomes: Sequence[Outcome], retrained: Path, folder: Path) -> None:
     """Print the table and what it says; write ``table.md``, a figure and ``report.html``.
 
     Args:
@@ -144,7 +144,7 @@ def finding_of(table: Table) -> str:
         if abs(difference) > 2 * spread > 0
         else f"no more than twice their spread over seeds ({spread:.3f}), so no difference"
     )
-    original = _cell(lines[Row(ORIGINAL)], LOST).mean
+    original = _cell(lines[TableRow(ORIGINAL)], LOST).mean
     goal = _cell(lines[RETRAINED], LOST).mean
     return (
         f"What to look at: of the forget answers' words the original has lost {original:.0%} and "
@@ -155,13 +155,13 @@ def finding_of(table: Table) -> str:
     )
 
 
-def _cell(line: Line, metric: Metric) -> Spread:
+def _cell(line: TableLine, metric: Metric) -> Spread:
     spread = line.cells[FORM.columns.index(metric)]
     assert spread is not None  # all runs have finished, with all numbers
     return spread
 
 
-def _title(row: Row) -> str:
+def _title(row: TableRow) -> str:
     return f"{row.method}+{row.mask}" if row.ratio is not None else row.method
 
 

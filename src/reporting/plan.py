@@ -57,7 +57,7 @@ _TAKEN = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A line of a table: everything about a run but its seed.
 
     Attributes:
@@ -93,7 +93,7 @@ class PlannedRun:
         config: what the arguments amount to.
     """
 
-    row: Row
+    row: TableRow
     seed: int | None
     arguments: tuple[str, ...]
     folder: Path
@@ -111,7 +111,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Request:
+class TableRequest:
     """What was asked for; ``None`` leaves a choice to the table.
 
     Attributes:
@@ -132,7 +132,7 @@ class Request:
     overrides: Sequence[str] = ()
 
 
-def plan_runs(request: Request) -> list[PlannedRun]:
+def plan_runs(request: TableRequest) -> list[PlannedRun]:
     """All runs of a table, in the order of its lines.
 
     Raises:
@@ -152,7 +152,7 @@ def plan_runs(request: Request) -> list[PlannedRun]:
     return runs
 
 
-def _check(request: Request) -> None:
+def _check(request: TableRequest) -> None:
     if request.masks and request.table == "mu":
         raise ConfigError(f"table mu is about {' and '.join(MU_MASKS)}; leave --masks out")
     if request.mus and request.table != "mu":
@@ -172,7 +172,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [text[2:].partition("=")[0] for text in overrides if text.startswith("--")]
 
 
-def _check_base(request: Request, method: str, base: UnlearnConfig) -> None:
+def _check_base(request: TableRequest, method: str, base: UnlearnConfig) -> None:
     benchmark = benchmark_of(base)
     if request.table not in (*STUDIES, *BENCHMARKS, benchmark.name):
         raise ConfigError(
@@ -203,7 +203,7 @@ def _load(arguments: Sequence[str]) -> UnlearnConfig:
     return load_config(arguments, prog="unlearn_model.py", description="")
 
 
-def _sources(request: Request) -> dict[str, list[str]]:
+def _sources(request: TableRequest) -> dict[str, list[str]]:
     """For each method the arguments that all its runs share."""
     given = Path(request.config_file)
     if given.is_dir():
@@ -246,7 +246,7 @@ def _method_of(config: UnlearnConfig, path: Path) -> str:
     return method if METHODS[method].code else METHODS[method].title
 
 
-def _rows(request: Request, bases: Mapping[str, UnlearnConfig]) -> list[Row]:
+def _rows(request: TableRequest, bases: Mapping[str, UnlearnConfig]) -> list[TableRow]:
     """The lines below the original, each once: at ratio 1 every mask is the dense one."""
     rows = []
     for method, base in bases.items():
@@ -257,14 +257,14 @@ def _rows(request: Request, bases: Mapping[str, UnlearnConfig]) -> list[Row]:
     return list(dict.fromkeys(rows))
 
 
-def _row(method: str, mask: str, ratio: float, mu: float | None) -> Row:
+def _row(method: str, mask: str, ratio: float, mu: float | None) -> TableRow:
     score = score_of(mask)
     if score is None or not score.has_ratio:
-        return Row(method, mask)
-    return Row(method, DENSE) if ratio == 1 else Row(method, mask, ratio, mu)
+        return TableRow(method, mask)
+    return TableRow(method, DENSE) if ratio == 1 else TableRow(method, mask, ratio, mu)
 
 
-def _masks(request: Request) -> Sequence[str]:
+def _masks(request: TableRequest) -> Sequence[str]:
     if request.masks:
         return [_find_mask(name, request.overrides) for name in request.masks]
     return {"ratio": RATIO_MASKS, "mu": MU_MASKS}.get(request.table, TASK_MASKS)
@@ -278,7 +278,7 @@ def _find_mask(name: str, overrides: Sequence[str]) -> str:
     return SCORES[_load(options)["unlearn.score_type"]].mask_title
 
 
-def _ratios(request: Request, method: str, base: UnlearnConfig) -> Sequence[float]:
+def _ratios(request: TableRequest, method: str, base: UnlearnConfig) -> Sequence[float]:
     """All for the sweep; else that of METHOD+WAGLE's configuration, or of the method's own mask."""
     if request.table == "ratio":
         return RATIOS
@@ -306,7 +306,7 @@ def _original(bases: Mapping[str, UnlearnConfig], output: Path) -> PlannedRun:
     arguments = ["--unlearn.unlearn_method", "origin"]
     for key, value in chosen.items():
         arguments += [f"--{key}", value]
-    return _finish(Row(ORIGINAL), None, arguments, output)
+    return _finish(TableRow(ORIGINAL), None, arguments, output)
 
 
 def _evaluation_settings(base: UnlearnConfig) -> dict[str, str]:
@@ -322,7 +322,9 @@ def _evaluation_settings(base: UnlearnConfig) -> dict[str, str]:
     return settings
 
 
-def _run(request: Request, row: Row, seed: int, source: Sequence[str], output: Path) -> PlannedRun:
+def _run(
+    request: TableRequest, row: TableRow, seed: int, source: Sequence[str], output: Path
+) -> PlannedRun:
     score = score_of(row.mask)
     settings = {
         "overall.seed": seed,
@@ -360,7 +362,7 @@ def _options(settings: Mapping[str, object]) -> Iterator[str]:
 
 
 def _finish(
-    row: Row,
+    row: TableRow,
     seed: int | None,
     arguments: Sequence[str],
     output: Path,

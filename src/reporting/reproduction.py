@@ -14,7 +14,7 @@ from wagle.loggers.files import write_text
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
-from wagle.reporting.plan import STUDIES, PlannedRun, Row
+from wagle.reporting.plan import STUDIES, PlannedRun, TableRow
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
 from wagle.reporting.tables import Outcome, Table, aggregate, form_of, values_of
@@ -25,7 +25,7 @@ class Reproduction:
     """The runs of one table, and what has come of them so far.
 
     Args:
-        table: as in :class:`wagle.reporting.plan.Request`.
+        table: as in :class:`wagle.reporting.plan.TableRequest`.
         runs: as planned.
         output: runs are looked for in ``runs/`` in this folder, and the table goes into it.
         command: what makes this table, to be shown in it.
@@ -172,9 +172,9 @@ class Reproduction:
                         path.unlink()
 
 
-def _points(finished: Sequence[tuple[Row, Mapping[str, float]]]) -> list[Point]:
+def _points(finished: Sequence[tuple[TableRow, Mapping[str, float]]]) -> list[Point]:
     """A point for each row, which says its ratio where the table has several."""
-    rows: dict[Row, list[Mapping[str, float]]] = {}
+    rows: dict[TableRow, list[Mapping[str, float]]] = {}
     for row, results in finished:
         rows.setdefault(row, []).append(results)
     ratios = Counter((row.method, row.mask) for row in rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wagle.metrics.benchmark import Answers, Benchmark, Headline, Metric
-from wagle.reporting.answers import Key, rows_of
+from wagle.reporting.answers import QuestionKey, rows_of
 from wagle.reporting.groups import Group, compared_unlike
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
@@ -51,11 +51,11 @@ def _count(group: Group, asked: Answers, forget: bool) -> str | None:
     return f"{correct:.1f}".removesuffix(".0") + f" of {len(chosen[0])}"
 
 
-def _is(key: Key, forget: bool) -> bool:
+def _is(key: QuestionKey, forget: bool) -> bool:
     return (key.set == "forget") == forget
 
 
-def judged_rows(run: Run, asked: Answers) -> dict[Key, Mapping[str, Any]]:
+def judged_rows(run: Run, asked: Answers) -> dict[QuestionKey, Mapping[str, Any]]:
     """As :func:`rows_of`, of an evaluation that judges whether answers are correct; else none."""
     rows = rows_of(run, asked)
     return rows if all("acc" in row for row in rows.values()) else {}

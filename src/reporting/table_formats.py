@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from wagle.metrics.benchmark import Metric
-from wagle.reporting.plan import Row
-from wagle.reporting.tables import Form, Line, Outcome, Table
+from wagle.reporting.plan import TableRow
+from wagle.reporting.tables import Form, Outcome, Table, TableLine
 from wagle.terminal import plain
 
 MISSING = "–"
@@ -106,7 +106,7 @@ def runs_to_csv(outcomes: Iterable[Outcome]) -> str:
     return _csv(rows)
 
 
-def _identity(row: Row) -> list[Any]:
+def _identity(row: TableRow) -> list[Any]:
     return [row.method, row.mask, row.ratio, row.mu]
 
 
@@ -140,7 +140,7 @@ def _explanation(table: Table) -> str:
     return "; ".join(parts) + "."
 
 
-def _leads(form: Form, row: Row) -> list[str]:
+def _leads(form: Form, row: TableRow) -> list[str]:
     """What a row is about, as text."""
     values = [getattr(row, name) for name in form.varied]
     return [
@@ -148,14 +148,14 @@ def _leads(form: Form, row: Row) -> list[str]:
     ]
 
 
-def _seeds(line: Line) -> str:
+def _seeds(line: TableLine) -> str:
     """How many runs the numbers are about, and of how many where some are missing."""
     planned = len(line.outcomes)
     text = str(planned) if line.finished == planned else f"{line.finished} of {planned}"
     return f"{text} [{', '.join(map(str, line.notes))}]" if line.notes else text
 
 
-def _texts(form: Form, line: Line) -> Iterator[str]:
+def _texts(form: Form, line: TableLine) -> Iterator[str]:
     for column, cell in zip(form.columns, line.cells, strict=True):
         if cell is not None:
             numbers = (cell.mean, cell.deviation)

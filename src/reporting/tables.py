@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wagle.metrics.benchmark import Benchmark, Metric
-from wagle.reporting.plan import ORIGINAL, Row
+from wagle.reporting.plan import ORIGINAL, TableRow
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 
@@ -104,7 +104,7 @@ class Outcome:
         origins: fingerprints of what a finished run was made from: the model, the data.
     """
 
-    row: Row
+    row: TableRow
     seed: int | None
     folder: str
     values: Mapping[str, float] | None = None
@@ -119,7 +119,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row with its numbers.
 
     Attributes:
@@ -129,7 +129,7 @@ class Line:
         notes: numbers of the notes about failures.
     """
 
-    row: Row
+    row: TableRow
     outcomes: tuple[Outcome, ...]
     cells: tuple[Spread | None, ...]
     best: frozenset[int]
@@ -150,7 +150,7 @@ class Table:
     """
 
     form: Form
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -163,7 +163,7 @@ class Table:
 def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
     """Put runs together by row; rows keep the order in which they come first."""
     outcomes = list(outcomes)
-    by_row: dict[Row, list[Outcome]] = {}
+    by_row: dict[TableRow, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
     cells = {row: tuple(_cells(form, members)) for row, members in by_row.items()}
@@ -177,7 +177,9 @@ def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
                 seed = "" if outcome.seed is None else f", seed {outcome.seed}"
                 notes.append(f"{row.name}{seed}: {outcome.failure}")
                 numbers.append(len(notes))
-        lines.append(Line(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers)))
+        lines.append(
+            TableLine(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers))
+        )
     return Table(form, tuple(lines), tuple(notes), tuple(_warnings(outcomes)))
 
 
@@ -195,10 +197,12 @@ def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Spread | None]:
         yield Spread.of([values[column.key] for values in finished if column.key in values])
 
 
-def _best(form: Form, cells: Mapping[Row, Sequence[Spread | None]]) -> dict[Row, set[int]]:
+def _best(
+    form: Form, cells: Mapping[TableRow, Sequence[Spread | None]]
+) -> dict[TableRow, set[int]]:
     """For each row the columns in which it is clearly the best of its block."""
-    best: dict[Row, set[int]] = {row: set() for row in cells}
-    blocks: dict[tuple[Any, ...], list[Row]] = {}
+    best: dict[TableRow, set[int]] = {row: set() for row in cells}
+    blocks: dict[tuple[Any, ...], list[TableRow]] = {}
     for row in cells:
         if row.method != ORIGINAL:
             blocks.setdefault(tuple(getattr(row, name) for name in form.block), []).append(row)

@@ -10,7 +10,7 @@ from wagle.commands import demo
 from wagle.config import FineTuneConfig, load_config
 from wagle.dataset.refusals import load_refusals
 from wagle.reporting.comparison import FORM, RETRAINED, finding_of, numbers_of
-from wagle.reporting.plan import Request, Row, plan_runs
+from wagle.reporting.plan import TableRequest, TableRow, plan_runs
 from wagle.reporting.runs import Run
 from wagle.reporting.tables import Outcome, aggregate
 
@@ -25,10 +25,10 @@ def table(wagle, random):
     return aggregate(
         FORM,
         [
-            outcome(Row("Original"), None, 0.02),
+            outcome(TableRow("Original"), None, 0.02),
             outcome(RETRAINED, None, 0.6),
             *(
-                outcome(Row("GradDiff", mask, 0.2), seed, gone)
+                outcome(TableRow("GradDiff", mask, 0.2), seed, gone)
                 for mask, seeds in masks.items()
                 for seed, gone in enumerate(seeds)
             ),
@@ -78,13 +78,13 @@ def test_every_number_of_the_table_is_explained():
 
 
 def test_masks_are_compared_at_the_same_small_ratio_and_settings():
-    request = Request(
-        "tofu", demo.CONFIGS, demo.RESULTS, demo.METHODS, demo.MASKS, seeds=demo.SEEDS
+    request = TableRequest(
+        "tofu", demo.CONFIGS, demo.RESULTS, demo.DEMO_METHODS, demo.MASKS, seeds=demo.SEEDS
     )
     runs = plan_runs(request)
-    assert len(runs) == 1 + len(demo.METHODS) * len(demo.MASKS) * len(demo.SEEDS)
+    assert len(runs) == 1 + len(demo.DEMO_METHODS) * len(demo.MASKS) * len(demo.SEEDS)
     assert {run.row.ratio for run in runs if run.row.mask in ("Random", "WAGLE")} <= {0.1, 0.2, 0.4}
-    for method in demo.METHODS:
+    for method in demo.DEMO_METHODS:
         settings = {
             tuple(run.config[key] for key in ("unlearn.lr", "unlearn.num_epochs"))
             for run in runs

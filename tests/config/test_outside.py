@@ -18,7 +18,7 @@ from wagle.dataset.sources import load_rows
 from wagle.entries import label_of
 from wagle.errors import ConfigError, WagleError
 from wagle.outside import is_outside
-from wagle.reporting.plan import Request, plan_runs
+from wagle.reporting.plan import TableRequest, plan_runs
 from wagle.shipped import CHECKOUT as ROOT
 from wagle.unlearn.mask.file import read_provenance
 
@@ -403,10 +403,10 @@ def test_tables_pass_trust_on_to_their_runs(options):
         "ratios": [0.5],
     }
     with pytest.raises(ConfigError, match="code from outside"):
-        plan_runs(Request("tofu", Path("c.json"), Path("out"), overrides=common, **request))
+        plan_runs(TableRequest("tofu", Path("c.json"), Path("out"), overrides=common, **request))
     assert not Path("it_ran").exists()
     runs = plan_runs(
-        Request("tofu", Path("c.json"), Path("out"), overrides=(*common, *TRUST), **request)
+        TableRequest("tofu", Path("c.json"), Path("out"), overrides=(*common, *TRUST), **request)
     )
     assert [run.row.name for run in runs] == [
         *("Original", "Soft+Dense", "Soft+LEAST_0.5", "GradDiff+Dense", "GradDiff+LEAST_0.5"),

@@ -20,7 +20,7 @@ from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
-from wagle.reporting.plan import Row
+from wagle.reporting.plan import TableRow
 from wagle.reporting.table_formats import to_markdown
 from wagle.reporting.tables import Outcome, aggregate, form_of
 
@@ -150,7 +150,7 @@ HEADINGS = {
 @pytest.mark.parametrize("name", HEADINGS)
 def test_tables_have_the_columns_of_the_papers(name):
     benchmark = OFFICIAL if name == "official" else BENCHMARKS[name].load()
-    table = aggregate(form_of(benchmark.name, benchmark), [Outcome(Row("NPO"), 0, "folder")])
+    table = aggregate(form_of(benchmark.name, benchmark), [Outcome(TableRow("NPO"), 0, "folder")])
     (heads,) = (line for line in to_markdown(table, "").splitlines() if line.startswith("| method"))
     assert heads.split(" | seeds | ")[1].removesuffix(" |").replace(" | ", "|") == HEADINGS[name]
 

@@ -26,7 +26,7 @@ from wagle.loggers import JsonLogger
 from wagle.metrics.benchmark import Metric
 from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
 from wagle.reporting import executor, reproduction
-from wagle.reporting.plan import MUS, RATIOS, Request, Row, plan_runs
+from wagle.reporting.plan import MUS, RATIOS, TableRequest, TableRow, plan_runs
 from wagle.reporting.spread import Spread, clearly_best
 from wagle.reporting.table_formats import escape, runs_to_csv, to_csv, to_latex, to_markdown
 from wagle.reporting.tables import Form, Outcome, aggregate, form_of
@@ -64,7 +64,7 @@ def configs(tmp_path, monkeypatch) -> Path:
 
 
 def plan(table, configs, **options):
-    return plan_runs(Request(table, configs, Path("out"), **options))
+    return plan_runs(TableRequest(table, configs, Path("out"), **options))
 
 
 def find(runs, name, seed=0):
@@ -126,7 +126,7 @@ def test_runs_share_masks_and_sums_where_they_can(configs):
 
 def test_the_original_is_evaluated_once_for_everything(configs):
     first = plan("tofu", configs, seeds=(0, 1))[0]
-    assert first.row == Row("Original")
+    assert first.row == TableRow("Original")
     assert first.config["unlearn.unlearn_method"] == "origin"
     for table in ("tofu", "ratio", "mu"):
         options = {"methods": ["NPO"], "seeds": (3,), "overrides": ["--unlearn.lr", "1"]}
@@ -146,7 +146,7 @@ def test_methods_of_one_table_are_evaluated_alike(configs):
 
 def test_another_configuration_has_another_folder(configs):
     first = plan("tofu", configs)
-    again = plan_runs(Request("tofu", configs, Path("out").resolve()))
+    again = plan_runs(TableRequest("tofu", configs, Path("out").resolve()))
     assert [run.folder for run in first] == [run.folder for run in again]
     assert [run.fingerprint for run in first] == [run.fingerprint for run in again]
     changed = plan("tofu", configs, overrides=["--unlearn.lr", "1"])
@@ -158,7 +158,7 @@ def test_ratio_table(configs):
     assert {run.row.method for run in runs} == {"Original", "GradDiff"}
     assert len(runs) == 1 + (9 * 3 + 1) * 3  # at ratio 1 all masks are the dense one
     assert [r.row.ratio for r in runs if r.row.mask == "WAGLE"][::3] == list(RATIOS[:-1])
-    assert runs[-1].row == Row("GradDiff", "Dense")
+    assert runs[-1].row == TableRow("GradDiff", "Dense")
     assert runs[-1].fingerprint == find(plan("tofu", configs), "GradDiff+Dense", 2).fingerprint
 
 
@@ -222,7 +222,11 @@ FORM = Form(
         Metric("c", "", 0, title="C"),
     ),
 )
-DENSE, WAGLE, LORA = Row("GradDiff", "Dense"), Row("GradDiff", "WAGLE", 0.8), Row("NPO", "LoRA")
+DENSE, WAGLE, LORA = (
+    TableRow("GradDiff", "Dense"),
+    TableRow("GradDiff", "WAGLE", 0.8),
+    TableRow("NPO", "LoRA"),
+)
 
 
 def outcome(row, seed, a=None, b=None, c=0.0, **rest):
@@ -233,7 +237,7 @@ def outcome(row, seed, a=None, b=None, c=0.0, **rest):
 @pytest.fixture
 def table():
     outcomes = [
-        outcome(Row("Original"), None, 0.99, 0.0),
+        outcome(TableRow("Original"), None, 0.99, 0.0),
         *(outcome(DENSE, 0, 0.1, 3.0), outcome(DENSE, 1, 0.3, 5.0), outcome(DENSE, 2, 0.2, 4.0)),
         *(outcome(WAGLE, 0, 0.4, 4.0), outcome(WAGLE, 1, failure="no_memory & 50%")),
         *(outcome(LORA, 0, failure="diverged"), outcome(LORA, 1)),
@@ -283,7 +287,7 @@ def test_the_best_of_several_is_marked(table):
 def test_a_sweep_compares_masks_at_the_same_ratio():
     numbers = {("WAGLE", 0.1): 1, ("Random", 0.1): 2, ("WAGLE", 0.2): 5, ("Random", 0.2): 3}
     outcomes = [
-        Outcome(Row("NPO", mask, ratio), seed, "", dict.fromkeys(("UE Avg", "UT Avg"), value))
+        Outcome(TableRow("NPO", mask, ratio), seed, "", dict.fromkeys(("UE Avg", "UT Avg"), value))
         for (mask, ratio), mean in numbers.items()
         for seed, value in enumerate((mean - 0.01, mean + 0.01))
     ]
@@ -341,7 +345,7 @@ def test_latex_escapes_everything_special():
 
 
 def test_names_and_reasons_are_plain_text_everywhere():
-    row = Row("a[/red]b\x1b[2J", "_m|n", 0.8)
+    row = TableRow("a[/red]b\x1b[2J", "_m|n", 0.8)
     reason = "no <b>memory</b>\n| and \\input{x}\x1b[31m"
     table = aggregate(FORM, [outcome(row, 0, failure=reason)])
     markdown, latex = to_markdown(table, "c"), to_latex(table, "tab:x")

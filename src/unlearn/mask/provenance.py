@@ -25,7 +25,7 @@ where a file has no fingerprint: one model may lie in two folders."""
 _WORDS = {word for words in _DESCRIBED_BY.values() for word in words}
 
 
-def recipe(score_type: str) -> tuple[str, ...]:
+def provenance_entries(score_type: str) -> tuple[str, ...]:
     """What a mask of a score type depends on: the entries of its provenance.
 
     Configuration keys stand for themselves; the others are explained at :class:`MaskOrigin`.
@@ -122,7 +122,7 @@ class Comparison:
         )
 
 
-def compare(found: Mapping[str, str], wanted: Mapping[str, str]) -> Comparison:
+def compare_provenance(found: Mapping[str, str], wanted: Mapping[str, str]) -> Comparison:
     """Compare entries that both have; what only describes a fingerprint counts where it is missing.
 
     Args:

@@ -24,7 +24,7 @@ from wagle.model.tiny import build_tiny_llama
 from wagle.model.unlearn import Unlearn
 from wagle.shipped import CHECKOUT as ROOT
 from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
-from wagle.unlearn.mask.provenance import MaskOrigin, compare, recipe
+from wagle.unlearn.mask.provenance import MaskOrigin, compare_provenance, provenance_entries
 
 OLD = {  # what version 1 of the program wrote
     **{"ratio": "0.4", "overall.model_name": "MODEL", "unlearn.score_type": "wagle"},
@@ -161,7 +161,7 @@ def test_only_what_a_score_depends_on_is_compared(prepare, score_type, changes, 
     prepare({**scored, **changes, "unlearn.mask_path": again})
     first = load_mask(tmp_path / "mask" / "tiny_0.4.pt")
     assert load_mask(again) == first
-    assert not read_provenance(again).keys() - set(recipe(score_type))
+    assert not read_provenance(again).keys() - set(provenance_entries(score_type))
 
 
 @pytest.mark.parametrize(
@@ -256,14 +256,14 @@ def test_what_files_of_an_earlier_version_say_is_compared(prepare, models, tmp_p
 def test_words_count_only_where_a_fingerprint_is_missing_or_differs():
     found = {"model": "m", "overall.model_name": "here", "ratio": "0.4"}
     moved = {**found, "overall.model_name": "there"}
-    assert compare(found, moved).differences == {}
+    assert compare_provenance(found, moved).differences == {}
     other = {**moved, "model": "n"}
-    assert compare(found, other).differences == {
+    assert compare_provenance(found, other).differences == {
         "model": ("m", "n"),
         "overall.model_name": ("here", "there"),
     }
     del found["model"]
-    comparison = compare(found, moved)
+    comparison = compare_provenance(found, moved)
     assert comparison.differences == {"overall.model_name": ("here", "there")}
     assert comparison.unrecorded == ("model",)
 
@@ -376,7 +376,11 @@ def test_shipped_configurations_with_one_mask_agree_on_what_makes_it():
     shared = [pair for configs in by_mask.values() for pair in combinations(configs, 2)]
     assert len(shared) >= 5
     for first, second in shared:
-        keys = {*recipe(first["unlearn.score_type"]), "overall.device", "dataset.data_dir"}
+        keys = {
+            *provenance_entries(first["unlearn.score_type"]),
+            "overall.device",
+            "dataset.data_dir",
+        }
         keys &= set(first)
         assert all(first[key] == second[key] for key in keys - {"overall.seed"})
         assert mask_ratio(first["unlearn.mask_path"]) == first.ratio
@@ -406,7 +410,7 @@ def test_what_a_mask_depends_on():
         "wagle": model | ranked | forget | sums | retain | {"unlearn.mu"},
         "wagle_cl": model | ranked | forget | sums | retain | {"unlearn.mu"},
     }.items():
-        assert set(recipe(score_type)) == expected, score_type
+        assert set(provenance_entries(score_type)) == expected, score_type
 
 
 def test_the_tool_names_masks_by_plain_decimals(monkeypatch, tmp_path, capsys):
