@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from wagle.catalogue import METHODS, SCORES
-from wagle.config import Config, UnlearnConfig
+from wagle.config import Config, FineTuneConfig, UnlearnConfig
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.entries import Score
 from wagle.errors import ConfigError
@@ -66,18 +66,19 @@ class Job:
         """
         if config.get("finetune.from_scratch"):
             raise ConfigError("--plan: finetune.from_scratch makes a tiny model, which fits")
-        name = config.get("unlearn.resume_path") or config["overall.model_name"]
-        model = read_configuration(name, Path(config["overall.cache_dir"]))
+        name = config.get("unlearn.resume_path") or config.overall.model_name
+        model = read_configuration(name, Path(config.overall.cache_dir))
         sets: dict[str, tuple[str, Role]]
-        if "finetune.dataset_name" in config:
-            sets = {"learned": (config["finetune.dataset_name"], "retain")}
+        if isinstance(config, FineTuneConfig):
+            sets = {"learned": (config.finetune.dataset_name, "retain")}
         else:
+            assert isinstance(config, UnlearnConfig)
             sets = {
-                FORGET: (config["dataset.forget_dataset_name"], "forget"),
-                RETAIN: (config["dataset.retain_dataset_name"], "retain"),
+                FORGET: (config.dataset.forget_dataset_name, "forget"),
+                RETAIN: (config.dataset.retain_dataset_name, "retain"),
             }
         texts = {role: longest_text(config, *of, model.model_type) for role, of in sets.items()}
-        device = config["overall.device"]
+        device = config.overall.device
         there = resolve_device("auto") if device == "auto" else torch.device(device)
         return cls(config, model, there, texts, only_mask)
 
@@ -88,7 +89,7 @@ class Job:
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return resolve_dtype(self.config["overall.dtype"], self.device)
+        return resolve_dtype(self.config.overall.dtype, self.device)
 
     def phases(self) -> list[Phase]:
         """Every phase that takes more than the model, in order."""
@@ -102,13 +103,11 @@ class Job:
 
     def _phases(self) -> dict[str, Callable[[PreTrainedModel], Phase]]:
         """What works out each phase for a skeleton, by name."""
-        if "finetune.dataset_name" in self.config:
+        if isinstance(self.config, FineTuneConfig):
             return {TRAINING: self._fine_tuning}
-        config = self.config
-        trains = (
-            config["unlearn.unlearn_method"] != "origin" and config["unlearn.resume_path"] is None
-        )
-        path = config["unlearn.mask_path"]
+        config = self._unlearn_config
+        trains = config.unlearn.unlearn_method != "origin" and config.unlearn.resume_path is None
+        path = config.unlearn.mask_path
         phases: dict[str, Callable[[PreTrainedModel], Phase]] = {}
         makes_mask = self.only_mask or (trains and path is not None and not Path(path).is_file())
         if makes_mask and self._score.gradients:
@@ -119,14 +118,14 @@ class Job:
             if self._objective.reference_losses:
                 phases[REFERENCE_LOSSES] = self._reference_losses
             phases[TRAINING] = self._training
-        if config["unlearn.task_name"] != "none":
+        if config.unlearn.task_name != "none":
             phases[EVALUATION] = self._evaluation
         return phases
 
     @cached_property
     def _objective(self) -> Objective:
         config = self._unlearn_config
-        return METHODS[config["unlearn.unlearn_method"]].load()(**config.method_params)
+        return METHODS[config.unlearn.unlearn_method].load()(**config.method_params)
 
     @property
     def _unlearn_config(self) -> UnlearnConfig:
@@ -135,7 +134,7 @@ class Job:
 
     @property
     def _score(self) -> Score:
-        return SCORES[self.config["unlearn.score_type"] or "wagle"]
+        return SCORES[self._unlearn_config.unlearn.score_type]
 
     def _batch(self, role: str, rows: int, *, whole: bool = False) -> Batch:
         """A batch of a role's longest texts, of which the labelled or all tokens are predicted."""
@@ -150,27 +149,28 @@ class Job:
 
     def _fine_tuning(self, model: PreTrainedModel) -> Phase:
         config = self.config
-        masters = config["finetune.master_weights"]
+        assert isinstance(config, FineTuneConfig)
+        masters = config.finetune.master_weights
         training = Training(
-            terms=[[self._batch("learned", config["finetune.batch_size"])]],
+            terms=[[self._batch("learned", config.finetune.batch_size)]],
             shares={},
             masked=False,
             packed=False,
             clipped=True,
-            accumulation=config["finetune.gradient_accumulation_steps"],
+            accumulation=config.finetune.gradient_accumulation_steps,
             masters=masters is None or masters,
         )
         return training_phase(model, training, self.device)
 
     def _attribution(self, model: PreTrainedModel) -> Phase:
-        config = self.config
+        config = self._unlearn_config
         roles = {RETAIN if kind == RETAIN else FORGET for kind in self._score.gradients}
         kinds = [
             attribution_phase(
                 model,
-                self._batch(role, config["unlearn.attribution_batch_size"]),
-                offload=config["unlearn.attribution_offload"],
-                sum_bytes=8 if config["unlearn.attribution_dtype"] == "float64" else 4,
+                self._batch(role, config.unlearn.attribution_batch_size),
+                offload=config.unlearn.attribution_offload,
+                sum_bytes=8 if config.unlearn.attribution_dtype == "float64" else 4,
                 device=self.device,
             )
             for role in sorted(roles)
@@ -178,35 +178,36 @@ class Job:
         return max(kinds, key=lambda phase: phase.total)
 
     def _reference_losses(self, model: PreTrainedModel) -> Phase:
-        batch = self._read(FORGET, self.config["evaluation.batch_size"])
-        masked = self.config["unlearn.mask_path"] is not None
+        config = self._unlearn_config
+        batch = self._read(FORGET, config.evaluation.batch_size)
+        masked = config.unlearn.mask_path is not None
         return reading_phase(model, REFERENCE_LOSSES, batch, masked=masked)
 
     def _evaluation(self, model: PreTrainedModel) -> Phase:
         role = max(self.texts, key=lambda role: self.texts[role].tokens)
-        rows = self.config["evaluation.batch_size"]
-        masked = TRAINING in self._phases() and self.config["unlearn.mask_path"] is not None
+        config = self._unlearn_config
+        rows = config.evaluation.batch_size
+        masked = TRAINING in self._phases() and config.unlearn.mask_path is not None
         cached = rows * self.texts[role].tokens
         return reading_phase(
             model, EVALUATION, self._read(role, rows), masked=masked, cached_tokens=cached
         )
 
     def _training(self, model: PreTrainedModel) -> Phase:
-        config, objective = self.config, self._objective
+        config, objective = self._unlearn_config, self._objective
         published = (
-            config["unlearn.mask_path"] is not None
-            and config["unlearn.mask_enforcement"] == "gradient"
+            config.unlearn.mask_path is not None and config.unlearn.mask_enforcement == "gradient"
         )
         shares = {} if published else self._shares(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(shares.get(name, 1.0) > 0)
-        lora, runs_reference = config["unlearn.use_lora"], objective.needs_reference_model
+        lora, runs_reference = config.unlearn.use_lora, objective.needs_reference_model
         if lora:
             add_adapters(model)
-        if config["unlearn.gradient_checkpointing"]:
+        if config.unlearn.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        layer = config["unlearn.RMU.layer"] if config["unlearn.unlearn_method"] == "RMU" else None
-        rows, terms, logits = config["dataset.batch_size"], [], 0
+        layer = config["unlearn.RMU.layer"] if config.unlearn.unlearn_method == "RMU" else None
+        rows, terms, logits = config.dataset.batch_size, [], 0
         for views in (
             [view for view in objective.views if view != RETAIN],
             [view for view in objective.views if view == RETAIN],
@@ -215,7 +216,7 @@ class Job:
             whole = (
                 runs_reference
                 and layer is None
-                and (RETAIN in views or config["unlearn.unlearn_method"] == "KL")
+                and (RETAIN in views or config.unlearn.unlearn_method == "KL")
             )
             role = RETAIN if RETAIN in views else FORGET
             batches = [self._batch(role, rows, whole=whole) for _ in views]
@@ -224,15 +225,15 @@ class Job:
                 terms.append(batches)
         weights = sum(p.numel() for p in model.parameters())
         kept = sum(shares.get(n, 1.0) * p.numel() for n, p in model.named_parameters()) / weights
-        drifts = published and config["unlearn.weight_decay"] > 0
-        masters = config["unlearn.master_weights"]
+        drifts = published and config.unlearn.weight_decay > 0
+        masters = config.unlearn.master_weights
         training = Training(
             terms=terms,
             shares=shares,
-            masked=config["unlearn.mask_path"] is not None,
-            packed=config["unlearn.gradients"] == "packed",
-            clipped=config["unlearn.max_grad_norm"] > 0,
-            accumulation=config["unlearn.gradient_accumulation_steps"],
+            masked=config.unlearn.mask_path is not None,
+            packed=config.unlearn.gradients == "packed",
+            clipped=config.unlearn.max_grad_norm > 0,
+            accumulation=config.unlearn.gradient_accumulation_steps,
             masters=masters is None or masters,
             reference=0.0 if lora or not runs_reference else 1.0 if drifts else kept,
             reference_logits=logits,
@@ -244,17 +245,17 @@ class Job:
         """Share of each parameter's weights that may change; 1 where it is not named."""
         config = self._unlearn_config
         names = [name for name, _ in model.named_parameters()]
-        if config["unlearn.mask_path"] is None:
+        if config.unlearn.mask_path is None:
             chosen = self._objective.trainable(model)
-            if chosen is None or config["unlearn.use_lora"]:
+            if chosen is None or config.unlearn.use_lora:
                 return {}
             return {name: float(name in chosen) for name in names}
-        if config["unlearn.score_type"] == "ffn":
+        if config.unlearn.score_type == "ffn":
             chosen = feed_forward_names(names)
             return {name: float(name in chosen) for name in names}
         if config.ratio is None:
-            return _densities(load_mask(Path(config["unlearn.mask_path"])))
-        excluded = config["unlearn.mask_exclude"]
+            return _densities(load_mask(Path(config.unlearn.mask_path)))
+        excluded = config.unlearn.mask_exclude
         return {name: 0.0 if parameter_kind(name) in excluded else config.ratio for name in names}
 
 
