@@ -2,19 +2,17 @@
 
     python benchmarks/plan.py [--model NAME] [--phase NAME]
 
-Each measurement runs in a process of its own, on rows of random tokens; the prediction is made from
-the model's configuration in this one, and so are the bytes that the program itself takes. Linux
-only; at most 6 GB are used.
+Each measurement and each prediction runs in a process of its own, which this one, when it has
+imported the program, splits off; the measurement on rows of random tokens, the prediction from the
+model's configuration. Linux only; at most 6 GB are used.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
-import subprocess
-import sys
 import tempfile
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -183,19 +181,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--phase", choices=PHASES)
-    parser.add_argument("--measure", action="store_true", help="in this process, and print bytes")
     args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(measure(args.model, args.phase)))
-        return
     program = resident("VmRSS")
     print("| model | phase | predicted, MB | measured, MB | ratio | … without the program |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
-    for name in [args.model] if args.model else MODELS:
-        for phase in [args.phase] if args.phase else PHASES:
-            command = [sys.executable, __file__, "--model", name, "--phase", phase, "--measure"]
-            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            measured, planned = json.loads(output.splitlines()[-1]), predict(name, phase).total
+    for phase in [args.phase] if args.phase else PHASES:
+        for name in [args.model] if args.model else MODELS:
+            with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+                measured = pool.apply(measure, (name, phase))
+                planned = pool.apply(predict, (name, phase)).total
             whole = program + planned
             print(
                 f"| {name} | {phase} | {whole / 1e6:.0f} | {measured / 1e6:.0f} "
