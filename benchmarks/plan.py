@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"vocab_size": 128_256, "dtype": "bfloat16", "rows": 1, "tokens": 8},
         "tie_word_embeddings": True,
     },
-    "0.34B, bfloat16, shared keys": {
+    "0.40B, bfloat16, shared keys": {
         **{"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 6},
         **{"vocab_size": 32_000, "dtype": "bfloat16", "rows": 1, "tokens": 8},
         "num_key_value_heads": 4,

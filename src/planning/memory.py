@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from wagle import devices
 from wagle.optim.packed import CPU_CHUNK, WIDE_CHUNK
 from wagle.planning.simulation import (
+    PASSING,
     Batch,
     MemoryTracker,
     Parts,
@@ -186,14 +187,16 @@ def attribution_phase(
             memory while a tensor is added to it.
     """
     on_cpu = devices.on_cpu(device)
-    mapped = offload == "disk" and on_cpu
 
     def on_gradient(tracker: MemoryTracker, parameter: torch.nn.Parameter) -> None:
-        if mapped:
-            tracker.add(SUMS, parameter.numel() * sum_bytes)
+        copied = on_cpu and parameter.dtype.itemsize < sum_bytes  # a CPU widens before it adds
+        mapped = on_cpu and offload == "disk"
+        size = parameter.numel() * sum_bytes
+        tracker.add(PASSING, size * copied)
+        tracker.add(SUMS, size * mapped)
         parameter.grad = None
-        if mapped:
-            tracker.add(SUMS, -parameter.numel() * sum_bytes)
+        tracker.add(PASSING, -size * copied)
+        tracker.add(SUMS, -size * mapped)
 
     frozen = [p for p in model.parameters() if not p.requires_grad]
     for parameter in frozen:
