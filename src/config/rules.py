@@ -66,8 +66,8 @@ def _own_data_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         names = values.get(key) or []
         for path in map(own_file, [names] if isinstance(names, str) else names):
             if path is not None and not path.is_file():
-                wrong = "is a folder; name a file in it" if path.is_dir() else "is no file"
-                yield key, f"{path} {wrong}"
+                missing = f"there is no file {path} (from {Path.cwd()})"
+                yield key, f"{path} is a folder; name a file in it" if path.is_dir() else missing
 
 
 def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -184,6 +184,8 @@ def notices(values: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
         return
     if values["unlearn.task_name"] == "none" and not values["evaluation.tasks"]:
         yield "unlearn.task_name is none: no evaluation runs"
+    if values["evaluation.holdout_dataset_name"] and values["unlearn.task_name"] != "own":
+        yield "evaluation.holdout_dataset_name has no effect: only unlearn.task_name own reads it"
     method = values["unlearn.unlearn_method"]
     trains = method != "origin" and values["unlearn.resume_path"] is None
     if values["unlearn.mask_path"] is not None and not trains:

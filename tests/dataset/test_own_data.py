@@ -304,10 +304,10 @@ def test_own_data_set_what_follows_from_it(tmp_path, monkeypatch):
             {"forget_dataset_name": "a.jsonl", "self_retain": "true"},
             "leaves no row to retain; lower it",
         ),
-        ({"forget_dataset_name": "b.csv", "retain_dataset_name": "C4"}, "b.csv is no file"),
+        ({"forget_dataset_name": "b.csv", "retain_dataset_name": "C4"}, "there is no file b.csv"),
         ({"retain_dataset_name": "folder.json"}, "folder.json is a folder; name a file in it"),
         ({"retain_dataset_name": "rows.txt"}, r"Tofu_SUBSET, .*a file \(\.jsonl, .*org/name"),
-        ({"retain_dataset_name": "./rows"}, "rows is no file"),
+        ({"retain_dataset_name": "./rows"}, "there is no file rows"),
     ],
 )
 def test_what_is_wrong_with_a_name_is_said_at_once(tmp_path, monkeypatch, values, message):
@@ -319,6 +319,20 @@ def test_what_is_wrong_with_a_name_is_said_at_once(tmp_path, monkeypatch, values
     assert str(error.value).startswith("1 problem ")
 
 
+def test_held_out_rows_that_nobody_reads_are_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").touch()
+    argv = ["--overall.model_name=m", "--evaluation.holdout_dataset_name=a.jsonl"]
+    notices = [
+        load_config([*argv, f"--unlearn.task_name={task}"], prog="p", description="d").notices
+        for task in ("own", "wmdp")
+    ]
+    said = [
+        [n for n in of_task if "holdout_dataset_name has no effect" in n] for of_task in notices
+    ]
+    assert said == [0, 1]
+
+
 def test_what_is_learnt_may_be_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").touch()
@@ -326,5 +340,5 @@ def test_what_is_learnt_may_be_files(tmp_path, monkeypatch):
     keys = {"program": FineTuneConfig, "prog": "p", "description": "d"}
     load_config([*base, "--finetune.extra_dataset_names=C4,org/name"], **keys)
     monkeypatch.setenv("COLUMNS", "500")
-    with pytest.raises(ConfigError, match=r"finetune.extra_dataset_names .*b.csv is no file"):
+    with pytest.raises(ConfigError, match=r"finetune.extra_dataset_names .*there is no file b.csv"):
         load_config([*base, "--finetune.extra_dataset_names=C4,b.csv"], **keys)
