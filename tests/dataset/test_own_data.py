@@ -327,9 +327,7 @@ def test_held_out_rows_that_nobody_reads_are_said(tmp_path, monkeypatch):
         load_config([*argv, f"--unlearn.task_name={task}"], prog="p", description="d").notices
         for task in ("own", "wmdp")
     ]
-    said = [
-        [n for n in of_task if "holdout_dataset_name has no effect" in n] for of_task in notices
-    ]
+    said = [sum("holdout_dataset_name has no" in n for n in of_task) for of_task in notices]
     assert said == [0, 1]
 
 
