@@ -397,6 +397,31 @@ MUTATIONS = (
         ("loop: norm of one step", '"grad_norm": norm,', '"grad_norm": min(norm, 1.0),'),
     ),
     *_of(
+        "training/checkpoint",
+        "test_resuming",
+        (
+            "resuming: generators go on",
+            '    torch.set_rng_state(tensors["generator.cpu"])\n',
+            "",
+        ),
+        (
+            "resuming: another training's checkpoint",
+            'if content["origin"] != self._origin:',
+            "if False:",
+        ),
+        (
+            "resuming: losses since the last entry",
+            'tensors["recent"].to(device) if "recent" in tensors else 0.0',
+            "0.0",
+        ),
+    ),
+    *_of(
+        "training/loop",
+        "test_resuming",
+        ("resuming: rows are read again", "[first * batch_size :]", "[:]"),
+        ("resuming: a seed is drawn twice", "enabled=first > 0", "enabled=False"),
+    ),
+    *_of(
         "training/optimizer",
         "test_training_loop",
         (
