@@ -182,7 +182,8 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--phase", choices=PHASES)
     args = parser.parse_args()
-    program = resident("VmRSS")
+    with get_context("fork").Pool(1) as pool:  # less than here, where files have been read
+        program = pool.apply(resident, ("VmRSS",))
     print("| model | phase | predicted, MB | measured, MB | ratio | … without the program |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for phase in [args.phase] if args.phase else PHASES:
