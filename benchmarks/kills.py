@@ -44,7 +44,7 @@ import wagle.reporting.training_figures  # noqa: F401 - so that no attempt has t
 from wagle.cli import run
 from wagle.unlearn.mask.file import read_provenance
 
-STEPS, SAVE_STEPS = 60, 5
+STEPS, SAVE_STEPS = 60, 1
 COMMANDS = {
     "fine-tune": {
         "overall.model_name": "none",
@@ -120,7 +120,7 @@ def attempt(folder: Path, command: str, phase: str | None = None, delay: float =
         os.setpgid(0, 0)
         for descriptor in (1, 2):
             os.dup2(writing, descriptor)
-        sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         arguments = [f"--{name}={value}" for name, value in COMMANDS[command].items()]
         try:
             run(command, arguments)
