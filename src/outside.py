@@ -56,7 +56,7 @@ def enter(catalogue: dict[str, Any], name: str) -> str:
     """
     kind = next(kind for kind in _KINDS if kind.catalogue is catalogue)
     file = _FILE.fullmatch(name)
-    place, chosen = (file or _OBJECT.fullmatch(name)).groups()  # type: ignore[union-attr]
+    place, chosen = (file or _OBJECT.fullmatch(name)).groups()  # type: ignore[union-attr]  # fits always
     try:
         module, code = _run_file(place) if file else _import(place)
     except Exception as error:

@@ -77,7 +77,7 @@ def keys_of(section: type, name: str) -> Iterator[Key]:
     kinds = get_type_hints(section)
     own_first = [field_name for parent in section.__mro__ for field_name in _annotated(parent)]
     for field_name in dict.fromkeys(own_first):
-        declared = section.__dataclass_fields__[field_name].metadata.get(_MARK)  # type: ignore[attr-defined]
+        declared = section.__dataclass_fields__[field_name].metadata.get(_MARK)  # type: ignore[attr-defined]  # a dataclass
         full_name, kind = f"{name}.{field_name}", kinds[field_name]
         if declared is None:
             yield from keys_of(kind, full_name)
@@ -97,7 +97,7 @@ def section_of(section: type[_Section], name: str, values: Mapping[str, Any]) ->
     """A section with the values of its keys."""
     kinds = get_type_hints(section)
     found = {}
-    for field_name, declared in section.__dataclass_fields__.items():  # type: ignore[attr-defined]
+    for field_name, declared in section.__dataclass_fields__.items():  # type: ignore[attr-defined]  # a dataclass
         full_name = f"{name}.{field_name}"
         is_key = _MARK in declared.metadata
         found[field_name] = (
