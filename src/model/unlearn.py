@@ -6,19 +6,14 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from wagle.catalogue import METHODS, SCORES
+from wagle.catalogue import METHODS
 from wagle.config import UnlearnConfig
-from wagle.dataset.checking import NamedRows, Rows, check_questions, check_rows
-from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, draw_forget_rows
-from wagle.dataset.reading import ColumnNames
-from wagle.dataset.refusals import load_refusals
-from wagle.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
+from wagle.dataset.sources import find_source
 from wagle.dataset.templates import (
     Template,
     announcement,
@@ -35,11 +30,10 @@ from wagle.model.environment import (
     git_commit,
     mask_fingerprint,
     peak_memory,
-    rows_fingerprint,
     versions,
 )
 from wagle.model.evaluation import check_evaluation, check_length, evaluate
-from wagle.model.evaluation_context import EvaluationContext, asked_sets
+from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.loading import (
     check_model,
     find_saved_template,
@@ -51,7 +45,7 @@ from wagle.model.loading import (
 from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
 from wagle.model.masking import MaskFiles
 from wagle.model.measured import Measured
-from wagle.model.reading import check_readable, learned_positions
+from wagle.model.reading import check_readable
 from wagle.model.record import (
     RECORD,
     Record,
@@ -59,6 +53,7 @@ from wagle.model.record import (
     find_saved_model,
     read_record,
 )
+from wagle.model.run_data import RunData
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
@@ -72,7 +67,6 @@ from wagle.unlearn.reference import SwappedWeights, reference_losses
 from wagle.unlearn.training import UnlearnSettings, unlearn
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -87,6 +81,7 @@ class Unlearn:
         logger: where the run's numbers go.
 
     Attributes:
+        data: the rows that the configuration names.
         model, tokenizer: after :meth:`load`.
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
@@ -100,6 +95,7 @@ class Unlearn:
     def __init__(self, config: UnlearnConfig, logger: Logger) -> None:
         self.config = config
         self.logger = logger
+        self.data = RunData(config)
         self.watch = Stopwatch()
         self.mask: Mask | None = None
         self._template: Template | None = None
@@ -110,7 +106,6 @@ class Unlearn:
         self.checkpoints: Checkpoints | None = None
         self._resumed: list[dict[str, str]] = []
         self._lock: FolderLock | None = None  # of checkpoints outside a run folder
-        self._row_fingerprints: dict[str, str] | None = None
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config.overall.device)
         self.dtype = resolve_dtype(config.overall.dtype, self.device)
@@ -175,7 +170,7 @@ class Unlearn:
             self.load()
             if self.trains:
                 self.build_dataset()
-            today = {**self.fingerprints, **self._evaluated_rows()}
+            today = {**self.fingerprints, **self.data.evaluated()}
         except WagleError as error:
             say(f"not checked whether its model and data are still the same: {error}")
             return
@@ -205,7 +200,7 @@ class Unlearn:
         seed_everything(self.config.overall.seed)
         # Without a network the model is missing first: its message says how to give all that is.
         check_model(self._model_name, self._cache_dir)
-        check_evaluation(self.config, self._rows)
+        check_evaluation(self.config, self.data.rows)
         with self.watch.phase("load"):
             self.load()
         check_length(self.config, self.model)
@@ -293,75 +288,11 @@ class Unlearn:
             resolved["unlearn.mask_enforcement"] = self._enforcement()
         return resolved
 
-    def _rows(self, name: str, role: Literal["forget", "retain"] = "forget") -> Dataset:
-        data_dir = self.config.dataset.data_dir
-        return load_rows(
-            name,
-            data_dir=Path(data_dir) if data_dir else None,
-            cache_dir=self._cache_dir,
-            role=role,
-            columns=ColumnNames.of(self.config.dataset),
-        )
-
     def build_dataset(self) -> None:
         """Draw the forget examples and pair them with retain examples."""
-        forget_name = self.config.dataset.forget_dataset_name
-        retain_name = self.config.dataset.retain_dataset_name
-        seed = self.config.dataset.dataset_seed
-        all_forget = self._rows(forget_name)
-        drawn = draw_forget_rows(len(all_forget), self.config.dataset.forget_ratio, seed)
-        if self.config.dataset.self_retain:
-            retain_name = forget_name
-            rest = sorted(set(range(len(all_forget))) - set(drawn))
-            if not rest:
-                raise ConfigError(
-                    "dataset.self_retain keeps the forget rows that were not drawn, but "
-                    "dataset.forget_ratio draws them all; lower it"
-                )
-            retain = all_forget.select(rest)
-        else:
-            retain = self._rows(retain_name, "retain")
-
-        forget = all_forget.select(drawn)
-        if shared := count_shared(forget, retain):
-            say(
-                f"warning: {shared} of the {len(forget)} rows to be forgotten are to be retained "
-                "as well; give sets without common rows, such as Tofu_forget10 and Tofu_retain90"
-            )
-        encode_forget = row_encoder(forget_name, self.tokenizer, self.template)
-        encode_retain = row_encoder(retain_name, self.tokenizer, self.template)
-        self._check_views((forget_name, forget), (retain_name, retain))
-        whole = self.config.dataset.self_retain
-        self._check_rows(forget_name, all_forget, encode_forget, None if whole else drawn)
-        if not whole:
-            self._check_rows(retain_name, retain, encode_retain)
-        self.fingerprints["forget"] = rows_fingerprint(forget)
-        self.fingerprints["retain"] = rows_fingerprint(retain)
-        self.dataset = UnlearnDataset(
-            forget,
-            retain,
-            encode_forget=encode_forget,
-            encode_retain=encode_retain,
-            encode_refusal=refusal_encoder(forget_name, self.tokenizer, self.template),
-            refusals=load_refusals(forget_name),
-            views=self._objective.views if self._objective else (),
-            seed=self.config.overall.seed,
-        )
-
-    def _check_rows(
-        self, name: str, rows: Rows, encode: Encoder, numbers: Sequence[int] | None = None
-    ) -> None:
-        positions = learned_positions(self.model, find_source(name).max_length)
-        check_rows(name, rows, encode, numbers, positions)
-
-    def _check_views(self, forget: NamedRows, retain: NamedRows) -> None:
-        """Refuse running text where the method, or the mask to be made, needs questions."""
         views = self._objective.views if self._objective else ()
-        check_questions(self.config.unlearn.unlearn_method, views, forget, retain)
-        path, score_type = self.config.unlearn.mask_path, self.config.unlearn.score_type
-        makes_mask = path and not Path(path).exists()
-        if makes_mask and "refusal" in SCORES[score_type].gradients:
-            check_questions(score_type, (REFUSAL,), forget, retain)
+        self.dataset = self.data.pairs(self.model, self.tokenizer, self.template, views)
+        self.fingerprints |= self.data.fingerprints
 
     @cached_property
     def plan(self) -> Plan:
@@ -619,8 +550,8 @@ class Unlearn:
             model=self.model,
             tokenizer=self.tokenizer,
             template=self.template,
-            load_rows=self._rows,
-            forget_rows=self._forget_rows,
+            load_rows=self.data.rows,
+            forget_rows=self.data.forget_rows,
             save=self.logger.save,
             measured=Measured(self.logger, self._evaluation_origin()),
         )
@@ -633,24 +564,11 @@ class Unlearn:
         return {
             "retain_results": retain_results and bytes_fingerprint(Path(retain_results)),
             "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
-            "rows": self._evaluated_rows(),
+            "rows": self.data.evaluated(),
             "versions": versions(),
             "git_commit": git_commit(),
             "resolved": self._resolved(),
         }
-
-    def _evaluated_rows(self) -> dict[str, str]:
-        """Fingerprints of the data sets that the evaluation asks about, by name."""
-        if self._row_fingerprints is None:
-            names = asked_sets(self.config).values()
-            self._row_fingerprints = {name: rows_fingerprint(self._rows(name)) for name in names}
-        return self._row_fingerprints
-
-    def _forget_rows(self) -> Dataset:
-        """The rows of the forget set that are drawn."""
-        rows = self._rows(self.config.dataset.forget_dataset_name)
-        ratio, seed = self.config.dataset.forget_ratio, self.config.dataset.dataset_seed
-        return rows.select(draw_forget_rows(len(rows), ratio, seed))
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -669,7 +587,7 @@ class Unlearn:
             "config_files": self.config.files,
             "code": self.config.code,
             "fingerprints": self.fingerprints,
-            "evaluated_rows": self._row_fingerprints or {},
+            "evaluated_rows": self.data.evaluated_so_far,
             "mask": self.mask_origin.as_dict() if self.mask_origin else None,
             "resumed": self.resumed,
             "seconds": self.watch.report(),
