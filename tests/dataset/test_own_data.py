@@ -158,6 +158,9 @@ def test_a_blank_answer_is_named_by_its_row(tmp_path, form, blank):
         load(path)
 
 
+CUT_SHORT = gzip.compress(b'{"text": "a"}', mtime=0)[:-4]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -182,7 +185,7 @@ def test_a_blank_answer_is_named_by_its_row(tmp_path, form, blank):
         ("a.json", b'[{"text": "a"}, {"body": "b"}]', r"row 2: text is missing \(there is: body\)"),
         ("a.json", b'{"rows": [{"text": "a"}]}', "its columns are rows"),
         ("a.json", b'[{"text": "a"}', "as one JSON list"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-4], "cannot be read as JSON lines"),
+        ("a.jsonl.gz", CUT_SHORT, "cannot be read as JSON lines"),
         ("a.parquet", b"question,answer\n", "cannot be read as Parquet"),
     ],
 )  # fmt: skip

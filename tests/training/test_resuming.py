@@ -110,6 +110,12 @@ def assert_same(found, expected):
         assert torch.equal(p, q), name
 
 
+@pytest.fixture(scope="module")
+def straight():
+    """The plain training, undisturbed."""
+    return train()
+
+
 BFLOAT16 = {"dtype": torch.bfloat16}
 CASES = {
     "dense": {},
@@ -230,8 +236,8 @@ def test_of_a_masked_model_the_selected_weights_are_kept_and_of_lora_the_adapter
     assert weights(tmp_path / "lora") == adapters
 
 
-def test_a_model_that_is_saved_nowhere_else_is_kept_after_the_last_step(tmp_path):
-    straight = train(Watched(tmp_path, every=50))
+def test_a_model_that_is_saved_nowhere_else_is_kept_after_the_last_step(tmp_path, straight):
+    train(Watched(tmp_path, every=50))
     assert not tmp_path.joinpath(f"step-{STEPS:08}").exists()
     train(Watched(tmp_path, every=50, keeps_last=True))
     again = Watched(tmp_path, every=50, keeps_last=True)
@@ -287,8 +293,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, tmp_path, capsys):
-    straight = train()
+def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, tmp_path, capsys, straight):
     with pytest.raises(InterruptedError):
         train(Watched(tmp_path, killed_after=11))
     DAMAGES[damage](tmp_path / "step-00000010")
@@ -297,26 +302,32 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, tmp_path, capsys
     assert again.steps[0] == 6
     assert "step-00000010 is damaged" in capsys.readouterr().out
     assert names(tmp_path) == ["step-00000005"]
-    DAMAGES[damage](tmp_path / "step-00000005")
+
+
+def test_where_all_checkpoints_are_damaged_training_begins_anew(tmp_path, straight):
+    with pytest.raises(InterruptedError):
+        train(Watched(tmp_path, killed_after=11))
+    for path in tmp_path.iterdir():
+        flip_a_bit(path)
     assert_same(train(Watched(tmp_path, every=50)), straight)
 
 
-def test_checkpoints_of_another_training_are_never_used(tmp_path, capsys):
+def test_checkpoints_of_another_training_are_never_used(tmp_path, capsys, straight):
     with pytest.raises(InterruptedError):
         train(Watched(tmp_path, killed_after=11), lr=1e-2)
     other = Watched(tmp_path, origin="b")
-    assert_same(train(other), train())
+    assert_same(train(other), straight)
     assert (other.steps[0], other.resumed) == (1, [])
     assert "of another training: they are removed" in capsys.readouterr().out
 
 
-def test_a_full_disk_does_not_end_a_training(tmp_path, capsys, monkeypatch):
+def test_a_full_disk_does_not_end_a_training(tmp_path, capsys, monkeypatch, straight):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
-        assert_same(train(Watched(tmp_path / "c", every=20)), train())
+        assert_same(train(Watched(tmp_path / "c", every=20)), straight)
     assert "no checkpoint after step 40" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.*"))
 
@@ -371,13 +382,15 @@ def interrupted(folder, *kinds, in_step=7):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_ends_training_after_the_step_with_a_checkpoint(kind, tmp_path, handled, capsys):
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
+    kind, tmp_path, handled, capsys, straight
+):
     checkpoints, error = interrupted(tmp_path, kind)
     assert (error.kind if isinstance(error, Terminated) else signal.SIGINT) == kind
     assert checkpoints.steps[-1] == 6 == int(checkpoints.newest.name[-8:])
     assert f"the same command goes on after step 6 of {STEPS}" in capsys.readouterr().out
     again = Watched(tmp_path, every=50)
-    assert_same(train(again), train())
+    assert_same(train(again), straight)
     assert again.steps[0] == 7
 
 
