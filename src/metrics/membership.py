@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.catalogue import ATTACKS
@@ -146,6 +145,8 @@ def attack_aucs(
     Args:
         forget, retain: per row, its scores by the names of the attacks.
     """
+    from sklearn.metrics import roc_auc_score  # takes half a second to import
+
     labels = [1] * len(forget) + [0] * len(retain)
     return {
         name: float(roc_auc_score(labels, [row[name] for row in (*forget, *retain)]))

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
-import sacrebleu
-
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -38,6 +36,8 @@ def bleu(reference: str, text: str, tokenizer: str = "rouge_score") -> float:
     Args:
         tokenizer: ``unicode``: characters of scripts without spaces are words of their own.
     """
+    import sacrebleu
+
     if tokenizer == "unicode":
         reference, text = _spaced(reference), _spaced(text)
     return sacrebleu.corpus_bleu([text], [[reference]]).score
