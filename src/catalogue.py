@@ -17,6 +17,7 @@ hyper-parameter::
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from wagle.entries import Attack, DataSet, Entry, Method, Option, Score
@@ -32,7 +33,7 @@ _RETAIN_WEIGHT = Option("gamma", float, 0.0, "weight of the retain term")
 def _with_retain(gamma: float = 0.0, forget_weight: float = 1.0) -> tuple[Option, ...]:
     """The options of ``WithRetain``, which an objective of two terms begins with."""
     return (
-        Option("gamma", float, gamma, "weight of the retain term"),
+        replace(_RETAIN_WEIGHT, default=gamma),
         Option("forget_weight", float, forget_weight, "weight of the forget term"),
         Option(
             "retain_loss",

@@ -26,14 +26,13 @@ from wagle.metrics.tofu_results import (
     AUTHOR_SETS,
     Keep,
     PerAnswer,
-    Sets,
     Sources,
     TofuResults,
     TofuRow,
     TofuSet,
     answers_of,
     keep_nothing,
-    split_rows,
+    measure_in_stages,
 )
 
 if TYPE_CHECKING:
@@ -94,29 +93,22 @@ def evaluate_tofu(
         attacks: membership inference beside Min-k%, as in
             :func:`wagle.metrics.membership.attack_scores`.
         reference_losses: token-mean losses of texts under the reference model, for that attack.
-        keep: what is finished and need not be measured again: all scores, all answers, and how the
-            answers of each set are judged.
+        keep: as of :func:`wagle.metrics.tofu_results.measure_in_stages`.
     """
 
-    def score() -> Sets:
+    def score() -> list[TofuRow]:
         asked = [
             _ask(tokenizer, template, row, role) for role, group in sets.items() for row in group
         ]
-        rows = _score(model, tokenizer, asked, batch_size, attacks, reference_losses)
-        return split_rows(rows, sets)
+        return _score(model, tokenizer, asked, batch_size, attacks, reference_losses)
 
-    def answer() -> Sets:
-        rows = TofuSet(tuple(row for group in scored.values() for row in group.rows))
-        return split_rows(_answer(model, tokenizer, template, rows, batch_size, protocol), sets)
-
-    def judge(role: str) -> Sets:
-        return {role: _judge(answered[role], sets[role], role, encoder, word_tokenizer)}
-
-    scored = keep("scores", score)
-    answered = keep("answers", answer)
-    judged: Sets = {}
-    for role in sets:
-        judged |= keep(role, partial(judge, role))
+    judged = measure_in_stages(
+        sets,
+        keep,
+        score=score,
+        answer=lambda rows: _answer(model, tokenizer, template, rows, batch_size, protocol),
+        judge=lambda role, rows: _judge(rows, sets[role], role, encoder, word_tokenizer),
+    )
     authors = [judged[role] for role in AUTHOR_SETS]
     truth_ratios = [rows.all(lambda row: row.truth_ratio) for rows in authors]
     return TofuResults(

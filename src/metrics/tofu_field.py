@@ -6,7 +6,7 @@ come from what is measured here by :func:`wagle.metrics.tofu_official.official_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -25,14 +25,13 @@ from wagle.metrics.tofu_results import (
     EPSILON,
     Keep,
     PerAnswer,
-    Sets,
     Sources,
     TofuResults,
     TofuRow,
     TofuSet,
     answers_of,
     keep_nothing,
-    split_rows,
+    measure_in_stages,
 )
 
 NEW_TOKENS = 200  # of a greedy answer
@@ -57,30 +56,24 @@ def evaluate_official(
     Args:
         sets: rows with ``question``, ``answer``, ``perturbed_answer`` (a list) and, in the first
             two sets, ``paraphrased_answer``.
-        keep: what is finished and need not be measured again: all scores, all answers, and the
-            ROUGE of each set.
+        keep: as of :func:`wagle.metrics.tofu_results.measure_in_stages`.
     """
     asked = [
         _ask(tokenizer, template, source, role) for role, group in sets.items() for source in group
     ]
 
-    def score() -> Sets:
+    def score() -> Iterator[TofuRow]:
         sequences = [row.sequences for row in asked]
         scored = score_answers(model, tokenizer, sequences, batch_size=batch_size)
-        return split_rows(map(_scored_row, asked, scored), sets)
+        return map(_scored_row, asked, scored)
 
-    def answer() -> Sets:
-        rows = [row for group in scored.values() for row in group.rows]
-        return split_rows(_answer(model, tokenizer, asked, rows, batch_size), sets)
-
-    def judge(role: str) -> Sets:
-        return {role: _judge(answered[role])}
-
-    scored = keep("scores", score)
-    answered = keep("answers", answer)
-    judged: Sets = {}
-    for role in sets:
-        judged |= keep(role, partial(judge, role))
+    judged = measure_in_stages(
+        sets,
+        keep,
+        score=score,
+        answer=lambda rows: _answer(model, tokenizer, asked, rows.rows, batch_size),
+        judge=lambda role, rows: _judge(rows),
+    )
     return TofuResults(judged, "official", EPSILON)
 
 

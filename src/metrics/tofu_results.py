@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
@@ -155,10 +156,40 @@ def answers_of(source: Mapping[str, Any], role: str) -> PerAnswer[str]:
     return PerAnswer(source["answer"], paraphrase, tuple(source["perturbed_answer"]))
 
 
-def split_rows(rows: Iterable[TofuRow], like: Mapping[str, Sequence[Any]]) -> Sets:
-    """Rows that stand one set after the other, in sets of the same sizes as those of ``like``."""
-    rest = iter(rows)
-    return {name: TofuSet(tuple(islice(rest, len(group)))) for name, group in like.items()}
+def measure_in_stages(
+    sets: Sources,
+    keep: Keep,
+    *,
+    score: Callable[[], Iterable[TofuRow]],
+    answer: Callable[[TofuSet], Iterable[TofuRow]],
+    judge: Callable[[str, TofuSet], TofuSet],
+) -> Sets:
+    """Measure the rows of all sets: first all scores, then all answers, then set by set.
+
+    Args:
+        keep: what is finished and need not be measured again: ``scores``, ``answers``, and each
+            set by its role.
+        score: rows of all sets, one set after the other, with what likelihoods tell.
+        answer: the same rows with greedy answers.
+        judge: a set, after its role, with how its answers are judged.
+    """
+
+    def split(rows: Iterable[TofuRow]) -> Sets:
+        rest = iter(rows)
+        return {role: TofuSet(tuple(islice(rest, len(group)))) for role, group in sets.items()}
+
+    def joined(parts: Sets) -> TofuSet:
+        return TofuSet(tuple(row for part in parts.values() for row in part.rows))
+
+    def judged(role: str) -> Sets:
+        return {role: judge(role, answered[role])}
+
+    scored = keep("scores", lambda: split(score()))
+    answered = keep("answers", lambda: split(answer(joined(scored))))
+    found: Sets = {}
+    for role in sets:
+        found |= keep(role, partial(judged, role))
+    return found
 
 
 def keep_nothing(name: str, measure: Callable[[], Sets]) -> Sets:

@@ -393,7 +393,7 @@ def test_swapped_weights_give_back_the_original(batch):
         assert torch.equal(parameter, changed[name]), name
 
 
-@pytest.mark.parametrize("name", ["GA+KL", "CL+KL", "KL"])
+@pytest.mark.parametrize("name", ["GA+KL", "CL+KL", "KL", "NPO+FT", "TNPO+FT", "UNDIAL"])
 def test_swapping_does_not_disturb_the_backward_pass(name, batch):
     """The gradient with weights swapped in and out equals the one with a frozen copy."""
     gradients = []
@@ -405,7 +405,7 @@ def test_swapping_does_not_disturb_the_backward_pass(name, batch):
                 parameter.mul_(1.1)
         if not swapped:
             reference = reference_to(make_model(seed=0))
-        make_objective(name)(model, batch, reference).backward()
+        make_objective(name, retain_loss="kl")(model, batch, reference).backward()
         gradients.append([p.grad for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
@@ -558,24 +558,6 @@ def test_the_retain_term_can_be_a_divergence_from_the_original(name, batch):
         expected += (before.exp() * (before - now)).sum(-1).tolist()
     value = GAMMA * sum(expected) / len(expected)
     assert float(terms["retain"].detach()) == pytest.approx(value, rel=1e-4)
-
-
-@pytest.mark.parametrize("name", ["NPO+FT", "TNPO+FT", "UNDIAL"])
-def test_swapping_comes_before_every_forward_pass(name, batch):
-    """With swapped weights the gradient equals that with a frozen copy of the original."""
-    gradients = []
-    for swapped in (True, False):
-        model = make_model(seed=0)
-        reference = SwappedWeights(model, None)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(1.1)
-        if not swapped:
-            reference = reference_to(make_model(seed=0))
-        make_objective(name, retain_loss="kl")(model, batch, reference).backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_a_row_shorter_than_what_ce_u_skips_counts_for_nothing(model, batch):
