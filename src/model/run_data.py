@@ -37,21 +37,24 @@ class RunData:
         self.config = config
         self.fingerprints: dict[str, str] = {}
         self.evaluated_so_far: dict[str, str] = {}
+        self._read: dict[tuple[str, str], Dataset] = {}  # checks, training and evaluation ask anew
 
     def rows(self, name: str, role: Literal["forget", "retain"] = "forget") -> Dataset:
-        """The rows of a data set by name.
+        """The rows of a data set by name, read once in a run.
 
         Raises:
             WagleError: they cannot be had, or are not as they must be.
         """
-        data_dir = self.config.dataset.data_dir
-        return load_rows(
-            name,
-            data_dir=Path(data_dir) if data_dir else None,
-            cache_dir=Path(self.config.overall.cache_dir),
-            role=role,
-            columns=ColumnNames.of(self.config.dataset),
-        )
+        if (name, role) not in self._read:
+            data_dir = self.config.dataset.data_dir
+            self._read[name, role] = load_rows(
+                name,
+                data_dir=Path(data_dir) if data_dir else None,
+                cache_dir=Path(self.config.overall.cache_dir),
+                role=role,
+                columns=ColumnNames.of(self.config.dataset),
+            )
+        return self._read[name, role]
 
     def forget_rows(self) -> Dataset:
         """The rows of the forget set that are drawn."""
