@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from wagle import ranks
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.errors import WagleError
 
@@ -28,7 +29,8 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # What FSDP gathers in inference mode could not be gathered for training any more.
+        with torch.inference_mode() if ranks.size() == 1 else torch.no_grad():
             yield
     finally:
         model.train(was_training)
