@@ -10,15 +10,20 @@ All functions take tensors that are not cut as well: their part is the whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from torch.nn.utils import get_total_norm
 
 from wagle import ranks
 from wagle.model.architecture import decoder_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,7 +57,7 @@ def shard(model: PreTrainedModel) -> None:
     Each decoder block is a unit, whose weights are whole while it computes. So are embedding and
     output head, unless they share their weights: these then stay whole in every process, as they
     are read at both ends of a pass, and as few as they are. Gradients are added up over the
-    processes; those of weights that stay whole are not (:func:`add_up_gradients`).
+    processes; those of weights that stay whole are not (:func:`add_up`).
 
     Raises:
         WagleError: the architecture's decoder blocks are not known.
@@ -91,9 +96,26 @@ def close_up(model: PreTrainedModel) -> None:
             module.reshard()
 
 
-def add_up_gradients(gradients: list[torch.Tensor]) -> None:
-    """Add up, in place, the gradients of the processes for weights that are whole in each."""
-    if ranks.size() > 1:
-        for gradient in gradients:
-            if not isinstance(gradient, DTensor):
-                dist.all_reduce(gradient)
+def add_up(tensors: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Add up over the processes, in place, what belongs to weights that are whole in each.
+
+    Args:
+        tensors: of each weight, the weight and what is to be added up, such as its gradient.
+    """
+    for weight, tensor in tensors:
+        if not isinstance(weight, DTensor):
+            ranks.add_up(tensor)
+
+
+def total_norm(tensors: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """The Euclidean norm of the whole of some tensors, a scalar, the same in every process.
+
+    Args:
+        tensors: of each weight, the weight and this process's part of a tensor like it.
+    """
+    if ranks.size() == 1:
+        return get_total_norm(tensor for _, tensor in tensors)
+    everywhere = get_total_norm(t for weight, t in tensors if not isinstance(weight, DTensor))
+    parts = get_total_norm(t for weight, t in tensors if isinstance(weight, DTensor))
+    squares = ranks.add_up(parts.double().square().to(everywhere.device))
+    return (everywhere.double().square() + squares).sqrt().to(parts.dtype)

@@ -75,6 +75,11 @@ class BitMask:
         stop = min(stop, self.numel)
         return unpack_bits(self.bits[start // 8 : (stop + 7) // 8], stop - start)
 
+    def part(self, start: int, stop: int) -> BitMask:
+        """Elements ``start:stop`` in row-major order, as a mask of one dimension."""
+        first = start - start % 8
+        return BitMask.from_bool(self.flat(first, stop)[start - first :])
+
     def positions(self, start: int, stop: int) -> torch.Tensor:
         """int64 positions of the True elements of ``start:stop``, counted from ``start``."""
         flags = self.flat(start, stop)

@@ -12,9 +12,9 @@ from typing import Protocol, Self
 
 import torch
 from torch.autograd.graph import Node
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.hooks import RemovableHandle
 
+from wagle import ranks, shards
 from wagle.optim.packed import PackedOptimizer
 
 
@@ -64,9 +64,8 @@ class DenseGradients:
 
     def clip(self) -> torch.Tensor:
         """Scale the gradients down to ``max_norm``; returns their norm before."""
-        if self.max_norm:
-            return clip_grad_norm_(self.model.parameters(), self.max_norm)
-        return get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+        found = [(p, shards.local(p.grad)) for p in self.model.parameters() if p.grad is not None]
+        return _clip(found, self.max_norm)
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -81,7 +80,7 @@ class PackedGradients:
     the gradients of one term would all wait, whole, for those of the other. Terms that are not
     independent, such as several of one forward pass, go back together nevertheless.
 
-    Where nothing is clipped, the last backward pass of a window updates each parameter when its
+    Where nothing is clipped, in a process that works alone, the last backward pass of a window updates each parameter when its
     gradient comes; with one batch and one term there is nothing else to be kept. A gradient that is
     no finite number is then seen when weights have been updated.
 
@@ -98,7 +97,7 @@ class PackedGradients:
         self.max_norm = max_norm
         self._updates = False  # whether gradients are used as they come
         self._independent: bool | None = None  # of the terms; not known before they are seen
-        self._norms: list[torch.Tensor] = []  # of the gradients that have been used
+        self._used: list[tuple[torch.Tensor, torch.Tensor]] = []  # weights, and gradients' norms
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -122,33 +121,45 @@ class PackedGradients:
             self._independent = _independent(terms)
         passes = terms if terms and self._independent else [loss]
         for number, term in enumerate(passes, start=1):
-            self._updates = last and number == len(passes) and not self.max_norm
+            at_once = last and number == len(passes) and not self.max_norm
+            self._updates = at_once and ranks.size() == 1  # others' gradients are to be added
             term.backward()
         self._updates = False
 
     def clip(self) -> torch.Tensor:
         """Scale what is packed down to ``max_norm``; returns the norm before."""
-        packed = list(self.optimizer.packed_gradients.values())
-        norm = get_total_norm([*self._norms, *packed])
-        if self.max_norm:
-            scale = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch clips
-            for gradients in packed:
-                gradients.mul_(scale.to(gradients.device))
-        return norm
+        return _clip([*self._used, *self.optimizer.packed_gradients.items()], self.max_norm)
 
     def clear(self) -> None:
         """Drop the gradients."""
         self._updates = False
-        self._norms.clear()
+        self._used.clear()
         self.optimizer.zero_grad()
 
     def _take(self, parameter: torch.Tensor) -> None:
         optimizer = self.optimizer
         if not optimizer.pack_gradient(parameter) or not self._updates:
             return
-        self._norms.append(optimizer.packed_gradients[parameter].norm())
+        self._used.append((parameter, optimizer.packed_gradients[parameter].norm()))
         optimizer.update([parameter])
         del optimizer.packed_gradients[parameter]
+
+
+@torch.no_grad()
+def _clip(gradients: list[tuple[torch.Tensor, torch.Tensor]], max_norm: float) -> torch.Tensor:
+    """Add gradients up over the processes, and scale them down; returns their norm before.
+
+    Args:
+        gradients: of each weight, the weight and its gradient, or this process's part of it.
+        max_norm: 0: they are not scaled.
+    """
+    shards.add_up(gradients)
+    norm = shards.total_norm(gradients)
+    if max_norm:
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch clips
+        for _, gradient in gradients:
+            gradient.mul_(scale.to(gradient.device))
+    return norm
 
 
 def _independent(terms: Sequence[torch.Tensor]) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, overload
 import torch
 import xxhash
 
-from wagle import devices
+from wagle import devices, shards
 from wagle.optim.bitmask import BitMask
 from wagle.optim.threads import ordered_map
 
@@ -66,12 +66,19 @@ Work = Callable[[dict[str, Any], torch.Tensor, ParameterChunk], None]
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a parameter is cut. ``mask`` is None where all of it is selected."""
+    """How a parameter is cut, or of a sharded one this process's part.
+
+    Attributes:
+        mask: None where all of it is selected.
+        group: where the parameter is in ``param_groups``.
+        digest: of the whole parameter's mask.
+    """
 
     mask: BitMask | None
     selected: int
     chunks: tuple[ParameterChunk, ...]
-    group: int  # where the parameter is in ``param_groups``
+    group: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,8 @@ class Selected:
 class PackedOptimizer(torch.optim.Optimizer):
     """Base of optimizers with masks.
 
-    A parameter without a gradient, or without a selected weight, is left alone and has no state.
+    A parameter without a gradient, or without a selected weight, is left alone and has no state. Of
+    a sharded parameter (:mod:`wagle.shards`) each process keeps and updates its own part.
 
     Args:
         params: contiguous parameters or groups of them, as for any ``torch.optim`` optimizer.
@@ -237,7 +245,7 @@ class PackedOptimizer(torch.optim.Optimizer):
     def _step_chunk(
         self, group: dict[str, Any], parameter: torch.Tensor, chunk: ParameterChunk
     ) -> None:
-        state, flat, positions = self.state[parameter], parameter.view(-1), chunk.positions()
+        state, flat, positions = self.state[parameter], _flat(parameter), chunk.positions()
         master = MASTER in state
         weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
         gradients = self._gradients(parameter, chunk, positions).to(weights.dtype)
@@ -260,13 +268,13 @@ class PackedOptimizer(torch.optim.Optimizer):
         layout = self._layouts[parameter]
         dtype = torch.float32 if self._has_master(parameter) else parameter.dtype
         state["step"] = torch.zeros((), device=parameter.device)
-        state["mask"] = _digest(layout.mask)
+        state["mask"] = layout.digest
         for slot in self.slots:
             state[slot] = torch.zeros(layout.selected, dtype=dtype, device=parameter.device)
         if self._has_master(parameter):
             master = torch.empty(layout.selected, dtype=dtype, device=parameter.device)
             for chunk in layout.chunks:
-                master[chunk.packed] = chunk.gather(parameter.view(-1), chunk.positions())
+                master[chunk.packed] = chunk.gather(_flat(parameter), chunk.positions())
             state[MASTER] = master
         return state
 
@@ -278,7 +286,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         """
         vectors = []
         for parameter, layout in self._layouts.items():
-            flat = parameter.view(-1)
+            flat = _flat(parameter)
             parts = [chunk.gather(flat, chunk.positions()) for chunk in layout.chunks]
             whole = layout.mask is None
             vectors.append(flat if whole else torch.cat([flat[:0], *parts]))
@@ -297,7 +305,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         for (parameter, layout), vector in zip(self._layouts.items(), vectors, strict=True):
             weights = vector.to(parameter.device)
             for chunk in layout.chunks:
-                chunk.scatter(parameter.view(-1), chunk.positions(), weights[chunk.packed])
+                chunk.scatter(_flat(parameter), chunk.positions(), weights[chunk.packed])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load moments, step counts and masters, each in the dtype that it was saved in.
@@ -324,17 +332,22 @@ class PackedOptimizer(torch.optim.Optimizer):
 
     def _check_saved(self, saved: dict[str, Any], parameter: torch.Tensor, number: int) -> None:
         of = f"optimizer state {number}, of a parameter of shape {tuple(parameter.shape)},"
-        if saved.get("mask") != _digest(self._layouts[parameter].mask):
+        if saved.get("mask") != self._layouts[parameter].digest:
             raise ValueError(f"{of} was saved with another mask than this optimizer's")
         if (MASTER in saved) != self._has_master(parameter):
             word = "with" if MASTER in saved else "without"
             raise ValueError(f"{of} was saved {word} master weights; set master_weights alike")
 
 
+def _flat(parameter: torch.Tensor) -> torch.Tensor:
+    """A view of a parameter, or of this process's part of it, as a vector."""
+    return shards.local(parameter).view(-1)
+
+
 def flat_gradient(parameter: torch.Tensor) -> torch.Tensor:
-    """The gradient of a parameter that has one, as a flat vector."""
+    """The gradient of a parameter that has one, or this process's part of it, as a vector."""
     assert parameter.grad is not None
-    return parameter.grad.reshape(-1)
+    return shards.local(parameter.grad).reshape(-1)
 
 
 def multiply_by_mask(tensor: torch.Tensor, mask: BitMask) -> None:
@@ -354,9 +367,13 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None, group: int) -> _Layou
         raise ValueError(f"{of} is not contiguous; masked optimizers need contiguous parameters")
     if mask is not None and mask.shape != parameter.shape:
         raise ValueError(f"{of} has a mask of shape {tuple(mask.shape)}")
-    numel = parameter.numel()
-    if mask is not None and mask.count() == numel:
+    if mask is not None and mask.count() == parameter.numel():
         mask = None
+    digest, own = _digest(mask), shards.span(parameter)
+    numel = len(own)
+    if mask is not None and numel < parameter.numel():
+        mask = mask.part(own.start, own.stop)
+        mask = None if mask.count() == numel else mask
     if mask is not None:
         mask = mask.to(parameter.device)
     size = CPU_CHUNK if devices.on_cpu(parameter) and mask is not None else WIDE_CHUNK
@@ -367,7 +384,7 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None, group: int) -> _Layou
         if count:
             chunks.append(ParameterChunk(start, stop, slice(selected, selected + count), mask))
         selected += count
-    return _Layout(mask, selected, tuple(chunks), group)
+    return _Layout(mask, selected, tuple(chunks), group, digest)
 
 
 def _digest(mask: BitMask | None) -> str:
