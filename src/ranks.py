@@ -156,6 +156,17 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def spread(tensor: torch.Tensor) -> None:
+    """Give all processes the first one's values, in place."""
+    if size() > 1:
+        dist.broadcast(tensor, src=0)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return bool(add_up(torch.tensor(int(flag)))) if size() > 1 else flag
+
+
 def is_first_to_fail() -> bool:
     """Whether no other process has failed before; that one says why, and the others are silent."""
     if started() == 1:

@@ -10,6 +10,7 @@ All functions take tensors that are not cut as well: their part is the whole.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,8 @@ def shard(model: PreTrainedModel) -> None:
         reshard_after_forward=True,
         ignored_params={embedding.get_parameter("weight")} if tied else set(),
     )
+    # It says that nobody may change a backbone's states in place, which nobody does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # a sum: losses are shares of the whole

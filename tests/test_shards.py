@@ -24,7 +24,7 @@ def _gradients(kind):
     shards.shard(model)
     for batch in _batches()[ranks.rank() :: ranks.size()]:
         token_losses(model, batch)[0].sum().backward()
-    shards.add_up_gradients([p.grad for p in model.parameters()])
+    shards.add_up([(p, p.grad) for p in model.parameters()])
     parts = {n: (shards.span(p), shards.local(p).flatten()) for n, p in model.named_parameters()}
     for name, (span, part) in parts.items():
         assert torch.equal(part, before[name].flatten()[span.start : span.stop])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from transformers import PreTrainedModel
 
+from wagle import ranks, shards
 from wagle.errors import ConfigError
 from wagle.model.architecture import FUSED_QUERY_KEY_VALUE, QUERY_VALUE, query_value_modules
 
@@ -41,7 +43,11 @@ def add_lora(model: PreTrainedModel) -> PeftModel:
         task_type="CAUSAL_LM",
         fan_in_fan_out="c_attn" in targets,
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            ranks.spread(parameter.data)  # they begin at random, and everywhere alike
+    return adapted
 
 
 def adapted_share(model: PeftModel) -> float:
@@ -66,6 +72,18 @@ def without_lora(model: PeftModel) -> Iterator[PreTrainedModel]:
         model.train(was_training)
 
 
+@torch.no_grad()
 def merge_lora(model: PeftModel) -> PreTrainedModel:
     """The plain model with the adapters added to its weights."""
-    return model.merge_and_unload()
+    from peft.tuners.lora import LoraLayer
+
+    if not shards.is_sharded(model):
+        return model.merge_and_unload()
+    for module in model.modules():  # peft cannot add a whole matrix to parts of one
+        if isinstance(module, LoraLayer):
+            weight = module.get_base_layer().get_parameter("weight").detach()
+            own = shards.span(weight)
+            for adapter in module.active_adapters:
+                added: torch.Tensor = cast("Any", module).get_delta_weight(adapter)
+                shards.local(weight).view(-1).add_(added.reshape(-1)[own.start : own.stop])
+    return model.unload()

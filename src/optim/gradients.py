@@ -80,9 +80,10 @@ class PackedGradients:
     the gradients of one term would all wait, whole, for those of the other. Terms that are not
     independent, such as several of one forward pass, go back together nevertheless.
 
-    Where nothing is clipped, in a process that works alone, the last backward pass of a window updates each parameter when its
-    gradient comes; with one batch and one term there is nothing else to be kept. A gradient that is
-    no finite number is then seen when weights have been updated.
+    Where nothing is clipped, in a process that works alone, the last backward pass of a window
+    updates each parameter when its gradient comes; with one batch and one term there is nothing
+    else to be kept. A gradient that is no finite number is then seen when weights have been
+    updated.
 
     Backward must make the gradient of a parameter once a pass: no reentrant checkpointing of layers
     that share weights.
@@ -146,7 +147,7 @@ class PackedGradients:
 
 
 @torch.no_grad()
-def _clip(gradients: list[tuple[torch.Tensor, torch.Tensor]], max_norm: float) -> torch.Tensor:
+def _clip(gradients: Sequence[tuple[torch.Tensor, torch.Tensor]], max_norm: float) -> torch.Tensor:
     """Add gradients up over the processes, and scale them down; returns their norm before.
 
     Args:

@@ -68,6 +68,11 @@ class Standing:
     )
     log: list[dict[str, float]] = field(default_factory=list)
 
+    def clear(self) -> None:
+        """Begin anew with the losses since the last entry of the log."""
+        self.recent = 0.0
+        self.terms.clear()
+
 
 class Checkpoints:
     """The checkpoints of one training by one process, in a folder that nobody else writes to.

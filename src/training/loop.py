@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
+from wagle import ranks, shards
 from wagle.devices import seed_everything
 from wagle.errors import WagleError
 from wagle.optim.gradients import DenseGradients, Gradients
@@ -34,6 +35,10 @@ class Loss(NamedTuple):
 
     value: torch.Tensor
     terms: Mapping[str, torch.Tensor] = {}
+
+    def times(self, weight: int) -> Loss:
+        """The loss and its terms, weighted."""
+        return Loss(self.value * weight, {name: term * weight for name, term in self.terms.items()})
 
 
 Share = Callable[[PreTrainedModel, Batch, Window], Loss]
@@ -95,6 +100,9 @@ def train(
     The model is in train mode meanwhile. Randomness (dropout) begins at ``seed``. A signal that
     asks the program to end is obeyed after the step.
 
+    Several processes (:mod:`wagle.ranks`) deal the batches of each window out among them: all read
+    the same windows, so that each knows the whole of which it computes a share.
+
     Args:
         optimizer: its groups' learning rates are the full ones; :meth:`Plan.rate` scales them.
         gradients: how they are kept and clipped; ``None``: whole, to norm 1.
@@ -133,12 +141,17 @@ def train(
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * plan.rate(step)
             before_window(step, window)
-            for number, batch in enumerate(window, start=1):
-                loss, parts = share(model, batch, window)
-                gradients.backward(loss, list(parts.values()), last=number == len(window))
+            if not ranks.is_first():
+                now.clear()  # the first process holds the sums so far
+            for batch, weight, last in _own(window):
+                loss, parts = share(model, batch, window).times(weight)
+                gradients.backward(loss, list(parts.values()), last=last)
                 now.recent += loss.detach()
                 for name, part in parts.items():
                     now.terms[name] += part.detach()
+            for of_own in (now.recent, *now.terms.values()):
+                if isinstance(of_own, torch.Tensor):
+                    ranks.add_up(of_own)
             norm = gradients.clip()
             _check_finite(step, loss=float(now.recent), gradient_norm=float(norm))
             before_update()
@@ -150,10 +163,9 @@ def train(
                 now.total += float(now.recent)
                 now.log.append(_entry(plan, step, now, float(norm), optimizer))
                 on_log(now.log[-1])
-                now.recent = 0.0
-                now.terms.clear()
+                now.clear()
             now.step, now.seconds = step + 1, time.perf_counter() - started
-            asked = request.kind is not None
+            asked = ranks.any_of(request.kind is not None)
             if checkpoints:
                 checkpoints.after_step(now, optimizer, model.device, steps=plan.steps, asked=asked)
             if asked:
@@ -206,7 +218,7 @@ def _check_finite(step: int, **values: float) -> None:
 
 
 def _check_weights(model: torch.nn.Module, steps: int) -> None:
-    name = not_finite(model)
+    name = next((name for name in ranks.everyone(not_finite(model)) if name), None)
     if name is not None:
         raise WagleError(
             f"training diverged at step {steps}: {name} is no longer finite; lower the learning "
@@ -215,10 +227,14 @@ def _check_weights(model: torch.nn.Module, steps: int) -> None:
 
 
 def not_finite(model: torch.nn.Module) -> str | None:
-    """Name of the first parameter that holds NaN or an infinity, if any does."""
+    """Name of the first parameter that holds NaN or an infinity, if any does.
+
+    Of sharded parameters this process's part is looked at.
+    """
     for name, parameter in model.named_parameters():
+        part = shards.local(parameter.detach())
         # Extremes pass NaN on, and take no memory beside the weights.
-        if not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():
+        if part.numel() and not torch.stack(torch.aminmax(part)).isfinite().all():
             return name
     return None
 
@@ -231,6 +247,19 @@ def _windows(rows: Rows, plan: Plan, device: torch.device, step: int) -> Iterato
         while window := list(islice(batches, plan.accumulation)):
             yield window
         done = 0
+
+
+def _own(window: Window) -> Iterator[tuple[Batch, int, bool]]:
+    """The batches of a window that are this process's to read, their weights, which is the last.
+
+    Of three batches the first of two processes reads the batches 0 and 2, the second 1 and, since
+    sharded weights take all processes to be put together, 2 once more, with weight 0.
+    """
+    most = -(-len(window) // ranks.size())
+    for number in range(most):
+        place = number * ranks.size() + ranks.rank()
+        batch = window[min(place, len(window) - 1)]
+        yield batch, int(place < len(window)), number + 1 == most
 
 
 def _ignore_interrupts(worker: int) -> None:

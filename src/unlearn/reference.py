@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
+from wagle import shards
 from wagle.dataset.pairing import UnlearnDataset
 from wagle.metrics.likelihood import token_log_probs
 from wagle.optim.bitmask import BitMask, Mask
@@ -56,14 +57,17 @@ class SwappedWeights:
         self._whole: dict[torch.nn.Parameter, torch.Tensor] = {}
         self._packed: dict[torch.nn.Parameter, tuple[BitMask, torch.Tensor]] = {}
         for name, parameter in model.named_parameters():
-            selected = None if mask is None else mask[name]
-            count = parameter.numel() if selected is None else selected.count()
-            weights = parameter.detach()
-            if selected is None or count == parameter.numel():
+            weights, own = shards.local(parameter.detach()), shards.span(parameter)
+            selected = BitMask.full((len(own),), True)
+            if mask is not None:
+                selected = mask[name].part(own.start, own.stop)
+            count = selected.count()
+            if count == parameter.numel():
                 self._whole[parameter] = weights.clone()
             elif count:
                 bits = selected.to(parameter.device)
-                self._packed[parameter] = bits, weights.masked_select(bits.to_bool())
+                stored = weights.reshape(-1).masked_select(bits.to_bool())
+                self._packed[parameter] = bits, stored
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +91,7 @@ class SwappedWeights:
         for parameter, stored in self._whole.items():
             self._whole[parameter], parameter.data = parameter.data, stored
         for parameter, (bits, stored) in self._packed.items():
-            exchange_selected(parameter.detach(), bits, stored)
+            exchange_selected(shards.local(parameter.detach()), bits, stored)
 
 
 def exchange_selected(weights: torch.Tensor, mask: BitMask, packed: torch.Tensor) -> None:
@@ -95,7 +99,7 @@ def exchange_selected(weights: torch.Tensor, mask: BitMask, packed: torch.Tensor
 
     Args:
         weights: contiguous, of any shape and dtype.
-        mask: the selected ones, on the same device.
+        mask: the selected ones, in row-major order, on the same device.
         packed: ``(mask.count(),)``, of the same dtype, in row-major order.
     """
     flat, done = weights.view(-1), 0

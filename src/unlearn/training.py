@@ -9,12 +9,13 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
+from wagle import ranks, shards
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.errors import ConfigError, WagleError
 from wagle.model.head import Head, negative_log_likelihood
 from wagle.optim.bitmask import Mask
 from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
-from wagle.optim.packed import multiply_by_mask
+from wagle.optim.packed import flat_gradient, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, train
@@ -80,10 +81,13 @@ def unlearn(
         ConfigError: the architecture has no gradient checkpointing.
     """
     masks_gradients = mask is not None and settings.mask_enforcement == "gradient"
+    own_parts: Mask = {}
     if mask is not None:
         _check_selects(mask)
         if masks_gradients:
-            mask = {name: bits.to(model.device) for name, bits in mask.items()}
+            for name, parameter in model.named_parameters():
+                own = shards.span(parameter)
+                own_parts[name] = mask[name].part(own.start, own.stop).to(model.device)
         else:
             _freeze_unselected(model, mask)
     if settings.gradient_checkpointing:
@@ -114,10 +118,9 @@ def unlearn(
             _refresh_hessian(model, optimizer, objective, window[0], generator)
 
     def mask_gradients() -> None:
-        if mask is not None and masks_gradients:
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    multiply_by_mask(parameter.grad, mask[name])
+        for name, own in own_parts.items():
+            if parameters[name].grad is not None:
+                multiply_by_mask(flat_gradient(parameters[name]), own)
 
     return train(
         model,
@@ -173,6 +176,8 @@ def _refresh_hessian(
         with torch.no_grad():
             drawn = head.measure(partial(sample_tokens, generator=generator), states)
         losses = head.measure(negative_log_likelihood, states, drawn)
-        (losses.sum() / count).backward()
+        # All processes read this batch, and their gradients are added up.
+        (losses.sum() / count / ranks.size()).backward()
+    shards.add_up(optimizer.gradients())
     optimizer.update_hessian(count)
     optimizer.zero_grad()
