@@ -28,13 +28,14 @@ from wagle.entries import Attack, DataSet, Entry, Method, Option, Score
 _PUBLISHED = "wagle.unlearn.objectives.published"
 _TOKEN_WEIGHTS = "wagle.unlearn.objectives.token_weights"
 _RETAIN_WEIGHT = Option("gamma", float, 0.0, "weight of the retain term")
+_FORGET_WEIGHT = Option("forget_weight", float, 1.0, "weight of the forget term")
 
 
 def _with_retain(gamma: float = 0.0, forget_weight: float = 1.0) -> tuple[Option, ...]:
     """The options of ``WithRetain``, which an objective of two terms begins with."""
     return (
         replace(_RETAIN_WEIGHT, default=gamma),
-        Option("forget_weight", float, forget_weight, "weight of the forget term"),
+        replace(_FORGET_WEIGHT, default=forget_weight),
         Option(
             "retain_loss",
             Literal["nll", "kl"],
@@ -170,7 +171,12 @@ _METHODS = (
         aliases=("IHL",),
         options=_with_retain(gamma=1.0),
     ),
-    Method("FLAT", "wagle.unlearn.objectives.flat:LossAdjustment", questions=("forget",)),
+    Method(
+        "FLAT",
+        "wagle.unlearn.objectives.flat:LossAdjustment",
+        options=_with_retain(),
+        questions=("forget",),
+    ),
     Method(
         "RMU",
         "wagle.unlearn.objectives.rmu:Misdirection",
@@ -184,6 +190,27 @@ _METHODS = (
                 at_least=0,
             ),
             Option("alpha", float, 1200.0, "weight of the retain term", at_least=0),
+            _FORGET_WEIGHT,
+            Option(
+                "retain_loss",
+                Literal["states", "nll", "kl"],
+                "states",
+                "of the retain rows: distance of that layer's output from the model before "
+                "unlearning, cross-entropy, or divergence from that model",
+            ),
+            Option(
+                "labelled_retain",
+                bool,
+                False,
+                "retain states of labelled tokens only, as open-unlearning has it",
+            ),
+            Option(
+                "updated",
+                Literal["feed_forward", "down", "all"],
+                "feed_forward",
+                "what changes without a mask: feed-forward weights of three layers, of these the "
+                "output projections, or all weights",
+            ),
         ),
     ),
 )

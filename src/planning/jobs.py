@@ -206,7 +206,8 @@ class Job:
             add_adapters(model)
         if config.unlearn.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        layer = config["unlearn.RMU.layer"] if config.unlearn.unlearn_method == "RMU" else None
+        steers = getattr(objective, "retain_loss", None) == "states"  # and makes no logits
+        layer = config["unlearn.RMU.layer"] if steers else None
         rows, terms, logits = config.dataset.batch_size, [], 0
         for views in (
             [view for view in objective.views if view != RETAIN],

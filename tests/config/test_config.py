@@ -31,6 +31,10 @@ FRAGMENTS = ("methods", "masks")  # of no use alone
 SHIPPED = sorted(p for p in (ROOT / "configs").glob("*/*.json") if p.parent.name not in FRAGMENTS)
 BALANCE = {"forget_weight": 1.0, "retain_loss": "nll"}
 NPO = {**BALANCE, "length_normalised": True}
+RMU = {
+    **{"layer": 7, "steering_coefficient": 6.5, "alpha": 1200.0, "forget_weight": 1.0},
+    **{"retain_loss": "states", "labelled_retain": False, "updated": "feed_forward"},
+}
 MODEL = ["--overall.model_name", "m"]
 
 
@@ -681,7 +685,7 @@ def test_aliases_stand_for_their_method(alias, method, write):
         ("KL", {"gamma": 0.0}),
         ("SimNPO", {"gamma": 0.0, "beta": 2.5, "delta": 0.0, **BALANCE}),
         ("DPO", {"gamma": 0.0, "beta": 0.1, **BALANCE}),
-        ("RMU", {"layer": 7, "steering_coefficient": 6.5, "alpha": 1200.0}),
+        ("RMU", RMU),
     ],
 )
 def test_parameters_of_methods(method, params):

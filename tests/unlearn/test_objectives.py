@@ -121,7 +121,7 @@ def first_layer(model, view):
         yield outputs.hidden_states[1][0].double(), labels[:length]
 
 
-def rmu(model, original, batch):
+def rmu(model, original, batch, labelled_retain=False):
     torch.manual_seed(11)
     direction = torch.rand(16).double()
     direction = STEERING * direction / direction.square().sum().sqrt()
@@ -132,8 +132,11 @@ def rmu(model, original, batch):
     pairs = zip(
         first_layer(model, batch["retain"]), first_layer(original, batch["retain"]), strict=True
     )
-    kept = [(states - targets).square().mean() for (states, _), (targets, _) in pairs]
-    return float(sum(steered) / len(steered) + ALPHA * sum(kept) / len(kept))
+    kept = []
+    for (states, labels), (targets, _) in pairs:
+        counted = labels != IGNORED if labelled_retain else slice(None)
+        kept.append((states - targets)[counted].square().mean())
+    return float(FORGET_WEIGHT * sum(steered) / len(steered) + ALPHA * sum(kept) / len(kept))
 
 
 def labelled_distributions(model, view):
@@ -238,7 +241,7 @@ FORMULAS = {
     "UNDIAL": lambda m, o, b: balanced(undial(m, o, b["forget"]), m, b),
     "CE-U": lambda m, o, b: balanced(cross_entropy_unlearning(m, b["forget"]), m, b),
     "IHL+FT": lambda m, o, b: balanced(inverted_hinge(m, b["forget"]), m, b),
-    "FLAT": lambda m, o, b: flat(m, b),
+    "FLAT": lambda m, o, b: balanced(flat(m, b), m, b),
 }
 NOT_THE_SLOPE = ("WGA+FT", "TNPO+FT", "SatImp+FT", "CE-U")
 """Gradients do not flow through their weights or targets, so they are not those of the value."""
@@ -338,8 +341,19 @@ def test_hidden_states_come_from_the_layer_and_no_later_one_runs(architecture):
     assert len(seen) == 4  # both layers are in place again
 
 
-def rmu_at(layer):
-    return METHODS["RMU"].load()(layer=layer, steering_coefficient=STEERING, alpha=ALPHA)
+def rmu_at(layer, **changes):
+    return make_objective("RMU", layer=layer, **changes)
+
+
+def test_the_retain_term_of_rmu_can_be_another(batch):
+    model, original = make_model(seed=0), make_model(seed=1)
+    reference = reference_to(original)
+    torch.manual_seed(11)
+    labelled = make_objective("RMU", labelled_retain=True)(model, batch, reference)
+    expected = rmu(model, original, batch, labelled_retain=True)
+    assert float(labelled.detach()) == pytest.approx(expected, rel=1e-4)
+    likelihood = make_objective("RMU", retain_loss="nll").terms(model, batch, reference)["retain"]
+    assert float(likelihood.detach()) == pytest.approx(ALPHA * ce(model, batch["retain"]), rel=1e-4)
 
 
 def test_rmu_updates_the_feed_forward_weights_of_up_to_three_layers(model):
@@ -350,6 +364,9 @@ def test_rmu_updates_the_feed_forward_weights_of_up_to_three_layers(model):
     config.num_hidden_layers = 6
     names = rmu_at(4).trainable(type(model)(config))
     assert {name.split(".")[2] for name in names} == {"2", "3", "4"}
+    names = rmu_at(1, updated="down").trainable(model)
+    assert names == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
+    assert rmu_at(1, updated="all").trainable(model) is None
 
 
 def test_rmu_refuses_a_layer_that_the_model_does_not_have(model):
@@ -546,7 +563,10 @@ def test_a_constant_added_to_all_logits_of_a_token_changes_nothing(name, batch):
     assert float(value_of(name, model, batch, original).detach()) == pytest.approx(before, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["GA+FT", "NPO+FT", "CL+FT", "WGA+FT", "UNDIAL"])
+RETAIN_WEIGHTS = {"RMU": ALPHA}
+
+
+@pytest.mark.parametrize("name", ["GA+FT", "NPO+FT", "CL+FT", "WGA+FT", "UNDIAL", "RMU"])
 def test_the_retain_term_can_be_a_divergence_from_the_original(name, batch):
     model, original = make_model(seed=0), make_model(seed=1)
     objective = make_objective(name, retain_loss="kl")
@@ -556,13 +576,22 @@ def test_the_retain_term_can_be_a_divergence_from_the_original(name, batch):
     pairs = zip(rows_of(original, batch["retain"]), rows_of(model, batch["retain"]), strict=True)
     for (before, _), (now, _) in pairs:
         expected += (before.exp() * (before - now)).sum(-1).tolist()
-    value = GAMMA * sum(expected) / len(expected)
+    value = RETAIN_WEIGHTS.get(name, GAMMA) * sum(expected) / len(expected)
     assert float(terms["retain"].detach()) == pytest.approx(value, rel=1e-4)
 
 
 def test_a_row_shorter_than_what_ce_u_skips_counts_for_nothing(model, batch):
     value = value_of("CE-U", model, batch, skipped_tokens=100)
     assert float(value.detach()) == 0.0
+
+
+def test_ce_u_skips_a_labelled_first_token_though_nothing_predicts_it(model, batch):
+    """Of running text every token is labelled; with n = 1 all that are predicted count."""
+    view = batch["forget"]
+    view["labels"] = view["input_ids"].masked_fill(view["attention_mask"] == 0, IGNORED)
+    whole = float(value_of("CE-U", model, batch, skipped_tokens=1).detach())
+    view["labels"][:, 0] = IGNORED
+    assert float(value_of("CE-U", model, batch, skipped_tokens=0).detach()) == whole
 
 
 FORGETTING = ("GA+FT", "NPO+FT", "SimNPO+FT", "WGA+FT", "TNPO+FT", "SatImp+FT", "UNDIAL", "CE-U")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from wagle.dataset.encoding import IGNORED
 from wagle.dataset.pairing import FORGET
 from wagle.model.head import Head, widen
 from wagle.unlearn.objectives.base import Batch, ReferenceModel
@@ -20,7 +21,8 @@ class CrossEntropyUnlearning(WithRetain):
 
     Yang 2025 (arXiv 2503.01224). The target is the model's own distribution with the true token
     taken out (its logit −∞); gradients do not flow through it, so that of z is p − target. The
-    first ``skipped_tokens`` labelled tokens of each row are left out.
+    first ``skipped_tokens`` labelled tokens of each row are left out; where a row's very first
+    token is labelled it is one of them, though nothing predicts it.
     """
 
     skipped_tokens: int
@@ -31,7 +33,8 @@ class CrossEntropyUnlearning(WithRetain):
         head = Head.of(model)
         states, targets, rows = head.predictions(batch[FORGET])
         position = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-        kept = position >= self.skipped_tokens
+        never_predicted = (batch[FORGET]["labels"][:, 0] != IGNORED)[rows].long()
+        kept = position + never_predicted >= self.skipped_tokens
         losses = head.measure(_without_the_true_token, states[kept], targets[kept])
         return losses.sum() / kept.sum().clamp(min=1)  # rows may be shorter than what is skipped
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -18,52 +19,89 @@ from wagle.model.architecture import (
 )
 from wagle.model.head import widen
 from wagle.unlearn.objectives.base import Batch, Objective, ReferenceModel, Terms
-from wagle.unlearn.objectives.losses import View
+from wagle.unlearn.objectives.losses import (
+    View,
+    cross_entropy,
+    kl_divergence,
+    reference_logits,
+)
 
 UPDATED_LAYERS = 3  # the steered one and those right before it
 
 
 @dataclass(frozen=True)
 class Misdirection(Objective):
-    """RMU: MSE(h(forget), c · u) + alpha · MSE(h(retain), h_ref(retain)).
+    """RMU: γ_f · MSE(h(forget), c · u) + alpha · MSE(h(retain), h_ref(retain)).
 
     Li et al. 2024 (arXiv 2403.03218, section 4). h is the output of decoder layer ``layer``, MSE
     the mean over its entries, then over tokens, then over examples; in the forget term over scored
     tokens, so that question and template are not steered, in the retain term over all. c is the
     steering coefficient and u a unit vector with entries drawn uniformly from [0, 1), a function of
-    the seed that torch was given last. Without a mask the feed-forward weights of three layers are
-    updated.
+    the seed that torch was given last.
+
+    Attributes:
+        forget_weight: γ_f.
+        retain_loss: ``states``: as above; ``nll`` or ``kl``: as for other methods.
+        labelled_retain: the retain term of states is about scored tokens too, as open-unlearning
+            has it.
+        updated: what changes without a mask: of three layers, the steered one and those before it,
+            ``feed_forward``: all such weights, or ``down``: those of the output projection, as
+            WMDP's authors have it; or ``all`` weights, as open-unlearning has it.
     """
 
     layer: int
     steering_coefficient: float
     alpha: float
+    forget_weight: float
+    retain_loss: Literal["states", "nll", "kl"]
+    labelled_retain: bool
+    updated: Literal["feed_forward", "down", "all"]
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
     def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
-        with torch.no_grad(), reference() as original:
-            target = hidden_states(original, batch[RETAIN], self.layer)
+        target = self._retain_target(batch[RETAIN], reference)
         forget = hidden_states(model, batch[FORGET], self.layer)
-        retain = hidden_states(model, batch[RETAIN], self.layer)
         direction = _unit_vector(forget.shape[-1], torch.initial_seed()).to(forget.device)
         scored = batch[FORGET]["labels"] != IGNORED
         steered = _squared_error(forget, self.steering_coefficient * direction, scored)
-        kept = _squared_error(retain, target, batch[RETAIN]["attention_mask"])
-        return {FORGET: steered, RETAIN: self.alpha * kept}
+        kept = self._retain_loss(model, batch[RETAIN], target)
+        return {FORGET: self.forget_weight * steered, RETAIN: self.alpha * kept}
 
-    def trainable(self, model: PreTrainedModel) -> set[str]:
+    def _retain_target(self, view: View, reference: ReferenceModel) -> torch.Tensor | None:
+        """What the model before unlearning makes of the retain view, where the loss asks for it."""
+        if self.retain_loss == "nll":
+            return None
+        if self.retain_loss == "kl":
+            return reference_logits([view], reference)[0]
+        with torch.no_grad(), reference() as original:
+            return hidden_states(original, view, self.layer)
+
+    def _retain_loss(
+        self, model: PreTrainedModel, view: View, target: torch.Tensor | None
+    ) -> torch.Tensor:
+        if target is None:
+            return cross_entropy(model, view)
+        if self.retain_loss == "kl":
+            return kl_divergence(model, view, target)
+        counted = view["labels"] != IGNORED if self.labelled_retain else view["attention_mask"]
+        return _squared_error(hidden_states(model, view, self.layer), target, counted)
+
+    def trainable(self, model: PreTrainedModel) -> set[str] | None:
         count = len(decoder_layers(model)[1])
         if self.layer >= count:
             raise ConfigError(
                 f"unlearn.RMU.layer is {self.layer}, but the model has {count} decoder layers; "
                 f"give 0 to {count - 1}"
             )
+        if self.updated == "all":
+            return None
+        kinds = ("down", "mlp") if self.updated == "down" else FEED_FORWARD_KINDS
         layers = range(self.layer + 1)[-UPDATED_LAYERS:]
         names = {
             name
             for name, _ in model.named_parameters()
-            if layer_index(name) in layers and parameter_kind(name) in FEED_FORWARD_KINDS
+            if layer_index(name) in layers and parameter_kind(name) in kinds
         }
         if not names:
             raise WagleError(
