@@ -206,7 +206,8 @@ class PackedOptimizer(torch.optim.Optimizer):
 
     def gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The parameters that have a gradient, and it: packed, or this process's part of it."""
-        return [(p, self.packed_gradients.get(p, flat_gradient(p))) for p in self._trained()]
+        packed = self.packed_gradients
+        return [(p, packed[p] if p in packed else flat_gradient(p)) for p in self._trained()]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the packed gradients, and those of the parameters as any ``torch.optim`` does."""

@@ -91,10 +91,5 @@ def test_losses_and_weights_are_those_of_one_process(size, sharded):
             for entry, expected in zip(own_log[:-1], log[:-1], strict=True):
                 assert entry == pytest.approx(expected, rel=1e-5, abs=1e-7), case
             for name, weight in weights.items():
-                torch.testing.assert_close(
-                    own[name],
-                    weight,
-                    rtol=0,
-                    atol=1e-5,
-                    msg=lambda text, of=f"{case} {name}": f"{of}: {text}",
-                )
+                away = float((own[name] - weight).abs().max())
+                assert away <= 1e-5, f"{case}, {name}: {away}"
