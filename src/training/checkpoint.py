@@ -35,6 +35,7 @@ from wagle import devices
 from wagle.errors import WagleError
 from wagle.loggers.files import read_json, remove_dead_parts, replacing_folder, write_json
 from wagle.optim.packed import PackedOptimizer
+from wagle.pace import Pace
 from wagle.terminal import say
 
 FORMAT = 1  # of the two files; a checkpoint of another one is of another training
@@ -97,7 +98,7 @@ class Checkpoints:
         self._origin = json.loads(json.dumps({"format": FORMAT, **origin}))
         self._every = every
         self._keeps_last = keeps_last
-        self._last, self._took = time.monotonic(), 0.0
+        self._pace = Pace(SECONDS_BETWEEN, MOST_TIME)
 
     @property
     def newest(self) -> Path | None:
@@ -150,10 +151,10 @@ class Checkpoints:
         ended = standing.step == steps
         if not (asked or (self._keeps_last if ended else self._due(standing.step))):
             return
-        start = time.monotonic()
         path = self.folder / f"step-{standing.step:08}"
         try:
-            self._write(path, standing, optimizer, device, with_state=not ended)
+            with self._pace.writing():
+                self._write(path, standing, optimizer, device, with_state=not ended)
         except WagleError as error:
             say(f"warning: no checkpoint after step {standing.step}: {error}")
         else:
@@ -161,8 +162,6 @@ class Checkpoints:
                 shutil.rmtree(old)
             if asked:
                 say(f"the same command goes on after step {standing.step} of {steps}: {path}")
-        self._last = time.monotonic()
-        self._took = self._last - start
 
     def remove(self) -> None:
         """Remove them all, and the folder."""
@@ -174,7 +173,7 @@ class Checkpoints:
     def _due(self, step: int) -> bool:
         if self._every is not None:
             return step % self._every == 0
-        return time.monotonic() - self._last >= max(SECONDS_BETWEEN, self._took / MOST_TIME)
+        return self._pace.due()
 
     def _write(
         self,

@@ -6,20 +6,21 @@ ratio, every μ, every accumulation setting and every score type that is a funct
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.model.head import token_losses
+from wagle.stopping import deferring
 from wagle.terminal import Progress
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
+from wagle.unlearn.mask.partial_sums import PartialSums, Sums
 from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
 FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
@@ -37,6 +38,7 @@ class GradientSettings:
         dtype: of the sums, float32 or float64, whatever the weights' dtype.
         pad_token_id: for padding batches.
         lock_timeout: seconds to wait for another process that makes the same sums.
+        on_resume: told when summing went on after an interruption, as manifests list it.
     """
 
     batch_size: int
@@ -45,6 +47,7 @@ class GradientSettings:
     dtype: torch.dtype
     pad_token_id: int
     lock_timeout: float | None = None
+    on_resume: Callable[[dict[str, str]], None] = lambda entry: None
 
 
 def token_weights(examples: Sequence[Encoded], batch_size: int) -> list[float]:
@@ -60,46 +63,47 @@ def token_weights(examples: Sequence[Encoded], batch_size: int) -> list[float]:
     return weights
 
 
-class _Sums(Protocol):
-    def add(self, name: str, gradient: torch.Tensor) -> None: ...
+class MemorySums:
+    """Sums in memory, with what a :class:`TensorFile` offers for those on the disk.
 
-    def finish(self, file: TensorFile) -> None: ...
+    Args:
+        dtype: of all of them.
+        devices: where each lies.
+    """
 
-
-class _MemorySums:
-    """Accumulators on a device (``None``: where each gradient is)."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device | None) -> None:
+    def __init__(self, dtype: torch.dtype, devices: Mapping[str, torch.device]) -> None:
         self.dtype = dtype
-        self.device = device
+        self.devices = devices
         self.sums: dict[str, torch.Tensor] = {}
 
-    def add(self, name: str, gradient: torch.Tensor) -> None:
-        if name in self.sums:
-            self.sums[name].add_(gradient.to(self.sums[name].device))
-        else:
-            self.sums[name] = gradient.to(self.device or gradient.device, self.dtype)
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of the sums that have begun."""
+        return {name: sum_.shape for name, sum_ in self.sums.items()}
 
-    def finish(self, file: TensorFile) -> None:
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Add to a sum; the first summand becomes the sum."""
+        if name in self.sums:
+            self.sums[name].add_(tensor.to(self.devices[name]))
+        else:
+            self.sums[name] = tensor.to(self.devices[name], self.dtype)
+
+    def read(self, name: str) -> torch.Tensor:
+        """A sum."""
+        return self.sums[name]
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Make a copy of a tensor the sum."""
+        self.sums[name] = tensor.to(self.devices[name], self.dtype, copy=True)
+
+    def move_to(self, file: TensorFile) -> None:
+        """Write them to a file; each is freed as soon as it is there."""
         for name in list(self.sums):
             file.write(name, self.sums.pop(name))
 
 
-class _DiskSums:
-    """Accumulators in the file itself."""
-
-    def __init__(self, file: TensorFile) -> None:
-        self.file = file
-
-    def add(self, name: str, gradient: torch.Tensor) -> None:
-        self.file.add(name, gradient)
-
-    def finish(self, file: TensorFile) -> None:
-        pass
-
-
 @contextmanager
-def consume_gradients(model: torch.nn.Module, sums: _Sums) -> Iterator[None]:
+def consume_gradients(model: torch.nn.Module, sums: Sums) -> Iterator[None]:
     """Hand every parameter's gradient to ``sums`` as soon as backward has made it, then free it.
 
     Parameters that need no gradient get one meanwhile. Gradients from earlier are dropped.
@@ -133,28 +137,36 @@ def sum_gradients(
     file: TensorFile,
     *,
     description: str,
+    partial: PartialSums | None = None,
 ) -> None:
     """Σ over published batches of ∇θ of the batch's token-mean cross-entropy, into a file.
 
     The model is in eval mode and its weights do not change between batches (Jia et al. 2024,
-    section 4). Examples are run sorted by length, ``forward_rows`` at a time.
+    section 4). Examples are run sorted by length, ``forward_rows`` at a time. A signal that asks
+    the program to end is obeyed after such a step.
 
     Args:
         file: made for the model's parameters and ``settings.dtype``, all zeros.
+        partial: where summation goes on from, and what it leaves to go on from.
     """
-    if settings.offload == "disk":
-        sums: _Sums = _DiskSums(file)
-    else:
-        sums = _MemorySums(
-            settings.dtype, torch.device("cpu") if settings.offload == "cpu" else None
-        )
+    place = "cpu" if settings.offload == "cpu" else None
+    devices = {name: torch.device(place or p.device) for name, p in model.named_parameters()}
+    memory = None if settings.offload == "disk" else MemorySums(settings.dtype, devices)
+    sums: Sums = memory or file
     was_training = model.training
     model.eval()
     try:
-        with consume_gradients(model, sums):
-            for loss in _weighted_losses(model, examples, settings, description):
+        with deferring() as request, consume_gradients(model, sums):
+            first = partial.restore(sums, file.shapes, settings.dtype) if partial else 0
+            for done, loss in _weighted_losses(model, examples, settings, description, first):
                 loss.backward()
-        sums.finish(file)
+                asked = request.kind is not None
+                if partial:
+                    partial.after(done, sums, settings.dtype, asked=asked)
+                if asked:
+                    request.end()
+        if memory:
+            memory.move_to(file)
     finally:
         model.train(was_training)
 
@@ -164,17 +176,20 @@ def _weighted_losses(
     examples: Sequence[Encoded],
     settings: GradientSettings,
     description: str,
-) -> Iterator[torch.Tensor]:
+    first: int,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The losses of the rows from a number on, each with the number of rows up to its last."""
     weights = token_weights(examples, settings.batch_size)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
     with Progress(description, len(order)) as bar:
-        for start in range(0, len(order), settings.forward_rows):
+        bar.update(first)
+        for start in range(first, len(order), settings.forward_rows):
             chosen = order[start : start + settings.forward_rows]
             batch = pad_batch([examples[i] for i in chosen], settings.pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             losses, rows = token_losses(model, batch)
             row_weights = torch.tensor([weights[i] for i in chosen], device=model.device)
-            yield (losses * row_weights[rows]).sum()
+            yield start + len(chosen), (losses * row_weights[rows]).sum()
             bar.update(len(chosen))
 
 
@@ -198,14 +213,23 @@ def cached_gradient_sums(
     shapes = {name: p.shape for name, p in model.named_parameters()}
     model_hash = model_fingerprint(model) if examples_by_kind else ""
     parts = [FORMAT, model_hash, str(settings.batch_size), str(settings.dtype)]
-    return {
-        kind: cached_tensors(
-            prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors"),
-            " ".join([*parts, examples_fingerprint(examples)]),
+    files = {}
+    for kind, examples in examples_by_kind.items():
+        path = prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors")
+        fingerprint = " ".join([*parts, examples_fingerprint(examples)])
+        files[kind] = cached_tensors(
+            path,
+            fingerprint,
             shapes,
             settings.dtype,
-            partial(sum_gradients, model, examples, settings, description=f"{kind} gradients"),
+            functools.partial(
+                sum_gradients,
+                model,
+                examples,
+                settings,
+                description=f"{kind} gradients",
+                partial=PartialSums(path, fingerprint, len(examples), settings.on_resume),
+            ),
             settings.lock_timeout,
         )
-        for kind, examples in examples_by_kind.items()
-    }
+    return files

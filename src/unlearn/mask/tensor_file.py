@@ -12,6 +12,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -222,15 +223,21 @@ def cached_tensors(
         WagleError: the file cannot be made.
     """
     with locked(path, lock_timeout):
-        stored = _stored(path, fingerprint, shapes, dtype)
-        if stored is not None:
-            return stored
-        with replacing(path, durable=True) as part:
-            file = TensorFile.create(part, shapes, dtype, {"fingerprint": fingerprint})
-            fill(file)
-            file.seal()
-        file.path = path
+        file = _stored(path, fingerprint, shapes, dtype)
+        if file is None:
+            with replacing(path, durable=True) as part:
+                file = TensorFile.create(part, shapes, dtype, {"fingerprint": fingerprint})
+                fill(file)
+                file.seal()
+            file.path = path
+        with suppress(OSError):
+            unfinished(path).unlink()
         return file
+
+
+def unfinished(path: Path) -> Path:
+    """Where ``fill`` may keep what it has made of a cached file so far; gone when that is there."""
+    return path.with_name(f"{path.name}.unfinished")
 
 
 def _stored(
