@@ -178,6 +178,17 @@ _METHODS = (
         questions=("forget",),
     ),
     Method(
+        "PDU",
+        "wagle.unlearn.objectives.pdu:PrimalDual",
+        options=(
+            replace(_RETAIN_WEIGHT, default=1.0, meaning="the retain term's first weight", above=0),
+            *_with_retain()[1:],
+            Option("epsilon", float, 0.3, "retain loss above which its weight rises"),
+            Option("step_size", float, 1.0, "by how much of the difference", at_least=0),
+            Option("warmup_epochs", int, 5, "epochs in which the weight stays", at_least=0),
+        ),
+    ),
+    Method(
         "RMU",
         "wagle.unlearn.objectives.rmu:Misdirection",
         options=(

@@ -88,6 +88,8 @@ class Checkpoints:
 
     Attributes:
         resumed: when training went on after which step, over all its attempts.
+        beside: tensors that steps change in place and that are neither weights nor the optimizer's;
+            they are kept, and put back in place.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Checkpoints:
     ) -> None:
         self.folder = folder
         self.resumed: list[dict[str, str]] = []
+        self.beside: Mapping[str, torch.Tensor] = {}
         self._origin = json.loads(json.dumps({"format": FORMAT, **origin}))
         self._every = every
         self._keeps_last = keeps_last
@@ -125,7 +128,10 @@ class Checkpoints:
                 say(f"{self.folder} holds checkpoints of another training: they are removed")
                 self.remove()
                 break
-            standing = _unpack(content, load_file(path / _TENSORS), optimizer, device)
+            tensors = load_file(path / _TENSORS)
+            standing = _unpack(content, tensors, optimizer, device)
+            for name, tensor in self.beside.items():
+                tensor.detach().copy_(tensors[f"beside.{name}"])
             say(f"going on after step {standing.step}, from the checkpoint of {content['written']}")
             self.resumed = [*content["resumed"], resumption(f"step {standing.step}")]
             return standing
@@ -185,6 +191,7 @@ class Checkpoints:
         with_state: bool,
     ) -> None:
         tensors, masks = _pack(standing, optimizer, device, with_state=with_state)
+        tensors |= {f"beside.{name}": tensor.detach() for name, tensor in self.beside.items()}
         version, words, gauss = random.getstate()
         of_numpy: Any = np.random.get_state()  # noqa: NPY002 - what libraries draw from
         name, keys, *rest = of_numpy

@@ -91,7 +91,7 @@ def train(
     seed: int,
     gradients: Gradients | None = None,
     before_window: Callable[[int, Window], None] = lambda step, window: None,
-    before_update: Callable[[], None] = lambda: None,
+    before_update: Callable[[int], None] = lambda step: None,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
@@ -108,7 +108,8 @@ def train(
         gradients: how they are kept and clipped; ``None``: whole, to norm 1.
         before_window: called with the number of the step, from 0, before its forward passes; it
             leaves no gradients behind.
-        before_update: called between clipping and the optimizer's step; may change gradients.
+        before_update: called with the number of the step between clipping and the optimizer's step;
+            may change gradients.
         on_log: gets each entry of the log as it is made, or restored.
         checkpoints: where training goes on from, and what it leaves to go on from.
 
@@ -154,7 +155,7 @@ def train(
                     ranks.add_up(of_own)
             norm = gradients.clip()
             _check_finite(step, loss=float(now.recent), gradient_norm=float(norm))
-            before_update()
+            before_update(step)
             optimizer.step()
             gradients.clear()
             since = step % plan.log_every + 1

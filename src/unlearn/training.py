@@ -85,9 +85,7 @@ def unlearn(
     if mask is not None:
         _check_selects(mask)
         if masks_gradients:
-            for name, parameter in model.named_parameters():
-                own = shards.span(parameter)
-                own_parts[name] = mask[name].part(own.start, own.stop).to(model.device)
+            own_parts = _own_parts(model, mask)
         else:
             _freeze_unselected(model, mask)
     if settings.gradient_checkpointing:
@@ -117,11 +115,14 @@ def unlearn(
             generator = torch.Generator(model.device).manual_seed(settings.seed + step)
             _refresh_hessian(model, optimizer, objective, window[0], generator)
 
-    def mask_gradients() -> None:
+    def before_update(step: int) -> None:
+        objective.after_step(step // plan.windows_per_epoch)
         for name, own in own_parts.items():
             if parameters[name].grad is not None:
                 multiply_by_mask(flat_gradient(parameters[name]), own)
 
+    if checkpoints:
+        checkpoints.beside = objective.state
     return train(
         model,
         Rows(dataset, dataset.order, PairCollator(dataset, pad_token_id), settings.num_workers),
@@ -131,7 +132,7 @@ def unlearn(
         seed=settings.seed,
         gradients=gradients,
         before_window=refresh_curvature,
-        before_update=mask_gradients,
+        before_update=before_update,
         on_log=on_log,
         checkpoints=checkpoints,
     )
@@ -140,6 +141,14 @@ def unlearn(
 def _check_selects(mask: Mask) -> None:
     if not any(bits.count() for bits in mask.values()):
         raise WagleError("the mask selects no weight at all: there is nothing to train")
+
+
+def _own_parts(model: PreTrainedModel, mask: Mask) -> Mask:
+    """The masks of this process's parts of the parameters, on the model's device."""
+    spans = {name: shards.span(parameter) for name, parameter in model.named_parameters()}
+    return {
+        name: mask[name].part(own.start, own.stop).to(model.device) for name, own in spans.items()
+    }
 
 
 def _freeze_unselected(model: PreTrainedModel, mask: Mask) -> None:

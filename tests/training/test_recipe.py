@@ -51,6 +51,10 @@ SOURCES = {
     "unlearn.UNDIAL.published": False,
     "unlearn.CE-U.skipped_tokens": 1,  # Yang 2025
     "unlearn.CE-U.gamma": 0.0,
+    "unlearn.PDU.gamma": 1.0,  # Entesari et al. 2025
+    "unlearn.PDU.epsilon": 0.3,
+    "unlearn.PDU.step_size": 1.0,
+    "unlearn.PDU.warmup_epochs": 5,
     "unlearn.RMU.layer": 7,  # Li et al. 2024, Zephyr-7B
     "unlearn.RMU.steering_coefficient": 6.5,
     "unlearn.RMU.alpha": 1200.0,

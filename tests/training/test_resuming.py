@@ -132,6 +132,7 @@ CASES = {
     "reference losses": {"method": "NPO+FT", "masked": True},
     "reference model": {"method": "GA+KL", "masked": True},
     "RMU": {"method": "RMU", "masked": True},
+    "PDU": {"method": "PDU"},
 }
 
 

@@ -21,7 +21,7 @@ from wagle.unlearn.reference import SwappedWeights, exchange_selected
 from conftest import CONFIGS, VOCABULARY, make_model
 
 GAMMA, BETA, ALPHA, DELTA, STEERING = 0.7, 0.3, 0.01, 0.4, 6.5
-FORGET_WEIGHT, BETA1, BETA2 = 1.3, 2.0, 0.5
+FORGET_WEIGHT, BETA1, BETA2, EPSILON = 1.3, 2.0, 0.5, 0.3
 
 
 def random_view(seed: int) -> dict[str, torch.Tensor]:
@@ -203,6 +203,22 @@ def flat(model, batch):
     return sum(terms) / len(terms)
 
 
+def primal_dual(model, batch):
+    terms = []
+    for labels, logits in padded_logits(model, batch["forget"]):
+        for t, label in enumerate(labels[1:]):
+            if label != IGNORED:
+                terms.append(float(logits[t].max() - logits[t].mean()) ** 2)
+    return sum(terms) / len(terms)
+
+
+def padded_logits(model, view):
+    """Labels and float64 logits of each row of the padded batch."""
+    with torch.no_grad():
+        logits = model(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).logits
+    return zip(view["labels"].tolist(), logits.double(), strict=True)
+
+
 def balanced(forget, model, batch):
     return FORGET_WEIGHT * forget + GAMMA * ce(model, batch["retain"])
 
@@ -241,6 +257,7 @@ FORMULAS = {
     "UNDIAL": lambda m, o, b: balanced(undial(m, o, b["forget"]), m, b),
     "CE-U": lambda m, o, b: balanced(cross_entropy_unlearning(m, b["forget"]), m, b),
     "IHL+FT": lambda m, o, b: balanced(inverted_hinge(m, b["forget"]), m, b),
+    "PDU": lambda m, o, b: balanced(primal_dual(m, b), m, b) - GAMMA * EPSILON,
     "FLAT": lambda m, o, b: balanced(flat(m, b), m, b),
 }
 NOT_THE_SLOPE = ("WGA+FT", "TNPO+FT", "SatImp+FT", "CE-U")
@@ -527,15 +544,13 @@ def test_undial_that_lowers_nothing_has_no_gradient_at_the_start(batch, publishe
 def test_published_undial_counts_every_position_of_the_padded_batch(batch):
     """Position by position, with the entry that the index −100 means where there is no label."""
     model, original, view = make_model("gpt2", 0), make_model("gpt2", 1), batch["forget"]
-    inputs = {"input_ids": view["input_ids"], "attention_mask": view["attention_mask"]}
-    with torch.no_grad():
-        now, before = (m(**inputs).logits.double() for m in (model, original))
     terms = []
-    for b, labels in enumerate(view["labels"].tolist()):
+    pairs = zip(padded_logits(model, view), padded_logits(original, view), strict=True)
+    for (labels, now), (_, before) in pairs:
         for t, label in enumerate(labels[1:]):
-            lowered = before[b, t].exp()
+            lowered = before[t].exp()
             lowered[label] *= math.exp(-BETA)  # −100 counts from the end here as well
-            terms.append(-float((lowered / lowered.sum() * now[b, t].log_softmax(-1)).sum()))
+            terms.append(-float((lowered / lowered.sum() * now[t].log_softmax(-1)).sum()))
     assert len(terms) == 3 * 8
     value = float(value_of("UNDIAL", model, batch, original, published=True).detach())
     assert value == pytest.approx(sum(terms) / len(terms), rel=1e-5)
@@ -554,7 +569,7 @@ def test_summed_npo_starts_as_gradient_ascent_on_whole_answers(batch):
 
 
 @pytest.mark.parametrize(
-    "name", ["WGA+FT", "TNPO+FT", "SatImp+FT", "UNDIAL", "CE-U", "IHL+FT", "FLAT"]
+    "name", ["WGA+FT", "TNPO+FT", "SatImp+FT", "UNDIAL", "CE-U", "IHL+FT", "PDU", "FLAT"]
 )
 def test_a_constant_added_to_all_logits_of_a_token_changes_nothing(name, batch):
     model, original = make_model("opt", 0), make_model("opt", 1)
@@ -592,6 +607,26 @@ def test_ce_u_skips_a_labelled_first_token_though_nothing_predicts_it(model, bat
     whole = float(value_of("CE-U", model, batch, skipped_tokens=1).detach())
     view["labels"][:, 0] = IGNORED
     assert float(value_of("CE-U", model, batch, skipped_tokens=0).detach()) == whole
+
+
+def test_the_weight_of_pdus_retain_term_follows_its_retain_loss(model, batch):
+    """Two batches of a step; λ ← max(0, λ + η · (mean loss − ε)) once the warm-up is over."""
+    losses = [ce(model, batch["retain"]), ce(model, batch["refusal"])]
+    excess = sum(losses) / 2 - EPSILON
+    objective = make_objective("PDU", gamma=1.0, step_size=0.5, warmup_epochs=2)
+    for epoch, expected in ((1, 1.0), (2, 1 + 0.5 * excess), (2, 1 + 1.0 * excess)):
+        for view in ("retain", "refusal"):
+            terms = objective.terms(model, {**batch, "retain": batch[view]}, None)
+            (sum(terms.values()) / 2).backward()
+        objective.after_step(epoch)
+        assert float(objective.state["multiplier"].detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["retain"].detach()) == pytest.approx(
+        (1 + 0.5 * excess) * (losses[1] - EPSILON), rel=1e-4
+    )
+    easy = make_objective("PDU", gamma=1.0, epsilon=1e3, step_size=1.0, warmup_epochs=0)
+    sum(easy.terms(model, batch, None).values()).backward()
+    easy.after_step(0)
+    assert float(easy.state["multiplier"].detach()) == 0.0
 
 
 FORGETTING = ("GA+FT", "NPO+FT", "SimNPO+FT", "WGA+FT", "TNPO+FT", "SatImp+FT", "UNDIAL", "CE-U")

@@ -45,11 +45,13 @@ class Objective(ABC):
         reference_losses: views whose loss under the model before unlearning is needed; they are
             computed once before training and arrive as ``view["reference_loss"]``, ``(B,)``.
         needs_reference_model: whether the loss runs the model before unlearning itself.
+        state: tensors that :meth:`after_step` changes in place; checkpoints hold them.
     """
 
     views: ClassVar[tuple[str, ...]]
     reference_losses: ClassVar[tuple[str, ...]] = ()
     needs_reference_model: ClassVar[bool] = False
+    state: ClassVar[Mapping[str, torch.Tensor]] = {}
 
     @abstractmethod
     def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
@@ -64,6 +66,9 @@ class Objective(ABC):
     ) -> torch.Tensor:
         """The scalar loss of a batch: the sum of its terms, in their order."""
         return total(self.terms(model, batch, reference))
+
+    def after_step(self, epoch: int) -> None:  # noqa: B027 - most objectives learn nothing
+        """Called after the backward passes of a step, in an epoch counted from 0."""
 
     def trainable(self, model: PreTrainedModel) -> set[str] | None:
         """Names of the parameters that are updated where no mask is given; ``None``: all of them.

@@ -56,4 +56,8 @@ class WithRetain(Objective):
             retain = cross_entropy(model, batch[RETAIN])
         else:
             retain = kl_divergence(model, batch[RETAIN], target)
-        return {FORGET: forget, RETAIN: self.gamma * retain}
+        return {FORGET: forget, RETAIN: self.weigh_retain(retain)}
+
+    def weigh_retain(self, loss: torch.Tensor) -> torch.Tensor:
+        """The retain term, γ · L_retain."""
+        return self.gamma * loss
