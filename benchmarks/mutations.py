@@ -112,7 +112,7 @@ MUTATIONS = (
         "model/head",
         "test_head",
         ("head: taken for all of the logits", "return succeeds(equal)", "return True"),
-        ("head: labels not shifted", "states[:, :-1][labelled]", "states[:, 1:][labelled]"),
+        ("head: labels not shifted", "labels.take(places + 1)", "labels.take(places)"),
         ("head: tried in every step", "if model not in _separate", "if True"),
         ("head: all logits at once", "if len(states) <= size", "if True"),
         (
@@ -154,7 +154,7 @@ MUTATIONS = (
         "unlearn/objectives/losses",
         "test_objectives test_recipe",
         ("loss: 1e-12 in H", "(q + 1e-12)", "(q + 1e-7)"),
-        ("loss: H over padding", "[attention_mask.bool()]", "[attention_mask.ge(0)]"),
+        ("loss: H over padding", ".index_select(0, places)", ""),
         (
             "loss: labels not shifted",
             "return (labels[:, 1:] != IGNORED)",
@@ -386,8 +386,8 @@ MUTATIONS = (
         "training/loop",
         "test_training_loop",
         ("loop: clipping", "MAX_GRADIENT_NORM = 1.0", "MAX_GRADIENT_NORM = 2.0"),
-        ("loop: gradients not watched", ", gradient_norm=float(norm))", ")"),
-        ("loop: losses not watched", "loss=float(now.recent), gradient", "gradient"),
+        ("loop: gradients not watched", ", gradient_norm=norm)", ")"),
+        ("loop: losses not watched", "loss=recent, gradient", "gradient"),
         (
             "loop: gradients add up",
             "            gradients.clear()\n            since",

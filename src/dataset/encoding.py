@@ -134,7 +134,9 @@ def pad_batch(examples: Sequence[Encoded], pad_token_id: int) -> dict[str, torch
 
     Returns:
         int64 tensors ``input_ids``, ``attention_mask`` and ``labels``, each ``(batch, longest)``;
-        padding has attention 0 and label ``IGNORED``.
+        padding has attention 0 and label ``IGNORED``. And int64 places in the flat batch, which on
+        an accelerator could not be found without waiting for it: ``real``, of the tokens that are
+        no padding, and ``predicted`` (:func:`predicted_from`).
     """
     longest = max(len(example.input_ids) for example in examples)
     shape = (len(examples), longest)
@@ -146,4 +148,26 @@ def pad_batch(examples: Sequence[Encoded], pad_token_id: int) -> dict[str, torch
         input_ids[row, :length] = torch.tensor(example.input_ids)
         labels[row, :length] = torch.tensor(example.labels)
         attention_mask[row, :length] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "labels": labels,
+        "real": attention_mask.flatten().nonzero()[:, 0],
+        "predicted": predicted_from(labels),
+    }
+
+
+def predicted_from(labels: torch.Tensor) -> torch.Tensor:
+    """The places of the tokens that come before labelled ones.
+
+    For the labels ``[[-100, 6, 7], [-100, 8, -100]]`` they are 0, 1 and 3. The first token of a row
+    is never predicted, labelled or not.
+
+    Args:
+        labels: ``(B, T)``.
+
+    Returns:
+        int64 ``(M,)``, in the tensor as a flat one, in order.
+    """
+    after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    return (after != IGNORED).flatten().nonzero()[:, 0]

@@ -43,7 +43,6 @@ from wagle.training.loop import Batch, Loss, Rows, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
-from wagle.unlearn.objectives.losses import answer_lengths
 
 RECORD = "fine_tuning.json"
 """Beside the weights: the configuration that made them, and the training log."""
@@ -104,7 +103,7 @@ def fine_tune(
 
     def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
         losses, _ = token_losses(model, batch)
-        tokens = sum(int(answer_lengths(part["labels"]).sum()) for part in window)
+        tokens = sum(len(part["predicted"]) for part in window)
         return Loss(losses.sum() / tokens)
 
     def order(epoch: int) -> list[int]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from wagle.dataset.encoding import IGNORED
+from wagle.dataset.encoding import predicted_from
 from wagle.model.reading import evaluating, succeeds
 
 # Of the float32 logits of a chunk, a quarter of a gibibyte. A cross-entropy with its gradient holds
@@ -88,12 +88,14 @@ class Head:
     def predictions(self, view: Mapping[str, torch.Tensor]) -> Predictions:
         """The labelled tokens of a padded batch (:func:`wagle.dataset.encoding.pad_batch`).
 
-        The first token of a row is never predicted, labelled or not.
+        The first token of a row is never predicted, labelled or not. Of a batch made otherwise,
+        which does not say what is ``predicted``, that is found out.
         """
-        targets = view["labels"][:, 1:]
-        labelled = targets != IGNORED
+        labels = view["labels"]
+        places = view["predicted"] if "predicted" in view else predicted_from(labels)
         states = self.states(input_ids=view["input_ids"], attention_mask=view["attention_mask"])
-        return Predictions(states[:, :-1][labelled], targets[labelled], labelled.nonzero()[:, 0])
+        chosen = states.flatten(0, 1).index_select(0, places)
+        return Predictions(chosen, labels.take(places + 1), places // labels.shape[1])
 
     def measure(
         self,

@@ -80,12 +80,16 @@ class BitMask:
         first = start - start % 8
         return BitMask.from_bool(self.flat(first, stop)[start - first :])
 
-    def positions(self, start: int, stop: int) -> torch.Tensor:
-        """int64 positions of the True elements of ``start:stop``, counted from ``start``."""
+    def positions(self, start: int, stop: int, count: int) -> torch.Tensor:
+        """int64 positions of the True elements of ``start:stop``, counted from ``start``.
+
+        Args:
+            count: how many they are; an accelerator, which knows, is not waited for.
+        """
         flags = self.flat(start, stop)
         if devices.on_cpu(flags):  # numpy's is several times faster than torch's
             return torch.from_numpy(np.flatnonzero(flags.numpy()))
-        return flags.nonzero().squeeze(1)
+        return torch.nonzero_static(flags, size=count).squeeze(1)
 
     def count(self) -> int:
         """Number of True elements."""

@@ -82,8 +82,8 @@ class PackedGradients:
 
     Where nothing is clipped, in a process that works alone, the last backward pass of a window
     updates each parameter when its gradient comes; with one batch and one term there is nothing
-    else to be kept. A gradient that is no finite number is then seen when weights have been
-    updated.
+    else to be kept. Before it the loss is looked at, so that none that is no finite number touches
+    the weights; a gradient that is none is seen when weights have been updated.
 
     Backward must make the gradient of a parameter once a pass: no reentrant checkpointing of layers
     that share weights.
@@ -98,6 +98,7 @@ class PackedGradients:
         self.max_norm = max_norm
         self._updates = False  # whether gradients are used as they come
         self._independent: bool | None = None  # of the terms; not known before they are seen
+        self._loss: torch.Tensor | float = 0.0  # of the window so far
         self._used: list[tuple[torch.Tensor, torch.Tensor]] = []  # weights, and gradients' norms
         self._handles: list[RemovableHandle] = []
 
@@ -121,9 +122,11 @@ class PackedGradients:
         if self._independent is None:
             self._independent = _independent(terms)
         passes = terms if terms and self._independent else [loss]
+        self._loss = self._loss + loss.detach()
+        updates = last and not self.max_norm and ranks.size() == 1  # else others' are to be added
+        updates = updates and bool(self._loss.isfinite())
         for number, term in enumerate(passes, start=1):
-            at_once = last and number == len(passes) and not self.max_norm
-            self._updates = at_once and ranks.size() == 1  # others' gradients are to be added
+            self._updates = updates and number == len(passes)
             term.backward()
         self._updates = False
 
@@ -134,6 +137,7 @@ class PackedGradients:
     def clear(self) -> None:
         """Drop the gradients."""
         self._updates = False
+        self._loss = 0.0
         self._used.clear()
         self.optimizer.zero_grad()
 

@@ -42,7 +42,9 @@ class ParameterChunk:
 
     def positions(self) -> torch.Tensor | None:
         """int64 positions of the selected elements within the chunk; None: all of them."""
-        return None if self.mask is None else self.mask.positions(self.start, self.stop)
+        if self.mask is None:
+            return None
+        return self.mask.positions(self.start, self.stop, self.packed.stop - self.packed.start)
 
     def gather(self, flat: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """The selected elements of a flat tensor; a view of it where all are selected."""
@@ -381,15 +383,25 @@ def _layout(parameter: torch.Tensor, mask: BitMask | None, group: int) -> _Layou
         mask = None if mask.count() == numel else mask
     if mask is not None:
         mask = mask.to(parameter.device)
+    chunks = cut(shards.local(parameter.detach()), mask)
+    return _Layout(mask, chunks[-1].packed.stop if chunks else 0, chunks, group, digest)
+
+
+def cut(parameter: torch.Tensor, mask: BitMask | None) -> tuple[ParameterChunk, ...]:
+    """The chunks of a parameter that have a selected element.
+
+    Args:
+        mask: of its elements in row-major order, on its device; ``None``: all are selected.
+    """
     size = CPU_CHUNK if devices.on_cpu(parameter) and mask is not None else WIDE_CHUNK
     chunks, selected = [], 0
-    for start in range(0, numel, size):
-        stop = min(start + size, numel)
+    for start in range(0, parameter.numel(), size):
+        stop = min(start + size, parameter.numel())
         count = stop - start if mask is None else int(mask.flat(start, stop).count_nonzero())
         if count:
             chunks.append(ParameterChunk(start, stop, slice(selected, selected + count), mask))
         selected += count
-    return _Layout(mask, selected, tuple(chunks), group, digest)
+    return tuple(chunks)
 
 
 def _digest(mask: BitMask | None) -> str:

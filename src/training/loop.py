@@ -98,7 +98,8 @@ def train(
     """Train in place: a step reads a window of batches, clips gradients and updates weights once.
 
     The model is in train mode meanwhile. Randomness (dropout) begins at ``seed``. A signal that
-    asks the program to end is obeyed after the step.
+    asks the program to end is obeyed after the step. An accelerator is waited for once a step,
+    before its update, for the numbers that say whether it may be made.
 
     Several processes (:mod:`wagle.ranks`) deal the batches of each window out among them: all read
     the same windows, so that each knows the whole of which it computes a share.
@@ -120,7 +121,8 @@ def train(
 
     Raises:
         WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
-            loss or gradient does not touch the weights, unless they are updated as gradients come.
+            loss or gradient does not touch the weights; where they are updated as gradients come,
+            such a loss does not.
         KeyboardInterrupt: a signal has asked for it; a checkpoint is written.
     """
     seed_everything(seed)
@@ -153,16 +155,17 @@ def train(
             for of_own in (now.recent, *now.terms.values()):
                 if isinstance(of_own, torch.Tensor):
                     ranks.add_up(of_own)
-            norm = gradients.clip()
-            _check_finite(step, loss=float(now.recent), gradient_norm=float(norm))
+            norm, recent, *terms = _numbers(gradients.clip(), now.recent, *now.terms.values())
+            _check_finite(step, loss=recent, gradient_norm=norm)
             before_update(step)
             optimizer.step()
             gradients.clear()
             since = step % plan.log_every + 1
-            progress.update(loss=float(now.recent) / since, rate=optimizer.param_groups[0]["lr"])
+            progress.update(loss=recent / since, rate=optimizer.param_groups[0]["lr"])
             if (step + 1) % plan.log_every == 0:
-                now.total += float(now.recent)
-                now.log.append(_entry(plan, step, now, float(norm), optimizer))
+                now.total += recent
+                named = dict(zip(now.terms, terms, strict=True))
+                now.log.append(_entry(plan, step, recent, named, norm, optimizer))
                 on_log(now.log[-1])
                 now.clear()
             now.step, now.seconds = step + 1, time.perf_counter() - started
@@ -177,12 +180,23 @@ def train(
     return now.log
 
 
+def _numbers(first: torch.Tensor, *others: torch.Tensor | float) -> list[float]:
+    """Some scalars as numbers; an accelerator is waited for once."""
+    scalars = [torch.as_tensor(scalar, device=first.device) for scalar in (first, *others)]
+    return torch.stack(scalars).tolist()
+
+
 def _entry(
-    plan: Plan, step: int, now: Standing, norm: float, optimizer: torch.optim.Optimizer
+    plan: Plan,
+    step: int,
+    loss: float,
+    terms: Mapping[str, float],
+    norm: float,
+    optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
     return {
-        "loss": float(now.recent) / plan.log_every,
-        **{f"{name}_loss": float(part) / plan.log_every for name, part in now.terms.items()},
+        "loss": loss / plan.log_every,
+        **{f"{name}_loss": part / plan.log_every for name, part in terms.items()},
         "grad_norm": norm,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "epoch": plan.epoch_after(step),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from wagle import shards
 from wagle.dataset.pairing import UnlearnDataset
 from wagle.metrics.likelihood import token_log_probs
 from wagle.optim.bitmask import BitMask, Mask
-from wagle.optim.packed import WIDE_CHUNK
+from wagle.optim.packed import ParameterChunk, cut
 
 
 def reference_losses(
@@ -55,7 +55,7 @@ class SwappedWeights:
     def __init__(self, model: PreTrainedModel, mask: Mask | None) -> None:
         self.model = model
         self._whole: dict[torch.nn.Parameter, torch.Tensor] = {}
-        self._packed: dict[torch.nn.Parameter, tuple[BitMask, torch.Tensor]] = {}
+        self._packed: dict[torch.nn.Parameter, tuple[Sequence[ParameterChunk], torch.Tensor]] = {}
         for name, parameter in model.named_parameters():
             weights, own = shards.local(parameter.detach()), shards.span(parameter)
             selected = BitMask.full((len(own),), True)
@@ -67,7 +67,7 @@ class SwappedWeights:
             elif count:
                 bits = selected.to(parameter.device)
                 stored = weights.reshape(-1).masked_select(bits.to_bool())
-                self._packed[parameter] = bits, stored
+                self._packed[parameter] = cut(weights, bits), stored
 
     @property
     def nbytes(self) -> int:
@@ -90,24 +90,23 @@ class SwappedWeights:
     def _exchange(self) -> None:
         for parameter, stored in self._whole.items():
             self._whole[parameter], parameter.data = parameter.data, stored
-        for parameter, (bits, stored) in self._packed.items():
-            exchange_selected(shards.local(parameter.detach()), bits, stored)
+        for parameter, (chunks, stored) in self._packed.items():
+            exchange_selected(shards.local(parameter.detach()), chunks, stored)
 
 
-def exchange_selected(weights: torch.Tensor, mask: BitMask, packed: torch.Tensor) -> None:
+def exchange_selected(
+    weights: torch.Tensor, chunks: Sequence[ParameterChunk], packed: torch.Tensor
+) -> None:
     """Swap the selected weights with packed ones, both in place.
 
     Args:
         weights: contiguous, of any shape and dtype.
-        mask: the selected ones, in row-major order, on the same device.
-        packed: ``(mask.count(),)``, of the same dtype, in row-major order.
+        chunks: those of the weights by their mask (:func:`wagle.optim.packed.cut`).
+        packed: one for each selected weight, of the same dtype, in row-major order.
     """
-    flat, done = weights.view(-1), 0
-    for start in range(0, flat.numel(), WIDE_CHUNK):
-        part = flat[start : start + WIDE_CHUNK]
-        positions = mask.positions(start, start + WIDE_CHUNK)
-        stored = packed[done : done + len(positions)]
-        current = part.index_select(0, positions)
-        part.index_copy_(0, positions, stored)
+    flat = weights.view(-1)
+    for chunk in chunks:
+        positions, stored = chunk.positions(), packed[chunk.packed]
+        current = chunk.gather(flat, positions).clone()
+        chunk.scatter(flat, positions, stored)
         stored.copy_(current)
-        done += len(positions)

@@ -22,7 +22,6 @@ from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, tr
 from wagle.training.optimizer import SophiaSettings, make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference, total
-from wagle.unlearn.objectives.losses import answer_lengths
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
 
@@ -178,7 +177,7 @@ def _refresh_hessian(
     their own, so that they do not depend on what else is random.
     """
     views = [batch[name] for name in objective.views]
-    count = sum(int(answer_lengths(view["labels"]).sum()) for view in views)
+    count = sum(len(view["predicted"]) for view in views)
     for view in views:
         head = Head.of(model)
         states = head.predictions(view).states

@@ -71,6 +71,8 @@ def test_padding_reaches_the_longest_row_only():
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 2, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch["real"].tolist() == [0, 1, 2, 3]
+    assert batch["predicted"].tolist() == [0, 1]
 
 
 def test_forget_rows_are_drawn_as_published():

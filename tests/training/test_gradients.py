@@ -250,6 +250,26 @@ def test_nothing_is_left_behind(model):
     assert all(p.grad is None and not p._post_accumulate_grad_hooks for p in model.parameters())
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_loss_that_is_no_number_touches_no_weight(model, accumulation, monkeypatch):
+    """Of any batch of a window, even where weights are updated as gradients come."""
+    read, before = [], []
+    backward = PackedGradients.backward
+
+    def spoil(self, loss, terms, *, last):
+        read.append(loss)
+        if len(read) == accumulation + 1:  # the first batch of the second step
+            before.extend(p.detach().clone() for p in model.parameters())
+            loss = loss * math.nan
+        backward(self, loss, () if loss is not read[-1] else terms, last=last)
+
+    monkeypatch.setattr(PackedGradients, "backward", spoil)
+    options = {"method": "FT", "gradients": "packed", "max_grad_norm": 0.0}
+    with pytest.raises(WagleError, match="diverged at step 2"):
+        train(model, mask=make_mask(model), accumulation=accumulation, **options)
+    assert all(map(torch.equal, model.parameters(), before))
+
+
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
 def test_a_gradient_that_is_no_number_ends_training(model, max_norm):
     model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient * math.nan)

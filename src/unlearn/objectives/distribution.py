@@ -35,8 +35,9 @@ class CrossEntropyUnlearning(WithRetain):
         position = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
         never_predicted = (batch[FORGET]["labels"][:, 0] != IGNORED)[rows].long()
         kept = position + never_predicted >= self.skipped_tokens
-        losses = head.measure(_without_the_true_token, states[kept], targets[kept])
-        return losses.sum() / kept.sum().clamp(min=1)  # rows may be shorter than what is skipped
+        losses = head.measure(_without_the_true_token, states, targets)
+        # Rows may be shorter than what is skipped.
+        return torch.where(kept, losses, 0.0).sum() / kept.sum().clamp(min=1)
 
 
 def _without_the_true_token(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -98,8 +98,10 @@ def _kl_from_reference(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
 
 def real_states(head: Head, view: View) -> torch.Tensor:
     """States of the ``N`` tokens that are no padding, ``(N, width)``."""
-    ids, attention_mask = view["input_ids"], view["attention_mask"]
-    return head.states(input_ids=ids, attention_mask=attention_mask)[attention_mask.bool()]
+    attention_mask = view["attention_mask"]
+    places = view["real"] if "real" in view else attention_mask.flatten().nonzero()[:, 0]
+    states = head.states(input_ids=view["input_ids"], attention_mask=attention_mask)
+    return states.flatten(0, 1).index_select(0, places)
 
 
 def soft_cross_entropy(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
