@@ -138,7 +138,11 @@ MUTATIONS = (
         "unlearn/objectives/distribution",
         "test_objectives",
         ("CE-U: gradients through targets", "logits.detach().scatter", "logits.scatter"),
-        ("CE-U: first tokens", "position >= self.skipped_tokens", "position >= 0"),
+        (
+            "CE-U: first tokens",
+            "position + never_predicted >= self.skipped_tokens",
+            "position >= 0",
+        ),
         (
             "IHL: the largest of all",
             "probabilities.scatter(1, targets[:, None], -math.inf)",
@@ -437,7 +441,7 @@ MUTATIONS = (
         ("unlearning: sum of a window", "total(terms) / len(window)", "total(terms)"),
         (
             "unlearning: gradients not masked",
-            "multiply_by_mask(parameter.grad, mask[name])",
+            "multiply_by_mask(flat_gradient(parameters[name]), own)",
             "pass",
         ),
         ("unlearning: Sophia's refresh", "SOPHIA_REFRESH_STEPS = 10", "SOPHIA_REFRESH_STEPS = 5"),
