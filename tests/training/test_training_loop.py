@@ -135,7 +135,7 @@ def test_steps_equal_adamw_written_out():
 def test_small_gradients_are_not_clipped():
     model, norms = Weights(), []
 
-    def keep():
+    def keep(step):
         norms.append(float(model.matrix.grad.norm()))
 
     for scale in (0.01, 100.0):
@@ -197,7 +197,7 @@ def test_training_ends_at_the_step_that_diverges(step, what):
         return (model.matrix * 0).abs().sqrt().sum()  # 0 with an infinite slope
 
     with pytest.raises(WagleError, match=f"training diverged at step {step}: the {what} is nan"):
-        run(model, plan, share, on_log=logged.append, before_update=lambda: steps.append(1))
+        run(model, plan, share, on_log=logged.append, before_update=lambda step: steps.append(1))
     assert len(steps) == step - 1
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(math.isfinite(value) for entry in logged for value in entry.values())
