@@ -15,16 +15,19 @@ class Wanted(NamedTuple):
     """What ``--plan`` asks for.
 
     Attributes:
-        size: bytes that may be taken; ``None``: what is free on the device.
+        size: bytes that may be taken of each device; ``None``: what is free on this one.
+        devices: how many there are; ``None``: as many as processes.
     """
 
     size: int | None
+    devices: int | None = None
 
 
 def split_plan(argv: Sequence[str]) -> tuple[Wanted | None, list[str]]:
     """What ``--plan`` or ``--plan SIZE`` in a command line asks for, and the rest of the line.
 
-    For example ``["--plan", "24GB", "-C", "run.json"]`` asks for 24·10⁹ bytes.
+    For example ``["--plan", "24GB", "-C", "run.json"]`` asks for 24·10⁹ bytes, and ``8x80GB`` for
+    eight devices of 80·10⁹ each.
 
     Raises:
         ConfigError: the size is none.
@@ -38,13 +41,15 @@ def split_plan(argv: Sequence[str]) -> tuple[Wanted | None, list[str]]:
         taken = not equals and following and not following[0].startswith("-")
         text = following[0] if taken else text
         del rest[index : index + (2 if taken else 1)]
-        wanted = Wanted(_read_size(text) if taken or equals else None)
+        wanted = _read(text) if taken or equals else Wanted(None)
         break
     return wanted, rest
 
 
-def _read_size(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([GM]i?B)", text, re.IGNORECASE)
+def _read(text: str) -> Wanted:
+    form = r"(?:([1-9]\d*) ?[x×] ?)?(\d+(?:\.\d+)?) ?([GM]i?B)"
+    match = re.fullmatch(form, text, re.IGNORECASE)
     if match is None:
-        raise ConfigError(f"--plan takes a size like 24GB or 80GiB, not {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ConfigError(f"--plan takes a size like 24GB, 80GiB or 8x80GB, not {text!r}")
+    size = int(float(match[2]) * _UNITS[match[3].upper()])
+    return Wanted(size, int(match[1]) if match[1] else None)

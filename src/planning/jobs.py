@@ -26,6 +26,7 @@ from wagle.planning.memory import (
     Training,
     attribution_phase,
     reading_phase,
+    share_of,
     training_phase,
 )
 from wagle.planning.simulation import Batch
@@ -48,6 +49,8 @@ class Job:
         device: where it would run; it need not be there.
         texts: the longest text of each data set, by ``forget``, ``retain`` or ``learned``.
         only_mask: masks are made, and nothing is trained.
+        devices: how many share the batches of a step.
+        sharded: each holds a part of the weights, else all of them.
     """
 
     config: Config
@@ -55,9 +58,11 @@ class Job:
     device: torch.device
     texts: Mapping[str, Length]
     only_mask: bool = False
+    devices: int = 1
+    sharded: bool = False
 
     @classmethod
-    def of(cls, config: Config, *, only_mask: bool = False) -> Job:
+    def of(cls, config: Config, *, only_mask: bool = False, devices: int = 1) -> Job:
         """The job of a configuration; its model's configuration and its rows are looked at.
 
         Raises:
@@ -80,7 +85,7 @@ class Job:
         texts = {role: longest_text(config, *of, model.model_type) for role, of in sets.items()}
         device = config.overall.device
         there = resolve_device("auto") if device == "auto" else torch.device(device)
-        return cls(config, model, there, texts, only_mask)
+        return cls(config, model, there, texts, only_mask, devices)
 
     def changed(self, changes: Mapping[str, object]) -> Job:
         """The same job with some keys changed."""
@@ -92,14 +97,21 @@ class Job:
         return resolve_dtype(self.config.overall.dtype, self.device)
 
     def phases(self) -> list[Phase]:
-        """Every phase that takes more than the model, in order."""
+        """Every phase that takes more than the model, in order, as each device sees it."""
         with skeleton(self.model, self.dtype) as model:
-            return [phase(model) for phase in self._phases().values()]
+            return [self._own(phase(model), model) for phase in self._phases().values()]
 
     def phase(self, name: str) -> Phase:
         """One of them."""
         with skeleton(self.model, self.dtype) as model:
-            return self._phases()[name](model)
+            return self._own(self._phases()[name](model), model)
+
+    def _own(self, phase: Phase, model: PreTrainedModel) -> Phase:
+        return share_of(phase, model, self.devices) if self.sharded else phase
+
+    def _steps(self, batches: int) -> int:
+        """How many batches of a step each device reads."""
+        return -(-batches // self.devices)
 
     def _phases(self) -> dict[str, Callable[[PreTrainedModel], Phase]]:
         """What works out each phase for a skeleton, by name."""
@@ -157,7 +169,7 @@ class Job:
             masked=False,
             packed=False,
             clipped=True,
-            accumulation=config.finetune.gradient_accumulation_steps,
+            accumulation=self._steps(config.finetune.gradient_accumulation_steps),
             masters=masters is None or masters,
         )
         return training_phase(model, training, self.device)
@@ -234,8 +246,9 @@ class Job:
             masked=config.unlearn.mask_path is not None,
             packed=config.unlearn.gradients == "packed",
             clipped=config.unlearn.max_grad_norm > 0,
-            accumulation=config.unlearn.gradient_accumulation_steps,
+            accumulation=self._steps(config.unlearn.gradient_accumulation_steps),
             masters=masters is None or masters,
+            alone=self.devices == 1,
             reference=0.0 if lora or not runs_reference else 1.0 if drifts else kept,
             reference_logits=logits,
             layer=layer,

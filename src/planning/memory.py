@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from wagle import devices
+from wagle.model.architecture import decoder_layers
 from wagle.optim.packed import CPU_CHUNK, WIDE_CHUNK
 from wagle.planning.simulation import (
     PASSING,
@@ -37,6 +38,9 @@ MOMENTS = "moments"
 UPDATE = "the optimizer's chunks"
 SUMS = "sums of gradients"
 CACHE = "cache of keys and values"
+WHOLE = "blocks put together"
+
+_CUT = (WEIGHTS, MASK, REFERENCE, GRADIENTS, PACKED, MASTERS, MOMENTS, SUMS)
 
 
 class Phase(NamedTuple):
@@ -63,6 +67,7 @@ class Training:
         clipped: whether gradients are clipped.
         accumulation: batches per step.
         masters: whether 16-bit weights have float32 masters.
+        alone: whether gradients of no other process are added before the update.
         reference: share of all weights whose original values are kept beside them.
         reference_logits: tokens of a batch whose original logits are kept.
         layer: of RMU's loss; ``None``: the loss is about tokens.
@@ -75,6 +80,7 @@ class Training:
     clipped: bool
     accumulation: int
     masters: bool
+    alone: bool = True
     reference: float = 0.0
     reference_logits: int = 0
     layer: int | None = None
@@ -97,7 +103,7 @@ def training_phase(model: PreTrainedModel, training: Training, device: torch.dev
         if parameter.requires_grad
     }
     kept = _kept(model, trained, training)
-    once = len(training.terms) == training.accumulation == 1
+    once = len(training.terms) == training.accumulation == 1 and training.alone
     grown = training.accumulation > 1  # all gradients are there when the last batch is read
     gradients = {
         p: _packed_bytes(p, share) if training.packed else p.nbytes for p, share in trained.items()
@@ -168,6 +174,31 @@ def _update_bytes(trained: Mapping[torch.nn.Parameter, float], device: torch.dev
         if 0 < share < 1
     ]
     return max(sizes, default=0) * (torch.get_num_threads() if on_cpu else 1)
+
+
+def share_of(phase: Phase, model: PreTrainedModel, devices: int) -> Phase:
+    """What each of several devices holds of a phase when the weights are cut among them.
+
+    All that goes with the weights is divided evenly, but for tied embeddings, which stay whole
+    (:func:`wagle.shards.shard`). Whole are also the block that computes, the one that is fetched
+    meanwhile and, between backward pass and adding up, a block's gradients. Of 8 blocks of 1 GB on
+    4 devices each holds 2 GB and up to 3 GB more.
+
+    Raises:
+        WagleError: the architecture's decoder blocks are not known.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    blocks, table = decoder_layers(model)[1], embedding.get_parameter("weight")
+    tied = head is None or head.weight is table
+    whole = table.numel() / sum(p.numel() for p in model.parameters()) if tied else 0.0
+    sizes = [sum(p.nbytes for p in unit.parameters()) for unit in (blocks[0], embedding)]
+    largest = sizes[0] if tied else max(sizes)
+    parts = Parts(phase.parts)
+    for part in _CUT:
+        parts[part] = round(parts[part] * (whole + (1 - whole) / devices))
+    learns = phase.name in (ATTRIBUTION, TRAINING)
+    parts[WHOLE] = largest * (3 if learns else 2)
+    return Phase(phase.name, parts)
 
 
 def attribution_phase(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from wagle import ranks
 from wagle.config import Config
 from wagle.errors import ConfigError
 from wagle.planning.flag import Wanted
@@ -32,14 +34,20 @@ def show_plan(config: Config, wanted: Wanted, *, only_mask: bool = False) -> Non
         ConfigError: nothing says how much memory there is.
         WagleError: the model's configuration cannot be read.
     """
-    job = Job.of(config, only_mask=only_mask)
+    devices = ranks.started() if wanted.devices is None else wanted.devices
+    job = Job.of(config, only_mask=only_mask, devices=devices)
     room = free_memory(job.device) if wanted.size is None else wanted.size
     if room is None:
         raise ConfigError(f"how much is free on {job.device} is not known here: give --plan 24GB")
     program = program_memory(job.device)
+    parallel = config.get("overall.parallel", "auto") if devices > 1 else "none"
+    job = replace(job, sharded=parallel == "fsdp")
     phases = job.phases()
+    if parallel == "auto" and any(phase.total + program > room for phase in phases):
+        job = replace(job, sharded=True)
+        phases = job.phases()
     dtype = str(job.dtype).removeprefix("torch.")
-    say(f"{config['overall.model_name']} in {dtype} on {job.device}; {_texts(job)}")
+    say(f"{config['overall.model_name']} in {dtype} on {_devices(job)}; {_texts(job)}")
     if not phases:
         say("nothing takes more than the model: there is nothing to plan")
         return
@@ -55,6 +63,13 @@ def show_plan(config: Config, wanted: Wanted, *, only_mask: bool = False) -> Non
             say(_remedy(job, phase, room - program, program))
 
 
+def _devices(job: Job) -> str:
+    if job.devices == 1:
+        return str(job.device)
+    held = "a part of the model (fsdp)" if job.sharded else "all of the model (ddp)"
+    return f"{job.devices} devices ({job.device}), each with {held}"
+
+
 def _texts(job: Job) -> str:
     parts = [
         f"{role} texts of at most {text.tokens} tokens{'' if text.known else ' (the limit)'}"
@@ -65,7 +80,7 @@ def _texts(job: Job) -> str:
 
 def _table(phases: Sequence[Phase], program: int) -> Table:
     table = Table(
-        title="peak memory, GB of 10⁹ bytes",
+        title="peak memory of a device, GB of 10⁹ bytes",
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,

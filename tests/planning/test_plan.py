@@ -19,13 +19,17 @@ from wagle.planning.memory import (
     PACKED,
     REFERENCE,
     SUMS,
+    TRAINING,
     WEIGHTS,
+    WHOLE,
+    Phase,
     Training,
     attribution_phase,
     model_bytes,
+    share_of,
     training_phase,
 )
-from wagle.planning.simulation import Batch, MemoryTracker
+from wagle.planning.simulation import Batch, MemoryTracker, Parts
 from wagle.planning.skeleton import skeleton
 
 from conftest import CONFIGS, make_model
@@ -152,17 +156,34 @@ def test_sums_of_gradients_are_where_they_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("argv", "size", "rest"),
+    ("argv", "wanted", "rest"),
     [
-        (["--plan"], None, []),
-        (["--plan", "24GB", "-C", "x"], 24 * 10**9, ["-C", "x"]),
-        (["-C", "x", "--plan=1.5 gib"], 3 * 2**29, ["-C", "x"]),
-        (["--plan", "--overall.seed", "1"], None, ["--overall.seed", "1"]),
+        (["--plan"], (None, None), []),
+        (["--plan", "24GB", "-C", "x"], (24 * 10**9, None), ["-C", "x"]),
+        (["-C", "x", "--plan=1.5 gib"], (3 * 2**29, None), ["-C", "x"]),
+        (["--plan", "--overall.seed", "1"], (None, None), ["--overall.seed", "1"]),
+        (["--plan", "8x80GB"], (80 * 10**9, 8), []),
     ],
 )
-def test_the_flag_takes_a_size(argv, size, rest):
-    wanted, left = split_plan(argv)
-    assert (wanted.size, left) == (size, rest)
+def test_the_flag_takes_a_size_and_a_number_of_devices(argv, wanted, rest):
+    assert split_plan(argv) == (wanted, rest)
+
+
+def test_weights_and_what_goes_with_them_are_cut_among_devices():
+    """1000 bytes on 4 devices: 250; tied embeddings stay whole; so do three blocks."""
+    found = {}
+    for name in ("llama", "llama_tied"):
+        with skeleton(CONFIGS[name], torch.float32) as model:
+            weights = sum(p.numel() for p in model.parameters())
+            table = model.get_input_embeddings().weight.numel()
+            block = sum(p.nbytes for p in model.model.layers[0].parameters())
+            phase = Phase(TRAINING, Parts({WEIGHTS: 4 * weights, "activations": 500}))
+            found[name] = share_of(phase, model, 4).parts
+        assert found[name]["activations"] == 500
+    assert found["llama"][WEIGHTS] == weights + table  # an untied head is as large as a table
+    assert found["llama"][WHOLE] == 3 * 4 * table  # of this one, larger than a block
+    assert found["llama_tied"][WEIGHTS] == 4 * table + (weights - table)
+    assert found["llama_tied"][WHOLE] == 3 * block
 
 
 def test_a_command_line_without_the_flag_is_left_alone():

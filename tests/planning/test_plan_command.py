@@ -61,6 +61,17 @@ def test_what_does_not_fit_is_said_with_what_would(options, capsys):
     assert "attribution fits with --unlearn.attribution_batch_size" in text
 
 
+def test_several_devices_hold_parts_of_what_one_cannot(options, capsys):
+    held = {}
+    for size in ("2x8GB", "2x1MB"):
+        assert unlearn.main([*options, *unlearning(), "--plan", size]) == 0
+        text = capsys.readouterr().out
+        held[size] = " ".join(text.split())
+    assert "2 devices (cpu), each with all of the model (ddp)" in held["2x8GB"]
+    assert "2 devices (cpu), each with a part of the model (fsdp)" in held["2x1MB"]
+    assert "blocks put together" in held["2x1MB"]
+
+
 def test_what_fits_nowhere_is_said(options, capsys):
     assert unlearn.main([*options, *unlearning(), "--plan", "1MB"]) == 0
     assert "training does not fit; the least is" in " ".join(capsys.readouterr().out.split())
