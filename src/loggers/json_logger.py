@@ -85,7 +85,9 @@ class JsonLogger(Logger):
                     "--logger.name, or remove the folder"
                 )
             if not wants_model or (self.folder / CHECKPOINTS).is_dir():
-                shutil.rmtree(self.folder / TRAINING, ignore_errors=True)  # of a kill at the end
+                # Of a kill at the end:
+                shutil.rmtree(self.folder / TRAINING, ignore_errors=True)
+                (self.folder / PARTIAL_RESULTS).unlink(missing_ok=True)
                 return read_document(self.folder, RESULTS, earlier)
             say(f"{self.folder} has finished, but kept no model (unlearn.save_model): running it")
         elif earlier:
@@ -161,7 +163,6 @@ class JsonLogger(Logger):
         write_json(self.folder / RESULTS, results, durable=True)
         self._write_manifest(FINISHED, manifest)
         self._finished = True
-        (self.folder / PARTIAL_RESULTS).unlink(missing_ok=True)
         self._lock.release()
 
     def fail(self, error: BaseException, manifest: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ class MaskFiles:
         model_fingerprint: of the model.
         template: name of the resolved prompt template.
         pad_token_id: for padding batches.
+        on_resume: told when an attribution went on after an interruption, as manifests list it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class MaskFiles:
         model_fingerprint: str,
         template: str,
         pad_token_id: int,
+        on_resume: Callable[[dict[str, str]], None],
     ) -> None:
         self.config = config
         self.model = model
@@ -61,6 +63,7 @@ class MaskFiles:
         self.model_fingerprint = model_fingerprint
         self.template = template
         self.pad_token_id = pad_token_id
+        self.on_resume = on_resume
 
     def prepare(self) -> tuple[Mask, MaskOrigin]:
         """Load the run's mask, or make it where the file is missing.
@@ -187,6 +190,7 @@ class MaskFiles:
                 dtype=getattr(torch, config.unlearn.attribution_dtype),
                 pad_token_id=self.pad_token_id,
                 lock_timeout=config.unlearn.lock_timeout,
+                on_resume=self.on_resume,
             ),
             scope=config.unlearn.mask_scope,
             exclude=tuple(config.unlearn.mask_exclude),

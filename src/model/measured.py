@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from wagle.errors import WagleError
-from wagle.loggers import Logger
-from wagle.loggers.run_folder import PARTIAL_RESULTS
+from wagle.loggers.files import read_json, write_json
+from wagle.terminal import say
 
 Value = TypeVar("Value")
 
 
 class Measured:
-    """Numbers by name, in the run folder's ``results.partial.json`` until the run has finished.
+    """Numbers by name, kept in a file until the run has finished.
 
     Args:
-        logger: keeps them, and has what an earlier attempt kept.
-        origin: what they depend on; numbers of another origin are not used.
+        path: the file; ``None``: nothing is kept.
+        origin: what they depend on, as JSON; numbers of another origin are not used.
 
     Attributes:
+        earlier: names of what an earlier attempt has measured.
         failures: messages of what could not be measured, by name.
     """
 
-    def __init__(self, logger: Logger, origin: Mapping[str, Any]) -> None:
-        self._logger = logger
+    def __init__(self, path: Path | None, origin: Mapping[str, Any]) -> None:
+        self._path = path
         self._origin = dict(origin)
+        self._values = self._kept()
+        self.earlier = list(self._values)
         self.failures: dict[str, str] = {}
-        earlier = logger.load(PARTIAL_RESULTS) or {}
-        self._values = earlier.get("measured", {}) if earlier.get("origin") == self._origin else {}
+
+    def _kept(self) -> dict[str, Any]:
+        """What the file holds; nothing where it is missing, damaged or of another origin."""
+        if self._path is None or not self._path.is_file():
+            return {}
+        with suppress(WagleError):
+            content = read_json(self._path)
+            if isinstance(content, dict) and content.get("origin") == self._origin:
+                return content.get("measured", {})
+        return {}
 
     def get(
         self,
@@ -48,8 +61,12 @@ class Measured:
             return read(self._values[name])
         value = measure()
         self._values[name] = write(value)
-        content = {"origin": self._origin, "measured": self._values}
-        self._logger.save(PARTIAL_RESULTS, content)
+        if self._path is not None:
+            content = {"origin": self._origin, "measured": self._values}
+            try:
+                write_json(self._path, content, durable=True)
+            except WagleError as error:
+                say(f"warning: {name} has been measured and is not kept: {error}")
         return value
 
     def attempt(self, name: str, measure: Callable[[], Value]) -> Value | None:
@@ -72,10 +89,16 @@ class Measured:
         if not self.failures:
             return
         kept = ""
-        if self._logger.folder is not None and self._values:
+        if self._path is not None and self._values:
             kept = (
-                f"\nWhat has been measured ({', '.join(self._values)}) is kept in "
-                f"{self._logger.folder / PARTIAL_RESULTS}; the same command measures the rest"
+                f"\nWhat has been measured ({', '.join(self._values)}) is kept in {self._path}; "
+                "the same command measures the rest"
             )
         reasons = "".join(f"\n{name}: {reason}" for name, reason in self.failures.items())
         raise WagleError(f"not everything could be evaluated{reasons}{kept}")
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()

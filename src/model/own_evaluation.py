@@ -73,9 +73,14 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
     rows = [(role, row) for role, part in asked.items() for row in part]
     encoders = {role: _encoder(context, names[role]) for role in asked}
     encoded = [encoders[role](row) for role, row in rows]
-    scored = _score(context, [row for _, row in rows], encoded)
+    measured = context.measured
+    scored = measured.get("own scores", lambda: _score(context, [row for _, row in rows], encoded))
     if words is not None:
-        _answer(context, [row for row in scored if "question" in row], words, encoded)
+        questions = [row for row in scored if "question" in row]
+        texts = measured.get("own answers", lambda: _answers(context, questions, encoded))
+        for row, text in zip(questions, texts, strict=True):
+            row["generated"] = text
+            row["rougeL_score"] = rouge_l_recall(row["answer"], text, words)
     documents: dict[str, list[dict[str, Any]]] = {role: [] for role in asked}
     for (role, _), document in zip(rows, scored, strict=True):
         documents[role].append(document)
@@ -142,26 +147,20 @@ def _text_of(context: EvaluationContext, row: Mapping[str, str]) -> str:
     return template.question(row["question"]) + template.answer_start + row["answer"]
 
 
-def _answer(
-    context: EvaluationContext,
-    documents: Sequence[dict[str, Any]],
-    words: str,
-    encoded: Sequence[Encoded],
-) -> None:
-    """Add what the model says to the questions, which may be as long as the longest row is."""
+def _answers(
+    context: EvaluationContext, rows: Sequence[Mapping[str, Any]], encoded: Sequence[Encoded]
+) -> list[str]:
+    """What the model says to the questions, which may be as long as the longest row is."""
     longest = max(LEAST_TOTAL_LENGTH, *(len(row.input_ids) for row in encoded))
-    texts = answer_questions(
+    return answer_questions(
         context.model,
         context.tokenizer,
         context.template,
-        [row["question"] for row in documents],
+        [row["question"] for row in rows],
         max_total_length=min(longest, most_positions(context.model)),
         batch_size=context.batch_size,
         description="answering questions",
     )
-    for document, text in zip(documents, texts, strict=True):
-        document["generated"] = text
-        document["rougeL_score"] = rouge_l_recall(document["answer"], text, words)
 
 
 def _summarize(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.folder_lock import FolderLock
-from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, TRAINING
+from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, PARTIAL_RESULTS, TRAINING
 from wagle.model.environment import (
     Stopwatch,
     git_commit,
@@ -90,6 +91,7 @@ class Unlearn:
         training_log: one dict per logged step, after :meth:`train`.
         saved: where the trained model is, once it is.
         record: how the model of ``unlearn.resume_path`` was made, where it says so.
+        resumed: when the run went on after an interruption, and after what.
     """
 
     def __init__(self, config: UnlearnConfig, logger: Logger) -> None:
@@ -104,7 +106,8 @@ class Unlearn:
         self.saved: Path | None = None
         self.record: Record | None = None
         self.checkpoints: Checkpoints | None = None
-        self._resumed: list[dict[str, str]] = []
+        self.measured: Measured | None = None
+        self.resumed: list[dict[str, str]] = []
         self._lock: FolderLock | None = None  # of checkpoints outside a run folder
         self.fingerprints: dict[str, str] = {}
         self.device = resolve_device(config.overall.device)
@@ -149,6 +152,8 @@ class Unlearn:
             results = self._run()
             self.logger.finish(results, self._manifest())
             self._drop_checkpoints()
+            if self.measured:
+                self.measured.remove()
         except BaseException as error:
             self.logger.fail(error, self._manifest())
             say(self._left_behind(), sys.stderr)
@@ -193,6 +198,8 @@ class Unlearn:
             return f"{where}; the same command goes on with the model in {self.saved}"
         if self.checkpoints and self.checkpoints.newest:
             return f"{where}; the same command goes on from {self.checkpoints.newest}"
+        if phase == "mask":
+            return f"{where}; the same command goes on with what is kept of the sums of gradients"
         lost = ": what was trained is lost" if "train" in self.watch.phases else ""
         return f"{where}{lost}; the same command runs it again"
 
@@ -336,6 +343,7 @@ class Unlearn:
             model_fingerprint=self.fingerprints["model"],
             template=self.template.name,
             pad_token_id=self.tokenizer.pad_token_id,
+            on_resume=self.resumed.append,
         )
 
     def density(self) -> float:
@@ -478,8 +486,7 @@ class Unlearn:
         }
         folder = self.logger.folder and self.logger.folder / TRAINING
         if folder is None:
-            name = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-            folder = self._cache_dir / "wagle" / TRAINING / name[:16]
+            folder = self._cached(TRAINING, origin)
             self._lock = FolderLock(folder, "overall.cache_dir")
             try:
                 self._lock.acquire()
@@ -487,12 +494,13 @@ class Unlearn:
                 say(f"note: no checkpoints of this training are kept: {error}")
                 return None
         every = self.config.unlearn.save_steps
-        return Checkpoints(folder, origin, every=every, keeps_last=self._model_folder is None)
+        unsaved = self._model_folder is None
+        return Checkpoints(folder, origin, every=every, keeps_last=unsaved, resumed=self.resumed)
 
-    @property
-    def resumed(self) -> list[dict[str, str]]:
-        """When the run went on after an interruption, and after what."""
-        return self._resumed or (self.checkpoints.resumed if self.checkpoints else [])
+    def _cached(self, kind: str, origin: Mapping[str, Any]) -> Path:
+        """A place in the cache for what has this origin."""
+        name = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+        return self._cache_dir / "wagle" / kind / name[:16]
 
     def _drop_checkpoints(self) -> None:
         if self.checkpoints:
@@ -517,7 +525,8 @@ class Unlearn:
             str(folder), dtype=self.dtype, device=self.device, cache_dir=self._cache_dir
         )
         self.saved = folder
-        self._resumed = [*record.resumed, resumption("training")]
+        self.resumed[:0] = record.resumed
+        self.resumed.append(resumption("training"))
         self.adapted_share = record.density
         self.training_log = record.log
         self.watch.seconds |= record.seconds
@@ -545,6 +554,7 @@ class Unlearn:
 
         What an earlier attempt has measured of the same weights, rows and code is taken over.
         """
+        self.measured = self._find_measured()
         context = EvaluationContext(
             config=self.config,
             model=self.model,
@@ -553,15 +563,30 @@ class Unlearn:
             load_rows=self.data.rows,
             forget_rows=self.data.forget_rows,
             save=self.logger.save,
-            measured=Measured(self.logger, self._evaluation_origin()),
+            measured=self.measured,
         )
         task = self.config.unlearn.task_name
         return {"task": task, **self._about(), **evaluate(context)}
 
+    def _find_measured(self) -> Measured:
+        """What has been measured so far: in the run folder, or else in the cache."""
+        origin = self._evaluation_origin()
+        if self.logger.folder is not None:
+            path = self.logger.folder / PARTIAL_RESULTS
+        else:
+            path = self._cached("evaluation", origin).with_suffix(".json")
+        measured = Measured(path, origin)
+        if measured.earlier:
+            names = ", ".join(measured.earlier)
+            say(f"going on with what has been measured: {names}")
+            self.resumed.append(resumption(names))
+        return measured
+
     def _evaluation_origin(self) -> dict[str, Any]:
-        """Everything that decides the numbers, beside the configuration."""
+        """Everything that decides the numbers."""
         retain_results = self.config.evaluation.retain_results
         return {
+            "config": self.config.fingerprint(),
             "retain_results": retain_results and bytes_fingerprint(Path(retain_results)),
             "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
             "rows": self.data.evaluated(),

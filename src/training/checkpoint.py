@@ -85,18 +85,25 @@ class Checkpoints:
         every: steps between two checkpoints; ``None``: ten minutes, or more where writing one takes
             so long that it would be more than a twentieth of the time.
         keeps_last: write one after the last step as well, for a model that is saved nowhere else.
+        resumed: a list to go on with.
 
     Attributes:
-        resumed: when training went on after which step, over all its attempts.
+        resumed: when training, or what came before, went on after what, over all attempts.
         beside: tensors that steps change in place and that are neither weights nor the optimizer's;
             they are kept, and put back in place.
     """
 
     def __init__(
-        self, folder: Path, origin: Mapping[str, Any], *, every: int | None, keeps_last: bool
+        self,
+        folder: Path,
+        origin: Mapping[str, Any],
+        *,
+        every: int | None,
+        keeps_last: bool,
+        resumed: list[dict[str, str]] | None = None,
     ) -> None:
         self.folder = folder
-        self.resumed: list[dict[str, str]] = []
+        self.resumed = [] if resumed is None else resumed
         self.beside: Mapping[str, torch.Tensor] = {}
         self._origin = json.loads(json.dumps({"format": FORMAT, **origin}))
         self._every = every
@@ -133,7 +140,8 @@ class Checkpoints:
             for name, tensor in self.beside.items():
                 tensor.detach().copy_(tensors[f"beside.{name}"])
             say(f"going on after step {standing.step}, from the checkpoint of {content['written']}")
-            self.resumed = [*content["resumed"], resumption(f"step {standing.step}")]
+            self.resumed[:0] = content["resumed"]
+            self.resumed.append(resumption(f"step {standing.step}"))
             return standing
         return Standing()
 

@@ -15,7 +15,6 @@ from wagle.dataset.pairing import draw_forget_rows
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
-from wagle.loggers import Logger
 from wagle.metrics.benchmarks import benchmark_of, find_metric
 from wagle.metrics.copyright import evaluate_copyright
 from wagle.metrics.text import bleu, rouge_l_recall
@@ -67,7 +66,7 @@ def run(tokenizer, config, seed=4, load=rows):
         load_rows=load,
         forget_rows=lambda: load(config["dataset.forget_dataset_name"]),
         save=save,
-        measured=Measured(Logger(), {}),
+        measured=Measured(None, {}),
     )
     check_evaluation(config, load)
     flat = evaluate(context)

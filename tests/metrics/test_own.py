@@ -15,7 +15,6 @@ from wagle.config import load_config
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
-from wagle.loggers import Logger
 from wagle.metrics.own import MOST_RETAINED, OWN
 from wagle.metrics.text import rouge_l_recall
 from wagle.model.evaluation import check_evaluation, evaluate
@@ -68,7 +67,7 @@ def measure(tmp_path, tokenizer, monkeypatch):
             load_rows=load,
             forget_rows=lambda: load("forget.jsonl"),
             save=documents.__setitem__,
-            measured=Measured(Logger(), {}),
+            measured=Measured(None, {}),
         )
         check_evaluation(config, load)
         return evaluate(context), json.loads(json.dumps(documents["own.json"], allow_nan=False))

@@ -11,7 +11,7 @@ from tests.evaluations import TOFU, configure, rows
 from tests.tofu import SETS, LetterEncoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import WagleError
-from wagle.loggers import Logger
+from wagle.loggers.files import write_json
 from wagle.metrics import tofu, tofu_field
 from wagle.metrics.tofu import evaluate_tofu
 from wagle.metrics.tofu_field import evaluate_official
@@ -125,21 +125,8 @@ def test_rows_that_are_not_finished_have_no_numbers():
 # ------------------------------------------------------------------------- attempts that failed
 
 
-class Kept(Logger):
-    """Keeps documents as a run folder does."""
-
-    def __init__(self):
-        self.documents = {}
-
-    def load(self, name):
-        return json.loads(self.documents[name]) if name in self.documents else None
-
-    def save(self, name, content):
-        self.documents[name] = json.dumps(content, indent=2, allow_nan=False)
-
-
-def attempt(tokenizer, logger, **changes):
-    """One attempt at an evaluation; its flat results."""
+def attempt(tokenizer, folder, **changes):
+    """One attempt at an evaluation, which keeps documents in a folder; its flat results."""
     config = configure(**TOFU, **changes)
     return evaluate(
         EvaluationContext(
@@ -149,10 +136,14 @@ def attempt(tokenizer, logger, **changes):
             template=TEMPLATE,
             load_rows=rows,
             forget_rows=lambda: rows(config["dataset.forget_dataset_name"]),
-            save=logger.save,
-            measured=Measured(logger, {}),
+            save=lambda name, content: write_json(folder / name, content),
+            measured=Measured(folder / "kept", {}),
         )
     )
+
+
+def measured_in(folder):
+    return list(json.loads((folder / "kept").read_text())["measured"])
 
 
 def no_memory(*_, **__):
@@ -172,11 +163,11 @@ def never(*_, **__):
     ],
 )
 def test_an_attempt_that_failed_goes_on_where_it_stopped(
-    tokenizer, monkeypatch, protocol, module, generate
+    tokenizer, monkeypatch, tmp_path, protocol, module, generate
 ):
     """First while it generates, then in the third set (of two rows); the same bytes at the end."""
     options = {"evaluation__protocol": protocol}
-    straight, logger = Kept(), Kept()
+    straight, folder = tmp_path / "straight", tmp_path / "failed"
     expected = attempt(tokenizer, straight, **options)
     rouge, judged = module.rouge_l_recall, []
 
@@ -189,22 +180,21 @@ def test_an_attempt_that_failed_goes_on_where_it_stopped(
     with monkeypatch.context() as failing:
         failing.setattr(module, generate, no_memory)
         with pytest.raises(WagleError, match="no memory left"):
-            attempt(tokenizer, logger, **options)
-    assert set(logger.load("results.partial.json")["measured"]) == {"tofu scores"}
+            attempt(tokenizer, folder, **options)
+    assert measured_in(folder) == ["tofu scores"]
 
     monkeypatch.setattr(tofu, "score_tokens", never)
     with monkeypatch.context() as failing:
         failing.setattr(module, "rouge_l_recall", third_set_fails)
         with pytest.raises(WagleError, match="no ROUGE today"):
-            attempt(tokenizer, logger, **options)
+            attempt(tokenizer, folder, **options)
     pieces = ("scores", "answers", "forget", "retain")
-    kept = logger.load("results.partial.json")["measured"]
-    assert list(kept) == [f"tofu {piece}" for piece in pieces]
+    assert measured_in(folder) == [f"tofu {piece}" for piece in pieces]
 
     monkeypatch.setattr(module, generate, never)
     monkeypatch.setattr(module, "rouge_l_recall", lambda *t: judged.append(t) or rouge(*t))
     del judged[:]
-    results = attempt(tokenizer, logger, **options)
+    results = attempt(tokenizer, folder, **options)
     assert len(judged) == 4
     assert json.dumps(results) == json.dumps(expected)
-    assert logger.documents["tofu.json"] == straight.documents["tofu.json"]
+    assert (folder / "tofu.json").read_bytes() == (straight / "tofu.json").read_bytes()
