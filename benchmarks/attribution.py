@@ -123,25 +123,18 @@ def baseline(args: argparse.Namespace) -> dict[str, float]:
 
 def ours(args: argparse.Namespace) -> dict[str, float]:
     """The main command's way: from nothing, or from the cache when it is there."""
-    import torch
 
+    from wagle.config.keys import UnlearnSection
     from wagle.unlearn.mask.file import save_mask
-    from wagle.unlearn.mask.gradients import GradientSettings
-    from wagle.unlearn.mask.make import MaskSettings, make_masks
+    from wagle.unlearn.mask.make import make_masks
 
     model, tokenizer, dataset = load(args)
-    settings = MaskSettings(
+    section = UnlearnSection(
         score_type="wagle",
         mu=MU,
-        accumulation_steps=ACCUMULATION,
-        seed=0,
-        gradients=GradientSettings(
-            batch_size=1,
-            forward_rows=8,
-            offload=args.offload,
-            dtype=torch.float32,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
+        gradient_accumulation_steps=ACCUMULATION,
+        attribution_batch_size=8,
+        attribution_offload=args.offload,
     )
     forwards = 0
 
@@ -152,7 +145,12 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     model.base_model.register_forward_pre_hook(count_forward)
     start = time.perf_counter()
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
-    masks = make_masks(model, dataset, ratios, settings, Path(args.work_dir) / "bench")
+    masks = make_masks(
+        *(model, dataset, ratios, section, Path(args.work_dir) / "bench"),
+        batch_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+        seed=0,
+    )
     for ratio, mask in masks.items():
         save_mask(mask, Path(args.work_dir) / f"bench_{ratio}{args.suffix}")
     return {"seconds": time.perf_counter() - start, "forwards": forwards}

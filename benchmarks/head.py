@@ -81,10 +81,13 @@ def run(method: str, steps: int, *, at_once: bool) -> dict[str, float]:
     import torch
 
     from wagle.catalogue import METHODS
+    from wagle.config.keys import UnlearnSection
+    from wagle.dataset.pairing import PairCollator
     from wagle.model import head
+    from wagle.training.loop import Rows
     from wagle.training.schedule import Plan
     from wagle.unlearn.reference import SwappedWeights
-    from wagle.unlearn.training import UnlearnSettings, unlearn
+    from wagle.unlearn.training import unlearn
 
     if at_once:
         head.Head.of = classmethod(lambda cls, model: cls(model, separate=False))
@@ -96,16 +99,15 @@ def run(method: str, steps: int, *, at_once: bool) -> dict[str, float]:
     for view in objective.reference_losses:  # any will do
         dataset.reference_losses[view] = torch.full((len(dataset),), math.log(VOCABULARY))
     reference = SwappedWeights(model, None) if objective.needs_reference_model else None
-    settings = UnlearnSettings(
-        lr=1e-5, weight_decay=0.0, seed=0, mask_enforcement="optimizer", master_weights=False
-    )
     plan = Plan.make(
         len(dataset), num_epochs=1, batch_size=BATCH, accumulation=1, whole_epochs=True
     )
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     loaded = resident("VmRSS")
     start = time.process_time()
-    log = unlearn(model, dataset, objective, None, reference, plan, settings, pad_token_id=0)
+    rows = Rows(dataset, dataset.order, PairCollator(dataset, 0))
+    section = UnlearnSection(lr=1e-5)
+    log = unlearn(model, rows, objective, None, reference, plan, section, seed=0)
     return {
         "bytes": resident("VmHWM") - loaded,
         "seconds": (time.process_time() - start) / steps,

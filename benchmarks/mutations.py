@@ -463,8 +463,8 @@ MUTATIONS = (
         ("fine-tuning: warm-up", "warmup=config.finetune.warmup_ratio", "warmup=0.1"),
         (
             "fine-tuning: one order",
-            "manual_seed(settings.seed + epoch)",
-            "manual_seed(settings.seed)",
+            "manual_seed(seed + epoch)",
+            "manual_seed(seed)",
         ),
     ),
     *_of(

@@ -21,17 +21,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from wagle.catalogue import METHODS
 from wagle.config import load_config
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
-from wagle.dataset.pairing import UnlearnDataset
+from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.metrics.likelihood import token_log_probs
 from wagle.optim.bitmask import BitMask
 from wagle.planning.memory import Phase, Training, attribution_phase, reading_phase, training_phase
 from wagle.planning.resources import resident
 from wagle.planning.simulation import Batch
 from wagle.planning.skeleton import skeleton
+from wagle.training.loop import Rows
 from wagle.training.schedule import Plan
-from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.mask.gradients import cached_gradient_sums
+from wagle.unlearn.training import unlearn
 
 CPU = torch.device("cpu")
 MODELS: dict[str, dict[str, Any]] = {
@@ -117,14 +119,15 @@ def measure(name: str, phase: str) -> int:
     _start_counting()
     with tempfile.TemporaryDirectory() as folder:
         if phase.startswith("attribution"):
-            settings = GradientSettings(
+            section = UnlearnSection(
+                attribution_batch_size=rows,
+                attribution_offload=PHASES[phase].get("offload", "none"),
+            )
+            cached_gradient_sums(
+                *(model, {"forget": examples}, section, Path(folder) / "sums"),
                 batch_size=rows,
-                forward_rows=rows,
-                offload=PHASES[phase].get("offload", "none"),
-                dtype=torch.float32,
                 pad_token_id=0,
             )
-            cached_gradient_sums(model, {"forget": examples}, settings, Path(folder) / "sums")
         elif phase == "evaluation":
             token_log_probs(model, examples, batch_size=rows, pad_token_id=0, description="reading")
         else:
@@ -155,11 +158,8 @@ def _train(model: PreTrainedModel, encode, rows: int, options: dict[str, Any]) -
         for name, p in model.named_parameters()
     }
     _start_counting()
-    settings = UnlearnSettings(
+    section = UnlearnSection(
         lr=1e-5,
-        weight_decay=0.0,
-        seed=0,
-        mask_enforcement="optimizer",
         master_weights=True,
         gradients=options.get("gradients", "packed"),
         max_grad_norm=options.get("max_grad_norm", 1.0),
@@ -173,7 +173,8 @@ def _train(model: PreTrainedModel, encode, rows: int, options: dict[str, Any]) -
         max_steps=STEPS,
         whole_epochs=False,
     )
-    unlearn(model, dataset, objective, mask, None, plan, settings, pad_token_id=0)
+    pairs = Rows(dataset, dataset.order, PairCollator(dataset, 0))
+    unlearn(model, pairs, objective, mask, None, plan, section, seed=0)
 
 
 def main() -> None:

@@ -107,24 +107,26 @@ def run(case: str, data_dir: Path) -> dict[str, float]:
 
 
 def _attribute(model, dataset, offload: str, folder: Path) -> None:
-    import torch
+    from wagle.config.keys import UnlearnSection
+    from wagle.unlearn.mask.gradients import cached_gradient_sums
 
-    from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
-
-    settings = GradientSettings(
-        batch_size=1, forward_rows=1, offload=offload, dtype=torch.float32, pad_token_id=0
-    )
+    section = UnlearnSection(attribution_batch_size=1, attribution_offload=offload)
     examples = [dataset.example("forget", (0, index)) for index in range(ROWS)]
-    cached_gradient_sums(model, {"forget": examples}, settings, folder / "sums")
+    cached_gradient_sums(
+        *(model, {"forget": examples}, section, folder / "sums"), batch_size=1, pad_token_id=0
+    )
 
 
 def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
     import torch
 
     from wagle.catalogue import METHODS
+    from wagle.config.keys import UnlearnSection
+    from wagle.dataset.pairing import PairCollator
     from wagle.optim.bitmask import BitMask
+    from wagle.training.loop import Rows
     from wagle.training.schedule import Plan
-    from wagle.unlearn.training import UnlearnSettings, unlearn
+    from wagle.unlearn.training import unlearn
 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -133,13 +135,6 @@ def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
         name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < options["ratio"])
         for name, p in model.named_parameters()
     }
-    settings = UnlearnSettings(
-        lr=1e-5,
-        weight_decay=0.0,
-        seed=0,
-        mask_enforcement=str(options.get("enforcement", "optimizer")),
-        master_weights=bool(options.get("masters", True)),
-    )
     plan = Plan.make(
         len(dataset),
         batch_size=1,
@@ -149,8 +144,13 @@ def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
         whole_epochs=False,
     )
     objective = METHODS["GA+FT"].load()(gamma=1.0)
-    pad = tokenizer.pad_token_id
-    unlearn(model, dataset, objective, mask, None, plan, settings, pad_token_id=pad)
+    section = UnlearnSection(
+        lr=1e-5,
+        mask_enforcement=str(options.get("enforcement", "optimizer")),
+        master_weights=bool(options.get("masters", True)),
+    )
+    rows = Rows(dataset, dataset.order, PairCollator(dataset, tokenizer.pad_token_id))
+    unlearn(model, rows, objective, mask, None, plan, section, seed=0)
 
 
 def main() -> None:

@@ -7,20 +7,27 @@ from dataclasses import fields
 import torch
 
 from wagle.catalogue import METHODS
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.optim.bitmask import BitMask
-from wagle.training.optimizer import SophiaSettings
+from wagle.training.loop import Rows
 from wagle.unlearn.reference import reference_losses
-from wagle.unlearn.training import UnlearnSettings
 
 from conftest import VOCABULARY, make_model
 
-SETTINGS = UnlearnSettings(
-    lr=1e-2, weight_decay=0.1, seed=0, mask_enforcement="optimizer", master_weights=False
-)
-SOPHIA = SophiaSettings(betas=(0.9, 0.95), rho=0.03)
 ROWS = 7
+
+
+def recipe(**changes) -> UnlearnSection:
+    """A resolved section of the configuration, as `unlearn` takes it."""
+    return UnlearnSection(**{"lr": 1e-2, "weight_decay": 0.1, "master_weights": False, **changes})
+
+
+def make_rows(objective, model, num_workers=0) -> Rows:
+    """What training reads."""
+    dataset = make_dataset(objective, model)
+    return Rows(dataset, dataset.order, PairCollator(dataset, 2), num_workers)
 
 
 def encode(row: int, shift: int = 0) -> Encoded:

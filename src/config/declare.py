@@ -6,13 +6,16 @@ Example::
         seed: int = key(0, "seeds python, numpy and torch", at_least=0)
 
 declares ``overall.seed``, read as ``config.overall.seed``. The field's type is that of the resolved
-value; it says what the key takes as well, unless a checker does.
+value; it says what the key takes as well, unless a checker does. A section alone has the defaults
+of the keys that it is not given: ``Overall(seed=1)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
 from fastargs.validation import Checker
@@ -69,7 +72,10 @@ def key(
     Args:
         checker: not given: what the field's type says, with the bounds of a number.
     """
-    return field(metadata={_MARK: (default, meaning, checker, inert, bounds)})
+    metadata = {_MARK: (default, meaning, checker, inert, bounds)}
+    if default is REQUIRED:
+        return field(metadata=metadata)
+    return field(default_factory=partial(copy, default), metadata=metadata)
 
 
 def keys_of(section: type, name: str) -> Iterator[Key]:

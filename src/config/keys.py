@@ -91,8 +91,8 @@ class LoggerSection:
         Text("name"),
         inert=True,
     )
-    json: JsonFolder
-    wandb: Wandb
+    json: JsonFolder = JsonFolder()
+    wandb: Wandb = Wandb()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +209,7 @@ class UnlearnSection:
     p: float = key(0.01, "accepted for old configs, has no effect", inert=True)
     q: float = key(0.01, "accepted for old configs, has no effect", inert=True)
     sophia: bool = key(False, "Sophia-G instead of AdamW")
-    sophia_params: SophiaParams
+    sophia_params: SophiaParams = SophiaParams()
     resume_path: str | None = key(None, "evaluate this saved model; nothing is trained", _FOLDER)
     max_steps: int = key(-1, "optimizer steps; -1: num_epochs decides", Steps())
     step_formula: Literal["published", "whole_epochs"] = key(
@@ -297,7 +297,7 @@ class EvaluationSection:
         _DATASET,
     )
     tasks: list[str] | None = key(None, "what to run as well", ListOf(_LM_EVAL_TASK))
-    task_names: TaskNames
+    task_names: TaskNames = TaskNames()
     sentence_model: str = key(
         "sentence-transformers/paraphrase-MiniLM-L6-v2",
         "sentence encoder for TOFU's accuracy: from the hub, a folder or a Python package",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,20 +47,6 @@ RECORD = "fine_tuning.json"
 """Beside the weights: the configuration that made them, and the training log."""
 
 
-@dataclass(frozen=True)
-class FineTuneSettings:
-    """The recipe of fine-tuning, beside its length (:class:`Plan`).
-
-    Attributes:
-        master_weights: keep float32 masters of 16-bit weights.
-    """
-
-    lr: float
-    weight_decay: float
-    seed: int
-    master_weights: bool
-
-
 class EncodedRows(Dataset[Encoded]):
     """A map-style data set: rows encoded when they are asked for.
 
@@ -87,8 +72,11 @@ def fine_tune(
     model: PreTrainedModel,
     dataset: EncodedRows,
     plan: Plan,
-    settings: FineTuneSettings,
     *,
+    lr: float,
+    weight_decay: float,
+    master_weights: bool,
+    seed: int,
     pad_token_id: int,
     checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
@@ -96,6 +84,9 @@ def fine_tune(
 
     AdamW, linear schedule with warm-up, gradients clipped to norm 1; the loss of a step is the mean
     cross-entropy over all labelled tokens of its window.
+
+    Args:
+        master_weights: keep float32 masters of 16-bit weights.
 
     Returns:
         The training log (:func:`wagle.training.loop.train`).
@@ -107,7 +98,7 @@ def fine_tune(
         return Loss(losses.sum() / tokens)
 
     def order(epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(settings.seed + epoch)
+        generator = torch.Generator().manual_seed(seed + epoch)
         return torch.randperm(len(dataset), generator=generator).tolist()
 
     log = train(
@@ -116,12 +107,12 @@ def fine_tune(
         share,
         make_optimizer(
             model,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            master_weights=settings.master_weights,
+            lr=lr,
+            weight_decay=weight_decay,
+            master_weights=master_weights,
         ),
         plan,
-        seed=settings.seed,
+        seed=seed,
         checkpoints=checkpoints,
     )
     model.eval()
@@ -185,7 +176,7 @@ def _resolved(config: FineTuneConfig, model: PreTrainedModel) -> dict[str, Any]:
     return {
         "overall.device": str(model.device),
         "overall.dtype": str(model.dtype).removeprefix("torch."),
-        "finetune.master_weights": _settings(config, model.dtype).master_weights,
+        "finetune.master_weights": _master_weights(config, model.dtype),
     }
 
 
@@ -252,7 +243,10 @@ def _make(config: FineTuneConfig, output: Path) -> None:
         model,
         EncodedRows(list(parts.values())),
         plan,
-        _settings(config, model.dtype),
+        lr=config.finetune.lr,
+        weight_decay=config.finetune.weight_decay,
+        master_weights=_master_weights(config, model.dtype),
+        seed=config.overall.seed,
         pad_token_id=tokenizer.pad_token_id,
         checkpoints=checkpoints,
     )
@@ -310,11 +304,6 @@ def _plan(config: FineTuneConfig, rows: int) -> Plan:
     )
 
 
-def _settings(config: FineTuneConfig, dtype: torch.dtype) -> FineTuneSettings:
+def _master_weights(config: FineTuneConfig, dtype: torch.dtype) -> bool:
     masters = config.finetune.master_weights
-    return FineTuneSettings(
-        lr=config.finetune.lr,
-        weight_decay=config.finetune.weight_decay,
-        seed=config.overall.seed,
-        master_weights=dtype.itemsize == 2 if masters is None else masters,
-    )
+    return dtype.itemsize == 2 if masters is None else masters

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
 import xxhash
 from transformers import PreTrainedModel
 
@@ -21,8 +21,7 @@ from wagle.optim.bitmask import Mask
 from wagle.terminal import say
 from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
-from wagle.unlearn.mask.gradients import GradientSettings
-from wagle.unlearn.mask.make import MaskSettings, make_masks, mask_scores
+from wagle.unlearn.mask.make import make_masks, mask_scores
 from wagle.unlearn.mask.provenance import (
     Comparison,
     MaskOrigin,
@@ -125,8 +124,8 @@ class MaskFiles:
 
     def make(self, ratios: list[float]) -> dict[float, Mask]:
         """Masks of the configured score type at several ratios, from the same scores."""
-        cache = self.config.gradient_cache()
-        return make_masks(self.model, self.dataset, ratios, self._settings, cache)
+        section, cache = self.config.unlearn, self.config.gradient_cache()
+        return make_masks(self.model, self.dataset, ratios, section, cache, **self._further)
 
     def write(self, ratios: list[float]) -> list[Path]:
         """Make the masks of several ratios and save each where its ratio's name says."""
@@ -137,8 +136,18 @@ class MaskFiles:
 
     def score_histogram(self) -> ScoreHistogram:
         """How the configured scores, which masks are selected by, are spread."""
-        cache = self.config.gradient_cache()
-        return score_histogram(mask_scores(self.model, self.dataset, self._settings, cache))
+        section, cache = self.config.unlearn, self.config.gradient_cache()
+        scores = mask_scores(self.model, self.dataset, section, cache, **self._further)
+        return score_histogram(scores)
+
+    @property
+    def _further(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.config.dataset.batch_size,
+            "pad_token_id": self.pad_token_id,
+            "seed": self.config.overall.seed,
+            "on_resume": self.on_resume,
+        }
 
     def provenance(self, ratio: float | None) -> dict[str, str]:
         """What a mask made now depends on, with one of several ratios (``None``: not known)."""
@@ -174,27 +183,6 @@ class MaskFiles:
         rows = self.dataset.retain
         first = examples_fingerprint([self.dataset.encode_retain(rows[0])])
         return xxhash.xxh3_128_hexdigest(f"{rows_fingerprint(rows)} {first}".encode())
-
-    @property
-    def _settings(self) -> MaskSettings:
-        config = self.config
-        return MaskSettings(
-            score_type=config.unlearn.score_type,
-            mu=config.unlearn.mu,
-            accumulation_steps=config.unlearn.gradient_accumulation_steps,
-            seed=config.overall.seed,
-            gradients=GradientSettings(
-                batch_size=config.dataset.batch_size,
-                forward_rows=config.unlearn.attribution_batch_size,
-                offload=config.unlearn.attribution_offload,
-                dtype=getattr(torch, config.unlearn.attribution_dtype),
-                pad_token_id=self.pad_token_id,
-                lock_timeout=config.unlearn.lock_timeout,
-                on_resume=self.on_resume,
-            ),
-            scope=config.unlearn.mask_scope,
-            exclude=tuple(config.unlearn.mask_exclude),
-        )
 
     def _say(self, path: Path, selected: float, origin: MaskOrigin) -> None:
         """Tell the user what mask it is, and what is to be known about it."""

@@ -7,13 +7,14 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from wagle.catalogue import METHODS
 from wagle.config import UnlearnConfig
+from wagle.dataset.pairing import PairCollator
 from wagle.dataset.sources import find_source
 from wagle.dataset.templates import (
     Template,
@@ -58,14 +59,14 @@ from wagle.model.run_data import RunData
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
-from wagle.training.optimizer import SophiaSettings
+from wagle.training.loop import Rows
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
 from wagle.unlearn.mask.statistics import density, density_table
 from wagle.unlearn.objectives import Objective, ReferenceModel
 from wagle.unlearn.reference import SwappedWeights, reference_losses
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.training import unlearn
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -368,15 +369,20 @@ class Unlearn:
             model = cast("PreTrainedModel", adapted)  # has all that a model has
         needs_reference = self.objective.needs_reference_model
         reference = self._reference(adapted) if needs_reference else None
+        collate = PairCollator(self.dataset, self.tokenizer.pad_token_id)
         self.training_log = unlearn(
             model,
-            self.dataset,
+            Rows(self.dataset, self.dataset.order, collate, config.dataset.num_workers),
             self.objective,
             self.mask,
             reference,
             self.plan,
-            self._unlearn_settings(),
-            pad_token_id=self.tokenizer.pad_token_id,
+            replace(
+                config.unlearn,
+                mask_enforcement=self._enforcement(),
+                master_weights=self._master_weights(),
+            ),
+            seed=config.overall.seed,
             on_log=self.logger.log_step,
             checkpoints=self.checkpoints,
         )
@@ -398,7 +404,7 @@ class Unlearn:
         say(f"{self.config.unlearn.unlearn_method} keeps original weights, {size}")
         return reference
 
-    def _enforcement(self) -> str:
+    def _enforcement(self) -> Literal["optimizer", "gradient"]:
         """How the mask is enforced; the published way is for mask files only."""
         if self.config.unlearn.mask_path is None:
             return "optimizer"
@@ -408,25 +414,6 @@ class Unlearn:
         """Whether 16-bit weights are updated by way of float32 copies."""
         masters = self.config.unlearn.master_weights
         return self.dtype.itemsize == 2 if masters is None else masters
-
-    def _unlearn_settings(self) -> UnlearnSettings:
-        config = self.config
-        sophia = None
-        if config.unlearn.sophia:
-            params = config.unlearn.sophia_params
-            sophia = SophiaSettings(betas=(params.betas_low, params.betas_high), rho=params.rho)
-        return UnlearnSettings(
-            lr=config.unlearn.lr,
-            weight_decay=config.unlearn.weight_decay,
-            seed=config.overall.seed,
-            mask_enforcement=self._enforcement(),
-            master_weights=self._master_weights(),
-            gradients=config.unlearn.gradients,
-            max_grad_norm=config.unlearn.max_grad_norm,
-            gradient_checkpointing=config.unlearn.gradient_checkpointing,
-            sophia=sophia,
-            num_workers=config.dataset.num_workers,
-        )
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""

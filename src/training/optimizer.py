@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from wagle.config.keys import SophiaParams
 from wagle.optim.bitmask import BitMask
 from wagle.optim.masked_adamw import MaskedAdamW
 from wagle.optim.packed import PackedOptimizer
@@ -18,14 +18,6 @@ from wagle.optim.sophia import SophiaG
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
 
-@dataclass(frozen=True)
-class SophiaSettings:
-    """Hyper-parameters of Sophia-G."""
-
-    betas: tuple[float, float]
-    rho: float
-
-
 def make_optimizer(
     model: torch.nn.Module,
     *,
@@ -33,7 +25,7 @@ def make_optimizer(
     weight_decay: float,
     master_weights: bool,
     masks: Mapping[torch.Tensor, BitMask] | None = None,
-    sophia: SophiaSettings | None = None,
+    sophia: SophiaParams | None = None,
 ) -> PackedOptimizer:
     """AdamW (betas 0.9 and 0.999, epsilon 1e-8), or Sophia-G, over the trainable parameters.
 
@@ -48,7 +40,7 @@ def make_optimizer(
     return SophiaG(
         groups,
         lr=lr,
-        betas=sophia.betas,
+        betas=(sophia.betas_low, sophia.betas_high),
         rho=sophia.rho,
         masks=masks,
         master_weights=master_weights,

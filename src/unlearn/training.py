@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
 from wagle import ranks, shards
-from wagle.dataset.pairing import PairCollator, UnlearnDataset
+from wagle.config.keys import UnlearnSection
 from wagle.errors import ConfigError, WagleError
 from wagle.model.head import Head, negative_log_likelihood
 from wagle.optim.bitmask import Mask
@@ -18,51 +17,24 @@ from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import flat_gradient, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
-from wagle.training.loop import MAX_GRADIENT_NORM, Batch, Loss, Rows, Window, train
-from wagle.training.optimizer import SophiaSettings, make_optimizer
+from wagle.training.loop import Batch, Loss, Rows, Window, train
+from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference, total
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
 
 
-@dataclass(frozen=True)
-class UnlearnSettings:
-    """The recipe of unlearning, beside its length (:class:`Plan`).
-
-    Attributes:
-        mask_enforcement: ``optimizer``: only selected weights are seen by the optimizer;
-            ``gradient``: gradients are multiplied by the mask before a dense step, as published
-            (with weight decay, frozen weights shrink).
-        master_weights: keep float32 masters of the selected weights of 16-bit models.
-        gradients: ``dense``: whole until the update; ``packed``: of selected weights only
-            (:class:`PackedGradients`).
-        max_grad_norm: what gradients are clipped to; 0: they are not clipped.
-        sophia: use Sophia-G instead of AdamW.
-    """
-
-    lr: float
-    weight_decay: float
-    seed: int
-    mask_enforcement: str
-    master_weights: bool
-    gradients: str = "dense"
-    max_grad_norm: float = MAX_GRADIENT_NORM
-    gradient_checkpointing: bool = False
-    sophia: SophiaSettings | None = None
-    num_workers: int = 0
-
-
 def unlearn(
     model: PreTrainedModel,
-    dataset: UnlearnDataset,
+    rows: Rows,
     objective: Objective,
     mask: Mask | None,
     reference: ReferenceModel | None,
     plan: Plan,
-    settings: UnlearnSettings,
+    section: UnlearnSection,
     *,
-    pad_token_id: int,
+    seed: int,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
@@ -70,16 +42,19 @@ def unlearn(
 
     Args:
         model: its device decides where training runs.
-        dataset: pairs of forget and retain examples.
+        rows: pairs of forget and retain examples.
         mask: the weights that may change; ``None``: all of them.
         reference: opens the model before unlearning, for objectives that run it.
+        section: its ``master_weights`` are resolved; with ``mask_enforcement`` ``optimizer`` only
+            selected weights are seen by the optimizer, with ``gradient`` gradients are multiplied
+            by the mask before a dense step, as published (and frozen weights decay).
         on_log, checkpoints: as for :func:`wagle.training.loop.train`.
 
     Raises:
         WagleError: the mask selects nothing; training diverged.
         ConfigError: the architecture has no gradient checkpointing.
     """
-    masks_gradients = mask is not None and settings.mask_enforcement == "gradient"
+    masks_gradients = mask is not None and section.mask_enforcement == "gradient"
     own_parts: Mask = {}
     if mask is not None:
         _check_selects(mask)
@@ -87,22 +62,22 @@ def unlearn(
             own_parts = _own_parts(model, mask)
         else:
             _freeze_unselected(model, mask)
-    if settings.gradient_checkpointing:
+    if section.gradient_checkpointing:
         _checkpoint_activations(model)
     parameters = dict(model.named_parameters())
     optimizer = make_optimizer(
         model,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        master_weights=settings.master_weights,
+        lr=section.lr,
+        weight_decay=section.weight_decay,
+        master_weights=bool(section.master_weights),
         masks=None if mask is None or masks_gradients else {parameters[n]: mask[n] for n in mask},
-        sophia=settings.sophia,
+        sophia=section.sophia_params if section.sophia else None,
     )
     gradients: Gradients
-    if settings.gradients == "packed":
-        gradients = PackedGradients(optimizer, settings.max_grad_norm)
+    if section.gradients == "packed":
+        gradients = PackedGradients(optimizer, section.max_grad_norm)
     else:
-        gradients = DenseGradients(model, settings.max_grad_norm)
+        gradients = DenseGradients(model, section.max_grad_norm)
 
     def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
         terms = objective.terms(model, batch, reference or no_reference)
@@ -111,7 +86,7 @@ def unlearn(
 
     def refresh_curvature(step: int, window: Window) -> None:
         if isinstance(optimizer, SophiaG) and step % SOPHIA_REFRESH_STEPS == 0:
-            generator = torch.Generator(model.device).manual_seed(settings.seed + step)
+            generator = torch.Generator(model.device).manual_seed(seed + step)
             _refresh_hessian(model, optimizer, objective, window[0], generator)
 
     def before_update(step: int) -> None:
@@ -124,11 +99,11 @@ def unlearn(
         checkpoints.beside = objective.state
     return train(
         model,
-        Rows(dataset, dataset.order, PairCollator(dataset, pad_token_id), settings.num_workers),
+        rows,
         share,
         optimizer,
         plan,
-        seed=settings.seed,
+        seed=seed,
         gradients=gradients,
         before_window=refresh_curvature,
         before_update=before_update,

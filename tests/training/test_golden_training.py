@@ -12,14 +12,13 @@ import json
 import pytest
 import torch
 
-from tests.unlearning import encode, make_dataset, make_mask, make_objective
-from wagle.model.fine_tuning import FineTuneSettings, fine_tune
+from tests.unlearning import ROWS, encode, make_mask, make_objective, make_rows, recipe
+from wagle.model.fine_tuning import fine_tune
 from wagle.model.lora import add_lora, merge_lora, without_lora
 from wagle.shipped import CHECKOUT
-from wagle.training.optimizer import SophiaSettings
 from wagle.training.schedule import Plan
 from wagle.unlearn.reference import SwappedWeights
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.training import unlearn
 
 from conftest import make_model
 
@@ -36,7 +35,7 @@ TRAINED = (
 """The methods that the Trainer was recorded with."""
 VARIANTS = {
     "lora": {"lora": True},
-    "sophia": {"sophia": SophiaSettings(betas=(0.9, 0.95), rho=0.03)},
+    "sophia": {"sophia": True},
     "gradient": {"mask_enforcement": "gradient"},
     "published": {"mask_enforcement": "gradient", "dtype": "bfloat16", "master_weights": False},
 }
@@ -55,23 +54,19 @@ def run_unlearning(case):
     model = make_model().to(getattr(torch, dtype))
     before = flat(model)
     objective = make_objective(method)
-    dataset = make_dataset(objective, model)
+    rows = make_rows(objective, model)
     mask = None if lora or rest[0] == "dense" else make_mask(model)
-    settings = {
-        **{"lr": 3e-3, "weight_decay": 0.1, "seed": 0, "mask_enforcement": "optimizer"},
-        **{"master_weights": dtype == "bfloat16", **variant},
-    }
+    settings = recipe(lr=3e-3, **{"master_weights": dtype == "bfloat16", **variant})
     torch.manual_seed(0)
     trained = add_lora(model) if lora else model
     reference = None
     if objective.needs_reference_model:
-        drifts = settings["mask_enforcement"] == "gradient"
+        drifts = settings.mask_enforcement == "gradient"
         reference = SwappedWeights(trained, None if drifts else mask)
     if lora:
         reference = lambda: without_lora(trained)  # noqa: E731
-    plan = Plan.make(len(dataset), whole_epochs=False, **LENGTH)
-    settings = UnlearnSettings(**settings)
-    log = unlearn(trained, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
+    plan = Plan.make(ROWS, whole_epochs=False, **LENGTH)
+    log = unlearn(trained, rows, objective, mask, reference, plan, settings, seed=0)
     return before, merge_lora(trained) if lora else model, log
 
 
@@ -81,9 +76,9 @@ def run_fine_tuning(case):
     before = flat(model)
     steps = 3 if case.endswith("max_steps") else -1
     plan = Plan.make(7, whole_epochs=True, warmup=0.3, max_steps=steps, **LENGTH)
-    settings = FineTuneSettings(lr=3e-3, weight_decay=0.1, seed=5, master_weights=False)
+    numbers = {"lr": 3e-3, "weight_decay": 0.1, "seed": 5, "pad_token_id": 2}
     rows = [encode(row) for row in range(7)]
-    return before, model, fine_tune(model, rows, plan, settings, pad_token_id=2)
+    return before, model, fine_tune(model, rows, plan, **numbers, master_weights=False)
 
 
 def flat(model) -> torch.Tensor:

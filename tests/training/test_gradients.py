@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ from transformers import LlamaForCausalLM
 
 from tests.unlearning import (
     ROWS,
-    SETTINGS,
-    SOPHIA,
     batches,
-    make_dataset,
     make_mask,
     make_objective,
+    make_rows,
+    recipe,
 )
 from wagle.errors import WagleError
 from wagle.model.lora import add_lora, merge_lora, without_lora
@@ -48,8 +46,8 @@ def train(model, *, method="GA+FT", accumulation=1, mask=None, reference=None, *
         max_steps=4,
         whole_epochs=False,
     )
-    dataset, settings = make_dataset(objective, model), replace(SETTINGS, **changes)
-    return unlearn(model, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
+    rows = make_rows(objective, model)
+    return unlearn(model, rows, objective, mask, reference, plan, recipe(**changes), seed=0)
 
 
 def assert_equal(models):
@@ -66,8 +64,8 @@ VARIANTS = [
     {"method": "RMU", "gradient_checkpointing": True},
     {"method": "l1_sparse"},
     {"method": "FT"},
-    {"method": "FT", "sophia": SOPHIA},
-    {"sophia": SOPHIA, "masked": False},
+    {"method": "FT", "sophia": True},
+    {"sophia": True, "masked": False},
 ]
 
 

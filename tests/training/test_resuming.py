@@ -11,25 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.test_training import ROWS, encode, make_dataset, make_objective
+from tests.unlearning import ROWS, encode, make_objective, make_rows, recipe
 from wagle import stopping
 from wagle.errors import Terminated
 from wagle.loggers import files
-from wagle.model.fine_tuning import FineTuneSettings, fine_tune
+from wagle.model.fine_tuning import fine_tune
 from wagle.model.lora import add_lora, merge_lora, without_lora
 from wagle.optim.bitmask import BitMask
 from wagle.training import checkpoint
 from wagle.training.checkpoint import Checkpoints, Standing
-from wagle.training.optimizer import SophiaSettings, make_optimizer
+from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.reference import SwappedWeights
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.training import unlearn
 
 from conftest import make_model
 
 STEPS = 44  # an entry of the log every second; two windows in an epoch, of three batches and of one
 LENGTH = {"batch_size": 2, "accumulation": 3, "num_epochs": 1, "max_steps": STEPS}
-SOPHIA = SophiaSettings(betas=(0.9, 0.95), rho=0.03)
 
 
 class Watched(Checkpoints):
@@ -65,23 +64,22 @@ def train(
     masked=False,
     lora=False,
     steps=STEPS,
+    num_workers=0,
     on_log=lambda entry: None,
     **changes,
 ):
     """Unlearn a fresh tiny model; returns it with the log."""
     model = make_model(architecture).to(dtype)
     objective = make_objective(method)
-    dataset = make_dataset(objective, model)
+    rows = make_rows(objective, model, num_workers)
     mask = mask_of(model) if masked else None
     torch.manual_seed(3)
     trained = add_lora(model) if lora else model
     reference = (lambda: without_lora(trained)) if lora else SwappedWeights(trained, mask)
-    settings = {"lr": 3e-3, "weight_decay": 0.1, "seed": 0, "mask_enforcement": "optimizer"}
-    settings = UnlearnSettings(**{**settings, "master_weights": False, **changes})
     plan = Plan.make(ROWS, whole_epochs=False, **{**LENGTH, "max_steps": steps})
     log = unlearn(
-        *(trained, dataset, objective, mask, reference, plan, settings),
-        pad_token_id=2,
+        *(trained, rows, objective, mask, reference, plan, recipe(**{"lr": 3e-3, **changes})),
+        seed=0,
         on_log=on_log,
         checkpoints=checkpoints,
     )
@@ -91,10 +89,10 @@ def train(
 def tune(checkpoints=None, dtype=torch.float32):
     """Fine-tune a fresh tiny model with dropout; returns it with the log."""
     model = make_model("gpt2").to(dtype)
-    settings = FineTuneSettings(lr=3e-3, weight_decay=0.1, seed=5, master_weights=True)
+    numbers = {"lr": 3e-3, "weight_decay": 0.1, "seed": 5, "pad_token_id": 2}
     plan = Plan.make(ROWS, whole_epochs=True, warmup=0.3, **LENGTH)
     rows = [encode(row) for row in range(ROWS)]
-    log = fine_tune(model, rows, plan, settings, pad_token_id=2, checkpoints=checkpoints)
+    log = fine_tune(model, rows, plan, **numbers, master_weights=True, checkpoints=checkpoints)
     return model, log
 
 
@@ -123,8 +121,8 @@ CASES = {
     "dropout": {"architecture": "gpt2"},
     "masked, dropout": {"architecture": "gpt2", "masked": True},
     "LoRA": {"lora": True, "method": "GA+KL"},
-    "Sophia": {"sophia": SOPHIA, "masked": True},
-    "Sophia, masters": {"sophia": SOPHIA, **BFLOAT16, "master_weights": True},
+    "Sophia": {"sophia": True, "masked": True},
+    "Sophia, masters": {"sophia": True, **BFLOAT16, "master_weights": True},
     "masters": {**BFLOAT16, "master_weights": True},
     "masked, masters": {**BFLOAT16, "master_weights": True, "masked": True},
     "packed gradients": {"masked": True, "gradients": "packed", "max_grad_norm": 0.0},

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from several import together
 
-from tests.unlearning import SETTINGS, SOPHIA, make_dataset, make_objective
+from tests.unlearning import make_objective, make_rows, recipe
 from wagle import shards
 from wagle.model.lora import add_lora, merge_lora
 from wagle.optim.bitmask import BitMask
@@ -29,7 +27,7 @@ CASES = {  # method, architecture, whether there is a mask, further settings
     "NPO": ("NPO+FT", "llama", True, {}),
     "KL": ("GA+KL", "llama", True, {}),
     "RMU": ("RMU", "llama", False, {}),
-    "Sophia": ("GA+FT", "gpt2", True, {"sophia": SOPHIA}),
+    "Sophia": ("GA+FT", "gpt2", True, {"sophia": True}),
     "LoRA": ("GA+FT", "llama", False, {}),
 }
 
@@ -53,7 +51,7 @@ def _train(case, sharded):
     model = make_model(kind)
     mask = _make_mask(model) if masked else None
     objective = make_objective(method)
-    dataset = make_dataset(objective, model)
+    rows = make_rows(objective, model)
     if sharded:
         shards.shard(model)
     adapted = add_lora(model) if case == "LoRA" else None
@@ -62,13 +60,13 @@ def _train(case, sharded):
             module.p = 0.0  # which units are dropped is chance
     log = unlearn(
         adapted or model,
-        dataset,
+        rows,
         objective,
         mask,
         SwappedWeights(model, mask) if objective.needs_reference_model else None,
         PLAN,
-        replace(SETTINGS, **options),
-        pad_token_id=2,
+        recipe(**options),
+        seed=0,
     )
     if adapted is not None:
         model = merge_lora(adapted)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.unlearning import (
     ROWS,
-    SETTINGS,
-    SOPHIA,
     batches,
     encode,
     make_dataset,
     make_mask,
     make_objective,
+    make_rows,
+    recipe,
 )
 from wagle.catalogue import METHODS
 from wagle.dataset.encoding import IGNORED, pad_batch
@@ -38,12 +37,11 @@ def train(model, method, *, mask=None, reference=None, max_steps=3, **changes):
     objective = make_objective(method)
     if objective.needs_reference_model and reference is None:
         reference = SwappedWeights(model, mask)
-    dataset = make_dataset(objective, model)
+    rows = make_rows(objective, model)
     plan = Plan.make(
         ROWS, batch_size=2, accumulation=2, num_epochs=1, max_steps=max_steps, whole_epochs=False
     )
-    settings = replace(SETTINGS, **changes)
-    return unlearn(model, dataset, objective, mask, reference, plan, settings, pad_token_id=2)
+    return unlearn(model, rows, objective, mask, reference, plan, recipe(**changes), seed=0)
 
 
 @pytest.fixture
@@ -190,9 +188,9 @@ def test_sophia_estimates_curvature_from_the_first_batch_of_a_step(model, optimi
     """One step at learning rate 0: h = (1 − β2) · B · ĝ², with ĝ over both views of the batch."""
     mask = make_mask(model) if masked else None
     trained = dict(model.named_parameters())
-    train(model, "GA+FT", mask=mask, lr=0.0, max_steps=2, sophia=SOPHIA)
+    train(model, "GA+FT", mask=mask, lr=0.0, max_steps=2, sophia=True)
     batch = batches(make_objective("GA+FT"))[0]
-    generator = torch.Generator().manual_seed(SETTINGS.seed)
+    generator = torch.Generator().manual_seed(0)
     total, count = 0, 0
     model = make_model().train()
     for view in ("forget", "retain"):
@@ -223,7 +221,7 @@ def test_sophia_refreshes_every_ten_steps_and_repeats(monkeypatch):
         update(optimizer, size)
 
     monkeypatch.setattr(SophiaG, "update_hessian", count)
-    for sophia, repetition in ((SOPHIA, 1), (SOPHIA, 2), (None, 3)):
+    for sophia, repetition in ((True, 1), (True, 2), (False, 3)):
         models.append(make_model())
         torch.manual_seed(repetition)
         mask = make_mask(models[-1])
@@ -234,7 +232,7 @@ def test_sophia_refreshes_every_ten_steps_and_repeats(monkeypatch):
         assert torch.equal(p, q), name
         frozen = ~mask[name].to_bool()
         assert torch.equal(p[frozen], make_model().get_parameter(name)[frozen]), name
-    train(make_model(), "GA+FT", max_steps=11, sophia=SOPHIA)
+    train(make_model(), "GA+FT", max_steps=11, sophia=True)
     assert torch.equal(torch.get_rng_state(), state)  # the draws leave torch's own state alone
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.model.head import token_losses
 from wagle.stopping import deferring
@@ -25,29 +25,8 @@ from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
 FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
 
-
-@dataclass(frozen=True)
-class GradientSettings:
-    """How gradients are summed.
-
-    Attributes:
-        batch_size: rows of a published batch; its loss is the mean over its labelled tokens.
-        forward_rows: rows that are run together; only speed and memory depend on it.
-        offload: where the sums live while they grow: ``none`` (the weights' device), ``cpu`` or
-            ``disk``.
-        dtype: of the sums, float32 or float64, whatever the weights' dtype.
-        pad_token_id: for padding batches.
-        lock_timeout: seconds to wait for another process that makes the same sums.
-        on_resume: told when summing went on after an interruption, as manifests list it.
-    """
-
-    batch_size: int
-    forward_rows: int
-    offload: str
-    dtype: torch.dtype
-    pad_token_id: int
-    lock_timeout: float | None = None
-    on_resume: Callable[[dict[str, str]], None] = lambda entry: None
+OnResume = Callable[[dict[str, str]], None]
+"""Told that work went on after an interruption, as manifests list it."""
 
 
 def token_weights(examples: Sequence[Encoded], batch_size: int) -> list[float]:
@@ -133,36 +112,45 @@ def consume_gradients(model: torch.nn.Module, sums: Sums) -> Iterator[None]:
 def sum_gradients(
     model: PreTrainedModel,
     examples: Sequence[Encoded],
-    settings: GradientSettings,
+    section: UnlearnSection,
     file: TensorFile,
     *,
+    batch_size: int,
+    pad_token_id: int,
     description: str,
     partial: PartialSums | None = None,
 ) -> None:
     """Σ over published batches of ∇θ of the batch's token-mean cross-entropy, into a file.
 
     The model is in eval mode and its weights do not change between batches (Jia et al. 2024,
-    section 4). Examples are run sorted by length, ``forward_rows`` at a time. A signal that asks
-    the program to end is obeyed after such a step.
+    section 4). Examples are run sorted by length. A signal that asks the program to end is obeyed
+    after a few of them, those that are run together.
 
     Args:
-        file: made for the model's parameters and ``settings.dtype``, all zeros.
+        section: its keys ``attribution_…`` say how many rows are run together, where the sums live
+            while they grow (``none``: the weights' device), and their dtype.
+        file: made for the model's parameters and the dtype of the sums, all zeros.
+        batch_size: rows of a published batch; its loss is the mean over its labelled tokens.
         partial: where summation goes on from, and what it leaves to go on from.
     """
-    place = "cpu" if settings.offload == "cpu" else None
+    place, dtype = "cpu" if section.attribution_offload == "cpu" else None, sums_dtype(section)
     devices = {name: torch.device(place or p.device) for name, p in model.named_parameters()}
-    memory = None if settings.offload == "disk" else MemorySums(settings.dtype, devices)
+    memory = None if section.attribution_offload == "disk" else MemorySums(dtype, devices)
     sums: Sums = memory or file
+    weights, rows = token_weights(examples, batch_size), section.attribution_batch_size
     was_training = model.training
     model.eval()
     try:
         with deferring() as request, consume_gradients(model, sums):
-            first = partial.restore(sums, file.shapes, settings.dtype) if partial else 0
-            for done, loss in _weighted_losses(model, examples, settings, description, first):
+            first = partial.restore(sums, file.shapes, dtype) if partial else 0
+            losses = _weighted_losses(
+                model, examples, weights, rows, pad_token_id, first, description
+            )
+            for done, loss in losses:
                 loss.backward()
                 asked = request.kind is not None
                 if partial:
-                    partial.after(done, sums, settings.dtype, asked=asked)
+                    partial.after(done, sums, dtype, asked=asked)
                 if asked:
                     request.end()
         if memory:
@@ -174,18 +162,19 @@ def sum_gradients(
 def _weighted_losses(
     model: PreTrainedModel,
     examples: Sequence[Encoded],
-    settings: GradientSettings,
-    description: str,
+    weights: Sequence[float],
+    rows_at_once: int,
+    pad_token_id: int,
     first: int,
+    description: str,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """The losses of the rows from a number on, each with the number of rows up to its last."""
-    weights = token_weights(examples, settings.batch_size)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
     with Progress(description, len(order)) as bar:
         bar.update(first)
-        for start in range(first, len(order), settings.forward_rows):
-            chosen = order[start : start + settings.forward_rows]
-            batch = pad_batch([examples[i] for i in chosen], settings.pad_token_id)
+        for start in range(first, len(order), rows_at_once):
+            chosen = order[start : start + rows_at_once]
+            batch = pad_batch([examples[i] for i in chosen], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             losses, rows = token_losses(model, batch)
             row_weights = torch.tensor([weights[i] for i in chosen], device=model.device)
@@ -196,8 +185,12 @@ def _weighted_losses(
 def cached_gradient_sums(
     model: PreTrainedModel,
     examples_by_kind: Mapping[str, Sequence[Encoded]],
-    settings: GradientSettings,
+    section: UnlearnSection,
     prefix: Path,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    on_resume: OnResume = lambda entry: None,
 ) -> dict[str, TensorFile]:
     """The gradient sums of each kind of example, from the cache where its fingerprint fits.
 
@@ -205,6 +198,9 @@ def cached_gradient_sums(
 
     Args:
         examples_by_kind: for example ``{"forget": …, "retain": …}``.
+        section, batch_size: as for :func:`sum_gradients`; ``section.lock_timeout``: seconds to wait
+            for another process that makes the same sums.
+        on_resume: told when summing went on after an interruption.
         prefix: the files are ``{prefix}.{kind}_gradients.safetensors``.
 
     Returns:
@@ -212,24 +208,25 @@ def cached_gradient_sums(
     """
     shapes = {name: p.shape for name, p in model.named_parameters()}
     model_hash = model_fingerprint(model) if examples_by_kind else ""
-    parts = [FORMAT, model_hash, str(settings.batch_size), str(settings.dtype)]
+    dtype = sums_dtype(section)
+    parts = [FORMAT, model_hash, str(batch_size), str(dtype)]
     files = {}
     for kind, examples in examples_by_kind.items():
         path = prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors")
         fingerprint = " ".join([*parts, examples_fingerprint(examples)])
-        files[kind] = cached_tensors(
-            path,
-            fingerprint,
-            shapes,
-            settings.dtype,
-            functools.partial(
-                sum_gradients,
-                model,
-                examples,
-                settings,
-                description=f"{kind} gradients",
-                partial=PartialSums(path, fingerprint, len(examples), settings.on_resume),
-            ),
-            settings.lock_timeout,
+        fill = functools.partial(
+            sum_gradients,
+            *(model, examples, section),
+            batch_size=batch_size,
+            pad_token_id=pad_token_id,
+            description=f"{kind} gradients",
+            partial=PartialSums(path, fingerprint, len(examples), on_resume),
         )
+        files[kind] = cached_tensors(path, fingerprint, shapes, dtype, fill, section.lock_timeout)
     return files
+
+
+def sums_dtype(section: UnlearnSection) -> torch.dtype:
+    """Of the sums, float32 or float64, whatever the weights' dtype."""
+    dtype: torch.dtype = getattr(torch, section.attribution_dtype)
+    return dtype

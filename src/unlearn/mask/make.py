@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from wagle.catalogue import SCORES
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
 from wagle.optim.bitmask import Mask
-from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
+from wagle.unlearn.mask.gradients import OnResume, cached_gradient_sums
 from wagle.unlearn.mask.scores import ScoreInputs, ScoreStream, score_stream
 from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.structure import (
@@ -22,35 +23,17 @@ from wagle.unlearn.mask.structure import (
 )
 
 
-@dataclass(frozen=True)
-class MaskSettings:
-    """What a mask is made of.
-
-    Attributes:
-        score_type: a name in :data:`wagle.catalogue.SCORES`.
-        mu: Hessian diagonal μ.
-        accumulation_steps: A, the published divisor of gradient sums.
-        seed: for random scores.
-        gradients: how gradient sums are made.
-        scope: rank globally, per layer or per tensor.
-        exclude: kinds of parameters that are never selected.
-    """
-
-    score_type: str
-    mu: float
-    accumulation_steps: int
-    seed: int
-    gradients: GradientSettings
-    scope: str = "global"
-    exclude: tuple[str, ...] = ()
-
-
 def make_masks(
     model: PreTrainedModel,
     dataset: UnlearnDataset,
     ratios: Sequence[float],
-    settings: MaskSettings,
+    section: UnlearnSection,
     cache_prefix: Path,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    seed: int,
+    on_resume: OnResume = lambda entry: None,
 ) -> dict[float, Mask]:
     """Make the masks of several ratios from one set of scores.
 
@@ -58,21 +41,29 @@ def make_masks(
         model: before unlearning.
         dataset: forget examples, each with the retain partner it has in the first epoch.
         ratios: shares of the weights to select, each in (0, 1].
+        section: which score, with its numbers, and what weights are ranked within.
         cache_prefix: sums of gradients (for Wanda, norms of activations) are kept in files whose
             names start with this path.
+        batch_size: rows of a published batch (:func:`wagle.unlearn.mask.gradients.sum_gradients`).
+        seed: for random scores.
+        on_resume: as of :func:`wagle.unlearn.mask.gradients.cached_gradient_sums`.
 
     Returns:
         A mask for each ratio.
     """
-    score = SCORES[settings.score_type]
+    score = SCORES[section.score_type]
+    further: dict[str, Any] = {
+        **{"batch_size": batch_size, "pad_token_id": pad_token_id, "seed": seed},
+        "on_resume": on_resume,
+    }
     if not score.ranks:
-        return score.load()(model, dataset, ratios, settings, cache_prefix)
+        return score.load()(model, dataset, ratios, section, cache_prefix, **further)
     return select_top(
-        mask_scores(model, dataset, settings, cache_prefix),
+        mask_scores(model, dataset, section, cache_prefix, **further),
         {name: p.shape for name, p in model.named_parameters()},
         ratios,
-        scope=settings.scope,
-        exclude=settings.exclude,
+        scope=section.mask_scope,
+        exclude=section.mask_exclude,
     )
 
 
@@ -80,8 +71,13 @@ def make_feed_forward_masks(
     model: PreTrainedModel,
     dataset: UnlearnDataset,
     ratios: Sequence[float],
-    settings: MaskSettings,
+    section: UnlearnSection,
     cache_prefix: Path,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    seed: int,
+    on_resume: OnResume = lambda entry: None,
 ) -> dict[float, Mask]:
     """All weights of the feed-forward modules, whatever the ratio."""
     return dict.fromkeys(ratios, feed_forward_mask(model))
@@ -91,8 +87,13 @@ def make_wanda_masks(
     model: PreTrainedModel,
     dataset: UnlearnDataset,
     ratios: Sequence[float],
-    settings: MaskSettings,
+    section: UnlearnSection,
     cache_prefix: Path,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    seed: int,
+    on_resume: OnResume = lambda entry: None,
 ) -> dict[float, Mask]:
     """Wanda's masks, from the activations on the first forget examples."""
     keys = [(0, index) for index in range(min(len(dataset), WANDA_EXAMPLES))]
@@ -100,32 +101,41 @@ def make_wanda_masks(
         model,
         [dataset.example(FORGET, key) for key in keys],
         cache_prefix,
-        rows=settings.gradients.forward_rows,
-        pad_token_id=settings.gradients.pad_token_id,
-        lock_timeout=settings.gradients.lock_timeout,
+        rows=section.attribution_batch_size,
+        pad_token_id=pad_token_id,
+        lock_timeout=section.lock_timeout,
     )
     return wanda_masks(model, norms, ratios)
 
 
 def mask_scores(
-    model: PreTrainedModel, dataset: UnlearnDataset, settings: MaskSettings, cache_prefix: Path
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    section: UnlearnSection,
+    cache_prefix: Path,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    seed: int,
+    on_resume: OnResume = lambda entry: None,
 ) -> ScoreStream:
-    """The scores that :func:`make_masks` ranks; the arguments are the same.
-
-    Args:
-        settings: of a score type that ranks weights by a score each.
-    """
+    """The scores that :func:`make_masks` ranks, where it ranks; the arguments are the same."""
     keys = [(0, index) for index in range(len(dataset))]
     views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
     examples_by_kind = {
         kind: [dataset.example(views[kind], key) for key in keys]
-        for kind in SCORES[settings.score_type].gradients
+        for kind in SCORES[section.score_type].gradients
     }
-    sums = cached_gradient_sums(model, examples_by_kind, settings.gradients, cache_prefix)
-    inputs = ScoreInputs(
-        mu=settings.mu,
-        batches=-(-len(dataset) // settings.gradients.batch_size),
-        accumulation_steps=settings.accumulation_steps,
-        seed=settings.seed,
+    sums = cached_gradient_sums(
+        *(model, examples_by_kind, section, cache_prefix),
+        batch_size=batch_size,
+        pad_token_id=pad_token_id,
+        on_resume=on_resume,
     )
-    return score_stream(model, settings.score_type, sums, inputs)
+    inputs = ScoreInputs(
+        mu=section.mu,
+        batches=-(-len(dataset) // batch_size),
+        accumulation_steps=section.gradient_accumulation_steps,
+        seed=seed,
+    )
+    return score_stream(model, section.score_type, sums, inputs)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from tests.gradient_sums import random_examples, sums_by_hand
+from wagle.config.keys import UnlearnSection
 from wagle.unlearn.mask.gradients import (
-    GradientSettings,
     cached_gradient_sums,
     consume_gradients,
     sum_gradients,
+    sums_dtype,
 )
 from wagle.unlearn.mask.scores import HESSIAN_FLOOR, ScoreInputs, score_stream
 from wagle.unlearn.mask.tensor_file import TensorFile
@@ -19,24 +20,21 @@ from conftest import make_model
 
 ACCUMULATION = 4
 MU = 1e-2
+BATCHES = {"batch_size": 2, "pad_token_id": 2}
 
 
-def settings(**changes) -> GradientSettings:
-    values = {
-        "batch_size": 2,
-        "forward_rows": 3,
-        "offload": "none",
-        "dtype": torch.float32,
-        "pad_token_id": 2,
-    }
-    return GradientSettings(**{**values, **changes})
+def section(rows=3, offload="none", dtype="float32") -> UnlearnSection:
+    return UnlearnSection(
+        attribution_batch_size=rows, attribution_offload=offload, attribution_dtype=dtype
+    )
 
 
-def sums_file(model, examples, path, **changes) -> TensorFile:
-    chosen = settings(**changes)
+def sums_file(model, examples, path, batch_size=2, **changes) -> TensorFile:
+    chosen = section(**changes)
     shapes = {name: p.shape for name, p in model.named_parameters()}
-    file = TensorFile.create(path, shapes, chosen.dtype, {})
-    sum_gradients(model, examples, chosen, file, description="")
+    file = TensorFile.create(path, shapes, sums_dtype(chosen), {})
+    batches = {**BATCHES, "batch_size": batch_size}
+    sum_gradients(model, examples, chosen, file, **batches, description="")
     return file
 
 
@@ -57,7 +55,7 @@ def test_gradient_sums_equal_per_example_autograd(tmp_path, architecture, offloa
 def test_sums_do_not_depend_on_how_rows_are_run(tmp_path, model):
     examples = random_examples(7, seed=2)
     files = [
-        sums_file(model, examples, tmp_path / str(rows), forward_rows=rows, dtype=torch.float64)
+        sums_file(model, examples, tmp_path / str(rows), rows=rows, dtype="float64")
         for rows in (1, 4, 7)
     ]
     for name, _ in model.named_parameters():
@@ -70,7 +68,7 @@ def test_gradients_of_a_bfloat16_model_are_summed_in_float32(tmp_path, offload):
     """In bfloat16 the later ones would be rounded away."""
     model = make_model().bfloat16()
     examples = random_examples(4, seed=3)
-    options = {"offload": offload, "batch_size": 1, "forward_rows": 1}
+    options = {"offload": offload, "batch_size": 1, "rows": 1}
     file = sums_file(model, examples, tmp_path / "all", **options)
     alone = [
         sums_file(model, [example], tmp_path / str(index), **options)
@@ -110,7 +108,7 @@ def test_parameters_that_the_loss_does_not_reach_have_zero_sums(tmp_path, model,
 @pytest.fixture
 def sums(tmp_path, model):
     kinds = {kind: random_examples(5, seed) for seed, kind in enumerate(("forget", "retain"))}
-    files = cached_gradient_sums(model, kinds, settings(), tmp_path / "demo")
+    files = cached_gradient_sums(model, kinds, section(), tmp_path / "demo", **BATCHES)
     by_hand = {kind: sums_by_hand(model, rows, 2) for kind, rows in kinds.items()}
     return files, by_hand
 
@@ -164,16 +162,17 @@ def test_random_scores_repeat_and_depend_on_the_seed(model):
 def test_cache_is_reused_only_for_the_same_model_and_data(tmp_path, model, capsys):
     kinds = {"forget": random_examples(3, seed=0)}
 
-    def outcome(kinds=kinds, **changes):
-        cached_gradient_sums(model, kinds, settings(**changes), tmp_path / "demo")
+    def outcome(kinds=kinds, batch_size=2, **changes):
+        batches = {**BATCHES, "batch_size": batch_size}
+        cached_gradient_sums(model, kinds, section(**changes), tmp_path / "demo", **batches)
         return capsys.readouterr().out
 
     assert outcome() == ""
     assert "using" in outcome()
-    assert "using" in outcome(forward_rows=1, offload="disk")
+    assert "using" in outcome(rows=1, offload="disk")
     assert "making it anew" in outcome(batch_size=3)
     assert "making it anew" in outcome(kinds={"forget": random_examples(3, seed=9)})
-    assert "making it anew" in outcome(dtype=torch.float64)
+    assert "making it anew" in outcome(dtype="float64")
     assert "making it anew" in outcome()
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
@@ -190,10 +189,9 @@ def test_an_interrupted_pass_leaves_no_file_and_the_model_as_it_was(tmp_path, mo
 
     frozen = next(model.parameters()).requires_grad_(False)
     monkeypatch.setattr("wagle.unlearn.mask.gradients.token_losses", interrupt)
+    kinds = {"forget": random_examples(4, seed=0)}
     with pytest.raises(KeyboardInterrupt):
-        cached_gradient_sums(
-            model, {"forget": random_examples(4, seed=0)}, settings(), tmp_path / "demo"
-        )
+        cached_gradient_sums(model, kinds, section(), tmp_path / "demo", **BATCHES)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
     assert not frozen.requires_grad
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())

@@ -10,12 +10,12 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.architectures import build
 from tests.gradient_sums import random_examples, sums_by_hand
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
 from wagle.errors import WagleError
 from wagle.model.architecture import block_linears
-from wagle.unlearn.mask.gradients import GradientSettings
-from wagle.unlearn.mask.make import MaskSettings, make_masks
+from wagle.unlearn.mask.make import make_masks
 from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.structure import (
     _without_smallest,
@@ -51,12 +51,15 @@ def make_dataset() -> UnlearnDataset:
     )
 
 
-def settings(score_type: str, **changes) -> MaskSettings:
-    gradients = GradientSettings(
-        batch_size=BATCH, forward_rows=3, offload="none", dtype=torch.float64, pad_token_id=2
+def masks_of(model, ratios, score_type: str, prefix, **changes):
+    """Masks of the small data set, from sums of gradients in float64."""
+    numbers = {"mu": MU, "gradient_accumulation_steps": ACCUMULATION, **changes}
+    section = UnlearnSection(
+        score_type=score_type, attribution_batch_size=3, attribution_dtype="float64", **numbers
     )
-    values = {"mu": MU, "accumulation_steps": ACCUMULATION, "seed": 0, "gradients": gradients}
-    return MaskSettings(score_type, **{**values, **changes})
+    return make_masks(
+        model, make_dataset(), ratios, section, prefix, batch_size=BATCH, pad_token_id=2, seed=0
+    )
 
 
 def flat(tensors) -> np.ndarray:
@@ -89,7 +92,7 @@ def test_masks_equal_those_of_scores_by_hand(tmp_path, architecture):
     """In float64, where only scores that hardly differ can be ranked differently."""
     model, dataset = make_model(architecture).double(), make_dataset()
     for score_type, scores in expected_scores(model, dataset).items():
-        masks = make_masks(model, dataset, RATIOS, settings(score_type), tmp_path / "m")
+        masks = masks_of(model, RATIOS, score_type, tmp_path / "m")
         for ratio, mask in masks.items():
             assert [m.shape for m in mask.values()] == [p.shape for p in model.parameters()]
             chosen = np.concatenate([m.to_bool().reshape(-1).numpy() for m in mask.values()])
@@ -105,12 +108,12 @@ def test_masks_equal_those_of_scores_by_hand(tmp_path, architecture):
 def test_another_ratio_and_another_mu_need_no_forward_pass(tmp_path, model, score_type, capsys):
     forwards = []
     model.base_model.register_forward_pre_hook(lambda *_: forwards.append(1))
-    first = make_masks(model, make_dataset(), [0.5], settings(score_type), tmp_path / "m")
+    first = masks_of(model, [0.5], score_type, tmp_path / "m")
     assert forwards
     forwards.clear()
-    options = settings(score_type, mu=10 * MU, accumulation_steps=1)
-    again = make_masks(model, make_dataset(), [0.5, 0.2], settings(score_type), tmp_path / "m")
-    other = make_masks(model, make_dataset(), [0.5], options, tmp_path / "m")
+    options = {"mu": 10 * MU, "gradient_accumulation_steps": 1}
+    again = masks_of(model, [0.5, 0.2], score_type, tmp_path / "m")
+    other = masks_of(model, [0.5], score_type, tmp_path / "m", **options)
     assert not forwards
     assert "using" in capsys.readouterr().out
     assert again[0.5] == first[0.5]
@@ -120,7 +123,7 @@ def test_another_ratio_and_another_mu_need_no_forward_pass(tmp_path, model, scor
 
 def test_score_types_share_what_is_cached(tmp_path, model):
     for score_type in ("wagle", "wagle_cl", "snip", "wanda"):
-        make_masks(model, make_dataset(), [0.5], settings(score_type), tmp_path / "m")
+        masks_of(model, [0.5], score_type, tmp_path / "m")
     names = {path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"}
     kinds = ("forget_gradients", "retain_gradients", "refusal_gradients", "input_norms")
     assert names == {f"m.{kind}.safetensors" for kind in kinds}
@@ -130,15 +133,15 @@ def test_overflowing_gradients_name_the_tensor(tmp_path, model):
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 2] = float("nan")
     with pytest.raises(WagleError, match=r"scores of model\.embed_tokens\.weight are not finite"):
-        make_masks(model, make_dataset(), [0.5], settings("wagle"), tmp_path / "m")
+        masks_of(model, [0.5], "wagle", tmp_path / "m")
     with pytest.raises(WagleError, match=r"scores of model\.layers\.1\.mlp\.up_proj\.weight"):
-        make_masks(model, make_dataset(), [0.5], settings("wanda"), tmp_path / "n")
+        masks_of(model, [0.5], "wanda", tmp_path / "n")
 
 
 @pytest.mark.parametrize("score_type", ["wagle", "random"])
 def test_scope_and_exclusions_reach_the_ranking(tmp_path, model, score_type):
-    options = settings(score_type, scope="tensor", exclude=("embedding", "norm"))
-    (mask,) = make_masks(model, make_dataset(), [0.3], options, tmp_path / "m").values()
+    options = {"mask_scope": "tensor", "mask_exclude": ["embedding", "norm"]}
+    (mask,) = masks_of(model, [0.3], score_type, tmp_path / "m", **options).values()
     for name, bits in mask.items():
         excluded = "embed" in name or "norm" in name
         assert bits.count() == (0 if excluded else int(bits.numel * 0.3))
@@ -167,7 +170,7 @@ def inputs_of(model, dataset):
 @pytest.mark.parametrize("architecture", ["llama_tied", "gpt2", "gpt_neox", "opt", "mistral"])
 def test_wanda_freezes_the_smallest_of_each_output_row(tmp_path, architecture):
     model, dataset = make_model(architecture), make_dataset()
-    masks = make_masks(model, dataset, RATIOS, settings("wanda"), tmp_path / "m")
+    masks = masks_of(model, RATIOS, "wanda", tmp_path / "m")
     inputs, linears = inputs_of(model, dataset), block_linears(model)
     assert (
         len(linears)

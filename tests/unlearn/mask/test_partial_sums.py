@@ -11,9 +11,10 @@ import torch
 
 from tests.gradient_sums import random_examples
 from wagle import stopping
+from wagle.config.keys import UnlearnSection
 from wagle.pace import Pace
 from wagle.unlearn.mask import gradients
-from wagle.unlearn.mask.gradients import GradientSettings, cached_gradient_sums
+from wagle.unlearn.mask.gradients import cached_gradient_sums
 from wagle.unlearn.mask.tensor_file import TensorFile
 
 from conftest import make_model
@@ -45,13 +46,14 @@ class Attribution:
                 raise Broken
             return token_losses(*args)
 
-        values = {"batch_size": 2, "forward_rows": TOGETHER, "offload": "none"}
-        values |= {"dtype": torch.float32, "pad_token_id": 2, "on_resume": self.resumed.append}
-        settings = GradientSettings(**{**values, **changes})
+        section = UnlearnSection(**{"attribution_batch_size": TOGETHER, **changes})
         with self.monkeypatch.context() as patched:
             patched.setattr(gradients, "token_losses", counted)
             return cached_gradient_sums(
-                make_model(), {"forget": examples}, settings, self.folder / "m"
+                *(make_model(), {"forget": examples}, section, self.folder / "m"),
+                batch_size=2,
+                pad_token_id=2,
+                on_resume=self.resumed.append,
             )["forget"]
 
     def break_off(self, step, **changes):
@@ -81,10 +83,10 @@ def assert_same(found, expected):
 def test_sums_that_go_on_are_those_of_an_undisturbed_attribution(
     attribution, straight, offload, capsys
 ):
-    attribution.break_off(2, offload=offload)
-    attribution.break_off(2, offload=offload)
+    attribution.break_off(2, attribution_offload=offload)
+    attribution.break_off(2, attribution_offload=offload)
     assert not attribution.partial.with_suffix("").exists()
-    found = attribution.sums(offload=offload)
+    found = attribution.sums(attribution_offload=offload)
     assert attribution.steps == 1
     assert_same(found, straight)
     assert f"going on after 6 of {ROWS} rows, from {attribution.partial}" in capsys.readouterr().out
@@ -97,7 +99,7 @@ def test_sums_that_go_on_are_those_of_an_undisturbed_attribution(
 def test_they_go_on_in_another_place_and_with_fewer_rows_at_once(attribution, straight):
     """Memory ran out: what has been summed still counts."""
     attribution.break_off(2)
-    found = attribution.sums(offload="disk", forward_rows=1)
+    found = attribution.sums(attribution_offload="disk", attribution_batch_size=1)
     assert attribution.steps == ROWS - TOGETHER
     for name in straight.shapes:
         torch.testing.assert_close(found.read(name), straight.read(name), rtol=1e-4, atol=1e-5)
