@@ -231,6 +231,22 @@ class UnlearnSection:
         "packed: of the selected weights only, clipped by their norm; dense: by that of all",
     )
     max_grad_norm: float = key(1.0, "gradients are clipped to this norm; 0: not clipped", _RATE)
+    sam_rho: float = key(
+        0.0,
+        "the forget term's gradient is taken so far up its slope, 0.01 in the paper; 0: no SAM",
+        _RATE,
+    )
+    smoothing_std: float = key(
+        0.0,
+        "the forget term's gradient is the mean of three at weights with noise of this size, 1e-4 "
+        "in the paper; 0: without noise",
+        _RATE,
+    )
+    average_from: int | None = key(
+        None,
+        "the mean of the weights after this step and all later ones is what is saved",
+        _COUNT,
+    )
     gradient_checkpointing: bool = key(False, "saves memory, takes time")
     save_model: bool = key(True, "false: keep the run's numbers, not its model", inert=True)
     save_steps: int | None = key(None, _SAVE_STEPS, _COUNT, inert=True)

@@ -127,6 +127,16 @@ def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "the first step has learning rate 0 (warm-up), so 1 step trains nothing; allowed: -1 "
             "or int >= 2",
         )
+    around = [name for name in ("sam_rho", "smoothing_std") if values.get(f"unlearn.{name}")]
+    if len(around) == 2:
+        yield "unlearn.sam_rho", "unlearn.smoothing_std is set too; choose one of them"
+    published = values.get("unlearn.mask_enforcement") == "gradient"
+    if around and published and values["unlearn.mask_path"]:
+        yield (
+            f"unlearn.{around[0]}",
+            "it moves selected weights alone, which unlearn.mask_enforcement gradient does not "
+            "know; set that to optimizer",
+        )
     if values[f"{section}.lr"] == 0:
         yield f"{section}.lr", "a learning rate of 0 trains nothing; allowed: float > 0"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,10 @@ def fine_tune(
         The training log (:func:`wagle.training.loop.train`).
     """
 
-    def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
+    def share(model: PreTrainedModel, batch: Batch, window: Window) -> Iterator[Loss]:
         losses, _ = token_losses(model, batch)
         tokens = sum(len(part["predicted"]) for part in window)
-        return Loss(losses.sum() / tokens)
+        yield Loss(losses.sum() / tokens)
 
     def order(epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(seed + epoch)

@@ -252,6 +252,9 @@ class Job:
             reference=0.0 if lora or not runs_reference else 1.0 if drifts else kept,
             reference_logits=logits,
             layer=layer,
+            # A displacement, the weights before and, for a moment, those displaced; an average.
+            beside=3 * bool(config.unlearn.sam_rho or config.unlearn.smoothing_std)
+            + (config.unlearn.average_from is not None),
         )
         return training_phase(model, training, self.device)
 

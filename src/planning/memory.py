@@ -34,6 +34,7 @@ REFERENCE = "original weights"
 GRADIENTS = "gradients"
 PACKED = "packed gradients"
 MASTERS = "masters"
+BESIDE = "displaced and averaged weights"
 MOMENTS = "moments"
 UPDATE = "the optimizer's chunks"
 SUMS = "sums of gradients"
@@ -71,6 +72,8 @@ class Training:
         reference: share of all weights whose original values are kept beside them.
         reference_logits: tokens of a batch whose original logits are kept.
         layer: of RMU's loss; ``None``: the loss is about tokens.
+        beside: float32 vectors of all selected weights that are kept for SAM, smoothing or
+            averages.
     """
 
     terms: Sequence[Sequence[Batch]]
@@ -84,6 +87,7 @@ class Training:
     reference: float = 0.0
     reference_logits: int = 0
     layer: int | None = None
+    beside: int = 0
 
 
 def model_bytes(model: torch.nn.Module) -> int:
@@ -153,6 +157,7 @@ def _kept(
         if wide:
             parts[MASTERS] += 4 * selected
         parts[MOMENTS] += 2 * selected * (4 if wide else parameter.dtype.itemsize)
+    parts[BESIDE] = training.beside * sum(_packed_bytes(p, share) for p, share in trained.items())
     parts[REFERENCE] = round(training.reference * weights) * model.dtype.itemsize
     return parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -31,19 +31,25 @@ Window = Sequence[Batch]
 
 
 class Loss(NamedTuple):
-    """A scalar with gradients and, where it is a sum, what each of its terms amounts to."""
+    """A scalar with gradients and, where it is a sum, what each of its terms amounts to.
+
+    Attributes:
+        last: no other part of its batch's loss comes after it.
+    """
 
     value: torch.Tensor
     terms: Mapping[str, torch.Tensor] = {}
+    last: bool = True
 
     def times(self, weight: int) -> Loss:
         """The loss and its terms, weighted."""
-        return Loss(self.value * weight, {name: term * weight for name, term in self.terms.items()})
+        terms = {name: term * weight for name, term in self.terms.items()}
+        return Loss(self.value * weight, terms, self.last)
 
 
-Share = Callable[[PreTrainedModel, Batch, Window], Loss]
-"""The part of a window's loss that one of its batches has. The loss of a step is the sum over the
-batches of its window."""
+Share = Callable[[PreTrainedModel, Batch, Window], Iterable[Loss]]
+"""The parts of a window's loss that one of its batches has. The loss of a step is the sum over the
+batches of its window. A part is asked for when that before it has gone backward."""
 
 
 @dataclass(frozen=True)
@@ -146,15 +152,7 @@ def train(
             before_window(step, window)
             if not ranks.is_first():
                 now.clear()  # the first process holds the sums so far
-            for batch, weight, last in _own(window):
-                loss, parts = share(model, batch, window).times(weight)
-                gradients.backward(loss, list(parts.values()), last=last)
-                now.recent += loss.detach()
-                for name, part in parts.items():
-                    now.terms[name] += part.detach()
-            for of_own in (now.recent, *now.terms.values()):
-                if isinstance(of_own, torch.Tensor):
-                    ranks.add_up(of_own)
+            _backward(model, window, share, gradients, now)
             norm, recent, *terms = _numbers(gradients.clip(), now.recent, *now.terms.values())
             _check_finite(step, loss=recent, gradient_norm=norm)
             before_update(step)
@@ -184,6 +182,22 @@ def _numbers(first: torch.Tensor, *others: torch.Tensor | float) -> list[float]:
     """Some scalars as numbers; an accelerator is waited for once."""
     scalars = [torch.as_tensor(scalar, device=first.device) for scalar in (first, *others)]
     return torch.stack(scalars).tolist()
+
+
+def _backward(
+    model: PreTrainedModel, window: Window, share: Share, gradients: Gradients, now: Standing
+) -> None:
+    """The gradients of a window's loss, and what it amounts to in all processes."""
+    for batch, weight, last in own_batches(window):
+        for part in share(model, batch, window):
+            loss, terms, _ = part.times(weight)
+            gradients.backward(loss, list(terms.values()), last=last and part.last)
+            now.recent += loss.detach()
+            for name, term in terms.items():
+                now.terms[name] += term.detach()
+    for of_own in (now.recent, *now.terms.values()):
+        if isinstance(of_own, torch.Tensor):
+            ranks.add_up(of_own)
 
 
 def _entry(
@@ -264,7 +278,7 @@ def _windows(rows: Rows, plan: Plan, device: torch.device, step: int) -> Iterato
         done = 0
 
 
-def _own(window: Window) -> Iterator[tuple[Batch, int, bool]]:
+def own_batches(window: Window) -> Iterator[tuple[Batch, int, bool]]:
     """The batches of a window that are this process's to read, their weights, which is the last.
 
     Of three batches the first of two processes reads the batches 0 and 2, the second 1 and, since

@@ -17,10 +17,11 @@ from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import flat_gradient, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
-from wagle.training.loop import Batch, Loss, Rows, Window, train
+from wagle.training.loop import Batch, Rows, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
-from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference, total
+from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference
+from wagle.unlearn.window_loss import WeightAverage, WindowLoss
 
 SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 3
 
@@ -52,7 +53,8 @@ def unlearn(
 
     Raises:
         WagleError: the mask selects nothing; training diverged.
-        ConfigError: the architecture has no gradient checkpointing.
+        ConfigError: the architecture has no gradient checkpointing; the objective has no forget
+            term that SAM or smoothing is about; averaging would begin after the last step.
     """
     masks_gradients = mask is not None and section.mask_enforcement == "gradient"
     own_parts: Mask = {}
@@ -79,12 +81,19 @@ def unlearn(
     else:
         gradients = DenseGradients(model, section.max_grad_norm)
 
-    def share(model: PreTrainedModel, batch: Batch, window: Window) -> Loss:
-        terms = objective.terms(model, batch, reference or no_reference)
-        loss = total(terms) / len(window)  # the published mean of batches
-        return Loss(loss, {name: term / len(window) for name, term in terms.items()})
+    loss = WindowLoss(
+        objective,
+        reference or no_reference,
+        optimizer,
+        sam_rho=section.sam_rho,
+        smoothing_std=section.smoothing_std,
+        seed=seed,
+    )
+    average = WeightAverage(optimizer, section.average_from, plan.steps)
 
-    def refresh_curvature(step: int, window: Window) -> None:
+    def before_window(step: int, window: Window) -> None:
+        average.add(step)
+        loss.prepare(model, step, window)
         if isinstance(optimizer, SophiaG) and step % SOPHIA_REFRESH_STEPS == 0:
             generator = torch.Generator(model.device).manual_seed(seed + step)
             _refresh_hessian(model, optimizer, objective, window[0], generator)
@@ -96,20 +105,23 @@ def unlearn(
                 multiply_by_mask(flat_gradient(parameters[name]), own)
 
     if checkpoints:
-        checkpoints.beside = objective.state
-    return train(
+        checkpoints.beside = {**objective.state, **average.vectors}
+    log = train(
         model,
         rows,
-        share,
+        loss.share,
         optimizer,
         plan,
         seed=seed,
         gradients=gradients,
-        before_window=refresh_curvature,
+        before_window=before_window,
         before_update=before_update,
         on_log=on_log,
         checkpoints=checkpoints,
     )
+    average.add(plan.steps)
+    average.install()
+    return log
 
 
 def _check_selects(mask: Mask) -> None:

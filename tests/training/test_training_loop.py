@@ -101,7 +101,7 @@ def run(model, plan, share, optimizer=None, read=None, **options):
 
     rows = Rows(range(plan.rows), lambda epoch: range(plan.rows), collate)
     optimizer = optimizer or make_optimizer(model, lr=0.1, weight_decay=0.2, master_weights=False)
-    losses = lambda *args: Loss(share(*args))  # noqa: E731
+    losses = lambda *args: [Loss(share(*args))]  # noqa: E731
     return train(model, rows, losses, optimizer, plan, seed=0, **options)
 
 

@@ -67,6 +67,12 @@ class Objective(ABC):
         """The scalar loss of a batch: the sum of its terms, in their order."""
         return total(self.terms(model, batch, reference))
 
+    def part(
+        self, name: str, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor | None:
+        """One of the terms, for who needs it by itself; ``None`` where there is no such term."""
+        return self.terms(model, batch, reference).get(name)
+
     def after_step(self, epoch: int) -> None:  # noqa: B027 - most objectives learn nothing
         """Called after the backward passes of a step, in an epoch counted from 0."""
 

@@ -46,17 +46,32 @@ class WithRetain(Objective):
     def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         # The reference runs first: its weights may be swapped into the current model, which must
         # not happen between a forward pass and its backward pass.
-        target = None
-        if self.retain_loss == "kl" and self.gamma:
-            (target,) = reference_logits([batch[RETAIN]], reference)
+        target = self._retain_target(batch, reference)
         forget = self.forget_weight * self.forget_loss(model, batch, reference)
         if not self.gamma:
             return {FORGET: forget}
+        return {FORGET: forget, RETAIN: self._retain_term(model, batch, target)}
+
+    def part(
+        self, name: str, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
+    ) -> torch.Tensor | None:
+        if name == FORGET:
+            return self.forget_weight * self.forget_loss(model, batch, reference)
+        if not self.gamma:
+            return None
+        return self._retain_term(model, batch, self._retain_target(batch, reference))
+
+    def _retain_target(self, batch: Batch, reference: ReferenceModel) -> torch.Tensor | None:
+        if self.retain_loss == "kl" and self.gamma:
+            return reference_logits([batch[RETAIN]], reference)[0]
+        return None
+
+    def _retain_term(
+        self, model: PreTrainedModel, batch: Batch, target: torch.Tensor | None
+    ) -> torch.Tensor:
         if target is None:
-            retain = cross_entropy(model, batch[RETAIN])
-        else:
-            retain = kl_divergence(model, batch[RETAIN], target)
-        return {FORGET: forget, RETAIN: self.weigh_retain(retain)}
+            return self.weigh_retain(cross_entropy(model, batch[RETAIN]))
+        return self.weigh_retain(kl_divergence(model, batch[RETAIN], target))
 
     def weigh_retain(self, loss: torch.Tensor) -> torch.Tensor:
         """The retain term, γ · L_retain."""
