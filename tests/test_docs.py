@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from wagle.catalogue import METHODS
 from wagle.shipped import CHECKOUT as ROOT
 
 PAGES = [
@@ -43,7 +44,6 @@ def test_commands_name_files_that_exist(page):
 
 
 def test_the_documentation_mentions_no_key_that_does_not_exist():
-    from wagle.catalogue import METHODS
     from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS
 
     known = {key.name for key in (*UNLEARN_KEYS, *FINE_TUNE_KEYS)}
@@ -54,3 +54,18 @@ def test_the_documentation_mentions_no_key_that_does_not_exist():
         for name in re.findall(rf"`(?:--)?((?:{tops})\.[\w.+]+)", text):
             fine = name in known | sections or name.split(".")[1] in METHODS
             assert fine, f"{page.name} mentions {name}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_page_of_methods_has_every_method_with_its_defaults(name):
+    """A row of a table by each name; numbers among its defaults stand in it or above the table."""
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for title in (name, *METHODS[name].aliases):
+        row = next((line for line in text.splitlines() if f"`{title}`" in line.split(" | ")[0]), "")
+        assert row, f"docs/methods.md has no row of {title}"
+    for option in METHODS[name].options:
+        if type(option.default) in (int, float) and option.name not in _COMMON:
+            assert re.search(rf"\b{option.default:g}\b", row), f"{name}: {option.name}"
+
+
+_COMMON = {"gamma", "forget_weight"}
