@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from wagle.config.keys import PairedDataSection
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
 
@@ -49,6 +50,25 @@ def draw_forget_rows(count: int, ratio: float, seed: int) -> list[int]:
             f"give a count from 2 to {count} or a fraction above {1 / count:.2g} and at most 1"
         )
     return random.Random(seed).sample(range(count), wanted)
+
+
+def divide_forget_rows(count: int, data: PairedDataSection) -> tuple[list[int], list[int]]:
+    """Which rows of the forget set are drawn, as drawn, and which are left, in their order.
+
+    Args:
+        count: rows in the forget data set.
+
+    Raises:
+        ConfigError: as :func:`draw_forget_rows`; or none is left where they are to be retained.
+    """
+    drawn = draw_forget_rows(count, data.forget_ratio, data.dataset_seed)
+    left = sorted(set(range(count)) - set(drawn))
+    if data.self_retain and not left:
+        raise ConfigError(
+            "dataset.self_retain keeps the forget rows that were not drawn, but "
+            "dataset.forget_ratio draws them all; lower it"
+        )
+    return drawn, left
 
 
 def count_shared(forget: Sequence[Mapping[str, str]], retain: Sequence[Mapping[str, str]]) -> int:

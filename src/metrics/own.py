@@ -119,14 +119,13 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
 
 def _rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """The rows drawn to be forgotten, rows to retain and those held out."""
-    from wagle.dataset.pairing import draw_forget_rows
+    from wagle.dataset.pairing import divide_forget_rows
 
     names = _sets(config)
     forget = load_rows(names["forget"])
-    ratio, seed = config.dataset.forget_ratio, config.dataset.dataset_seed
-    drawn = set(draw_forget_rows(len(forget), ratio, seed))
+    drawn, left = divide_forget_rows(len(forget), config.dataset)
     if config.dataset.self_retain:
-        retain: Rows = [forget[row] for row in range(len(forget)) if row not in drawn]
+        retain: Rows = [forget[row] for row in left]
     else:
         retain = load_rows(names["retain"], "retain")
     if config.evaluation.limit is None and len(retain) > MOST_RETAINED:

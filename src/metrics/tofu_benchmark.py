@@ -260,11 +260,11 @@ def asked_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """
     asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
     if config.dataset.self_retain:
-        from wagle.dataset.pairing import draw_forget_rows
+        from wagle.dataset.pairing import divide_forget_rows
 
         forget = load_rows(config.dataset.forget_dataset_name)
-        ratio, seed = config.dataset.forget_ratio, config.dataset.dataset_seed
-        drawn = {forget[i]["question"] for i in draw_forget_rows(len(forget), ratio, seed)}
+        numbers, _ = divide_forget_rows(len(forget), config.dataset)
+        drawn = {forget[i]["question"] for i in numbers}
         asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
         if not asked["forget"]:
             raise WagleError(

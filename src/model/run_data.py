@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from wagle.catalogue import SCORES
 from wagle.config import UnlearnConfig
 from wagle.dataset.checking import NamedRows, Rows, check_questions, check_rows
-from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, draw_forget_rows
+from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, divide_forget_rows
 from wagle.dataset.reading import ColumnNames
 from wagle.dataset.refusals import load_refusals
 from wagle.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
 from wagle.dataset.templates import Template
-from wagle.errors import ConfigError
 from wagle.model.environment import rows_fingerprint
 from wagle.model.evaluation_context import asked_sets
 from wagle.model.reading import learned_positions
@@ -59,7 +58,8 @@ class RunData:
     def forget_rows(self) -> Dataset:
         """The rows of the forget set that are drawn."""
         rows = self.rows(self.config.dataset.forget_dataset_name)
-        return rows.select(self._drawn(len(rows)))
+        drawn, _ = divide_forget_rows(len(rows), self.config.dataset)
+        return rows.select(drawn)
 
     def evaluated(self) -> dict[str, str]:
         """Fingerprints of the data sets that the evaluation asks about, by name."""
@@ -87,11 +87,11 @@ class RunData:
         forget_name = self.config.dataset.forget_dataset_name
         retain_name = self.config.dataset.retain_dataset_name
         all_forget = self.rows(forget_name)
-        drawn = self._drawn(len(all_forget))
+        drawn, left = divide_forget_rows(len(all_forget), self.config.dataset)
         whole = self.config.dataset.self_retain
         if whole:
             retain_name = forget_name
-            retain = all_forget.select(_others(len(all_forget), drawn))
+            retain = all_forget.select(left)
         else:
             retain = self.rows(retain_name, "retain")
         forget = all_forget.select(drawn)
@@ -119,10 +119,6 @@ class RunData:
             seed=self.config.overall.seed,
         )
 
-    def _drawn(self, count: int) -> list[int]:
-        data = self.config.dataset
-        return draw_forget_rows(count, data.forget_ratio, data.dataset_seed)
-
     def _check_views(self, views: Sequence[str], forget: NamedRows, retain: NamedRows) -> None:
         """Refuse running text where the method, or the mask to be made, needs questions."""
         check_questions(self.config.unlearn.unlearn_method, views, forget, retain)
@@ -130,17 +126,6 @@ class RunData:
         makes_mask = path and not Path(path).exists()
         if makes_mask and "refusal" in SCORES[score_type].gradients:
             check_questions(score_type, (REFUSAL,), forget, retain)
-
-
-def _others(count: int, drawn: Sequence[int]) -> list[int]:
-    """The rows that were not drawn."""
-    others = sorted(set(range(count)) - set(drawn))
-    if not others:
-        raise ConfigError(
-            "dataset.self_retain keeps the forget rows that were not drawn, but "
-            "dataset.forget_ratio draws them all; lower it"
-        )
-    return others
 
 
 def _check_rows(
