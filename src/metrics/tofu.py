@@ -284,7 +284,7 @@ def _judge(
 
     Right is an answer that is closest to the true one, or (facts) names it.
     """
-    generated = rows.all(lambda row: row.generated)
+    true, generated = rows.all(lambda row: row.answer), rows.all(lambda row: row.generated)
     if role in AUTHOR_SETS:
         answers = [answers_of(source, role) for source in sources]
         closest = closest_candidates(
@@ -295,18 +295,11 @@ def _judge(
         right = [index == 0 for index in closest]
     else:
         right = [
-            source["answer"].lower() in text.lower()
-            for source, text in zip(sources, generated, strict=True)
+            answer.lower() in text.lower() for answer, text in zip(true, generated, strict=True)
         ]
     return TofuSet(
         tuple(
-            replace(
-                row,
-                rouge=rouge_l_recall(source["answer"], text, word_tokenizer),
-                acc=float(is_right),
-            )
-            for row, source, text, is_right in zip(
-                rows.rows, sources, generated, right, strict=True
-            )
+            replace(row, rouge=rouge_l_recall(answer, text, word_tokenizer), acc=float(is_right))
+            for row, answer, text, is_right in zip(rows.rows, true, generated, right, strict=True)
         )
     )

@@ -95,7 +95,7 @@ class TofuRow:
 
 @dataclass(frozen=True)
 class TofuSet:
-    """The rows of one set of questions."""
+    """The rows of one set of questions, or of all while they are read together."""
 
     rows: tuple[TofuRow, ...]
 
@@ -120,7 +120,7 @@ class TofuSet:
 
 
 Sets = dict[str, TofuSet]
-Keep = Callable[[str, Callable[[], Sets]], Sets]
+Keep = Callable[[str, Callable[[], TofuSet]], TofuSet]
 """Measures what has this name, or gives what an earlier attempt at it has kept."""
 
 
@@ -173,26 +173,14 @@ def measure_in_stages(
         answer: the same rows with greedy answers.
         judge: a set, after its role, with how its answers are judged.
     """
-
-    def split(rows: Iterable[TofuRow]) -> Sets:
-        rest = iter(rows)
-        return {role: TofuSet(tuple(islice(rest, len(group)))) for role, group in sets.items()}
-
-    def joined(parts: Sets) -> TofuSet:
-        return TofuSet(tuple(row for part in parts.values() for row in part.rows))
-
-    def judged(role: str) -> Sets:
-        return {role: judge(role, answered[role])}
-
-    scored = keep("scores", lambda: split(score()))
-    answered = keep("answers", lambda: split(answer(joined(scored))))
-    found: Sets = {}
-    for role in sets:
-        found |= keep(role, partial(judged, role))
-    return found
+    scored = keep("scores", lambda: TofuSet(tuple(score())))
+    answered = keep("answers", lambda: TofuSet(tuple(answer(scored))))
+    rest = iter(answered.rows)
+    asked = {role: TofuSet(tuple(islice(rest, len(group)))) for role, group in sets.items()}
+    return {role: keep(role, partial(judge, role, rows)) for role, rows in asked.items()}
 
 
-def keep_nothing(name: str, measure: Callable[[], Sets]) -> Sets:
+def keep_nothing(name: str, measure: Callable[[], TofuSet]) -> TofuSet:
     """The :data:`Keep` of an evaluation that begins anew every time."""
     return measure()
 
@@ -216,7 +204,7 @@ def to_document(results: TofuResults) -> dict[str, Any]:
         "sets": dict(results.data_sets) or None,
         "word_tokenizer": results.word_tokenizer,
         "protocol": results.protocol,
-        **sets_document(results.sets),
+        **{name: _set_document(rows) for name, rows in results.sets.items()},
         "Forget Quality": results.forget_quality,
         "MIA": results.mia,
     }
@@ -231,7 +219,7 @@ def from_document(document: Mapping[str, Any]) -> TofuResults:
     """
     protocol = document.get("protocol")
     return TofuResults(
-        sets_from({name: document[name] for name in (*AUTHOR_SETS, *FACT_SETS)}),
+        {name: rows_from(document[name]["rows"]) for name in (*AUTHOR_SETS, *FACT_SETS)},
         protocol,
         EPSILON if protocol == "official" else 0.0,
         document.get("sets", {}),
@@ -241,21 +229,18 @@ def from_document(document: Mapping[str, Any]) -> TofuResults:
     )
 
 
-def sets_document(sets: Sets) -> dict[str, Any]:
-    """The sets' part of :func:`to_document`."""
-    return {name: _set_document(rows) for name, rows in sets.items()}
+def rows_document(rows: TofuSet) -> list[dict[str, Any]]:
+    """The rows' part of :func:`to_document`."""
+    return [_row_document(row) for row in rows.rows]
 
 
-def sets_from(document: Mapping[str, Any]) -> Sets:
-    """What :func:`sets_document` has written."""
-    return {
-        name: TofuSet(tuple(_row_from(row) for row in part["rows"]))
-        for name, part in document.items()
-    }
+def rows_from(documents: Sequence[Mapping[str, Any]]) -> TofuSet:
+    """What :func:`rows_document` has written."""
+    return TofuSet(tuple(map(_row_from, documents)))
 
 
 def _set_document(rows: TofuSet) -> dict[str, Any]:
-    documents = [_row_document(row) for row in rows.rows]
+    documents = rows_document(rows)
     columns = {k: rows.known(read) for k, read in _NUMBERS.items() if k in documents[0]}
     means = {key: statistics.fmean(values) if values else None for key, values in columns.items()}
     return {**means, "rows": documents}

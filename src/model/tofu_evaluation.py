@@ -26,12 +26,11 @@ from wagle.metrics.tofu_field import evaluate_official
 from wagle.metrics.tofu_files import check_comparable, load_results
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import (
-    Sets,
     TofuResults,
     TofuRow,
     TofuSet,
-    sets_document,
-    sets_from,
+    rows_document,
+    rows_from,
     to_document,
 )
 from wagle.model.evaluation_context import EvaluationContext, choose_words
@@ -87,8 +86,8 @@ def _measure(context: EvaluationContext, asked: Mapping[str, Rows]) -> TofuResul
     words = choose_words(config, asked)
     sets = {role: list(rows)[: context.limit] for role, rows in asked.items()}
 
-    def keep(name: str, measure: Callable[[], Sets]) -> Sets:
-        return context.measured.get(f"tofu {name}", measure, write=sets_document, read=sets_from)
+    def keep(name: str, measure: Callable[[], TofuSet]) -> TofuSet:
+        return context.measured.get(f"tofu {name}", measure, write=rows_document, read=rows_from)
 
     model = (context.model, context.tokenizer, context.template)
     if config.evaluation.protocol == "official":

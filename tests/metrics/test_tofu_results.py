@@ -21,7 +21,6 @@ from wagle.metrics.tofu_results import (
     TofuRow,
     TofuSet,
     from_document,
-    sets_document,
     to_document,
 )
 from wagle.model.evaluation import evaluate
@@ -114,7 +113,7 @@ def test_a_document_by_hand():
 
 def test_rows_that_are_not_finished_have_no_numbers():
     rows = TofuSet((TofuRow(question="Who?"), TofuRow(question="When?", acc=1.0)))
-    assert sets_document({"forget": rows}) == {
+    assert to_document(TofuResults({"forget": rows})) == {
         "forget": {"rows": [{"question": "Who?"}, {"question": "When?", "acc": 1.0}]}
     }
     assert rows.known(lambda row: row.acc) == [1.0]
