@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from wagle import stopping
+from wagle import launch, stopping
 from wagle.errors import ConfigError, Terminated, WagleError
-from wagle.terminal import plain, secure_streams
+from wagle.terminal import fall_silent, plain, secure_streams
 
 
 class _Command(NamedTuple):
@@ -35,6 +35,9 @@ COMMANDS = {
     "demo": _Command("demo.py", "demo", "the main job on the embedded benchmark"),
 }
 """By sub-command: the script in src/exec that does the same, the module in wagle.commands."""
+
+TOGETHER = ("unlearn", "fine-tune")
+"""Commands that torchrun may start as several processes."""
 
 _OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
@@ -63,8 +66,24 @@ def run(command: str, argv: Sequence[str]) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if launch.number() > 0:
+        fall_silent()
     module = importlib.import_module(f"wagle.commands.{COMMANDS[command].module}")
-    run_main(module.main, argv)
+    run_main(module.main if command in TOGETHER else _alone(command, module.main), argv)
+
+
+def _alone(command: str, main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """A command that runs as one process."""
+
+    def checked(argv: Sequence[str]) -> int:
+        if launch.processes() > 1:
+            raise ConfigError(
+                f"wagle {command} runs as one process, and torchrun has started "
+                f"{launch.processes()}; start it without torchrun"
+            )
+        return main(argv)
+
+    return checked
 
 
 def program(command: str) -> str:
@@ -79,22 +98,26 @@ def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
 
     Exit status: 0 done, 1 failure, 2 wrong configuration, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP,
     138 SIGUSR1 (128 and the signal's number).
-    Failures that the user can act on are one message; anything else keeps its traceback.
+    Failures that the user can act on are one message; anything else keeps its traceback. Of several
+    processes that work as one, the first to fail says why; the others end when they miss it.
     """
     streams = secure_streams()
     stopping.install()
     try:
         status = main(argv)
     except WagleError as error:
-        status = _report(error, 2 if isinstance(error, ConfigError) else 1)
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
-            raise
-        place = "" if error.filename is None else f"{error.filename}: "
-        status = _report(f"{place}{error.strerror}", 1)
+        status = _report(f"error: {plain(error)}", 2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt as error:
-        print("interrupted: nothing unfinished was left under a final name", file=sys.stderr)
-        status = 128 + (error.kind if isinstance(error, Terminated) else signal.SIGINT)
+        kind = error.kind if isinstance(error, Terminated) else signal.SIGINT
+        status = _report("interrupted: nothing unfinished was left under a final name", 128 + kind)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            place = "" if error.filename is None else f"{error.filename}: "
+            status = _report(f"error: {plain(f'{place}{error.strerror}')}", 1)
+        elif _speaks():
+            raise
+        else:
+            status = 1
     finally:
         for stream in streams:
             stream.close_quietly()
@@ -110,6 +133,16 @@ def _overview() -> str:
     )
 
 
-def _report(problem: object, status: int) -> int:
-    print(f"error: {plain(problem)}", file=sys.stderr)
+def _report(text: str, status: int) -> int:
+    if _speaks():
+        print(text, file=sys.stderr)
     return status
+
+
+def _speaks() -> bool:
+    """Whether this process says why it fails."""
+    if launch.processes() == 1:
+        return True
+    from wagle import ranks  # torch takes its time to import
+
+    return ranks.is_first_to_fail()

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
-from wagle import devices
+from wagle import devices, launch
 from wagle.errors import ConfigError, WagleError
 
 PATIENCE = timedelta(minutes=30)
@@ -47,11 +47,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def started() -> int:
-    """How many processes the command was started as, which :func:`join` then connects."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def join(device: torch.device) -> torch.device:
     """Connect the processes that torchrun has started; without it there is but one.
 
@@ -64,12 +59,12 @@ def join(device: torch.device) -> torch.device:
     Raises:
         ConfigError: processes cannot share devices of this kind, or there are fewer devices.
     """
-    if started() == 1 or dist.is_initialized():
+    if launch.processes() == 1 or dist.is_initialized():
         return _own(device)
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(
             f"overall.device is {device.type}, where one process runs alone; torchrun has started "
-            f"{started()}: use cuda or cpu"
+            f"{launch.processes()}: use cuda or cpu"
         )
     own = _own(device)
     if not devices.on_cpu(device):
@@ -80,9 +75,9 @@ def join(device: torch.device) -> torch.device:
 
 
 def _own(device: torch.device) -> torch.device:
-    if started() == 1 or devices.on_cpu(device):
+    if launch.processes() == 1 or devices.on_cpu(device):
         return device
-    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    number, there = launch.number_here(), torch.cuda.device_count()
     if number >= there:
         raise ConfigError(
             f"torchrun has started more processes on this machine than it has GPUs ({there}): give "
@@ -169,7 +164,7 @@ def any_of(flag: bool) -> bool:
 
 def is_first_to_fail() -> bool:
     """Whether no other process has failed before; that one says why, and the others are silent."""
-    if started() == 1:
+    if launch.processes() == 1:
         return True
     try:
         store = TCPStore(
@@ -181,4 +176,4 @@ def is_first_to_fail() -> bool:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return store.add(f"wagle failures {restart}", 1) == 1
     except (KeyError, ValueError, RuntimeError):  # the store went with the process that held it
-        return os.environ.get("RANK", "0") == "0"
+        return launch.number() == 0

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -30,6 +31,16 @@ Item = TypeVar("Item")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _last_line = time.monotonic()
+_silent = False
+
+
+def fall_silent() -> None:
+    """Say nothing from now on: another process speaks for this one. Errors are no matter of ours."""
+    global _silent  # noqa: PLW0603, the terminal is one for all
+    _silent = True
+    warnings.simplefilter("ignore")
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when the library is imported
+
 
 
 def plain(text: object) -> str:
@@ -42,11 +53,14 @@ def plain(text: object) -> str:
 
 def say(text: object, file: TextIO | None = None) -> None:
     """Print a line, to standard output unless told otherwise, without tearing a bar apart."""
-    tqdm.write(plain(text), file=file or sys.stdout)
+    if not _silent:
+        tqdm.write(plain(text), file=file or sys.stdout)
 
 
 def show_table(table: Table) -> None:
     """Print a table of rich's; what stands in square brackets is text, not markup."""
+    if _silent:
+        return
     from rich.console import Console
 
     Console(markup=False, emoji=False, highlight=False).print(table)
@@ -80,7 +94,7 @@ class Progress:
         self._form = {"unit": unit, "unit_scale": scale}
         self._description = plain(description)
         self._values: dict[str, Any] = {}
-        self._bar = tqdm(desc=self._description, total=total, disable=None, **self._form)
+        self._bar = tqdm(desc=self._description, total=total, disable=_silent or None, **self._form)
 
     def update(self, count: int = 1, **values: float) -> None:
         """Say that ``count`` more units are done; values such as ``loss=1.2`` are shown along."""
@@ -125,9 +139,10 @@ class Progress:
 
 
 def _say_now(text: str) -> None:
-    global _last_line  # noqa: PLW0603, the terminal is one for all
+    global _last_line  # noqa: PLW0603
     _last_line = time.monotonic()
-    print(plain(text), file=sys.stderr, flush=True)
+    if not _silent:
+        print(plain(text), file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------ streams

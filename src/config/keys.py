@@ -60,6 +60,12 @@ class OverallSection:
         inert=True,
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", "where to run")
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = key(
+        "auto",
+        "what torchrun's processes hold: ddp the whole model, fsdp a part of it; auto: ddp if "
+        "that fits",
+        inert=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

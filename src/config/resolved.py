@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_type_hints, overload
 
+from wagle import launch
 from wagle.catalogue import METHODS
 from wagle.config.checking import resolve
 from wagle.config.declare import Key, keys_of, method_keys, section_of
@@ -152,6 +153,10 @@ class Config(Mapping[str, Any]):
             for key in self._keys
             if not key.inert and not key.name.startswith(idle) and counts(key.name)
         }
+        for name in ("unlearn", "finetune"):  # each process reads as many batches in a step
+            accumulation = f"{name}.gradient_accumulation_steps"
+            if accumulation in relevant:
+                relevant[accumulation] *= launch.processes()
         results = relevant.get("evaluation.retain_results")
         if results is not None and Path(results).is_file():  # what it holds counts
             content = Path(results).read_bytes()
