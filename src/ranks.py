@@ -151,6 +151,12 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def meet() -> None:
+    """Wait for all processes to come here."""
+    if size() > 1:
+        dist.barrier()
+
+
 def spread(tensor: torch.Tensor) -> None:
     """Give all processes the first one's values, in place."""
     if size() > 1:

@@ -10,9 +10,12 @@ All functions take tensors that are not cut as well: their part is the whole.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,11 +23,20 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from wagle import ranks
+from wagle import launch, ranks
 from wagle.model.architecture import decoder_layers
+from wagle.planning.resources import free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+SHARE_OF_ROOM = 0.6
+"""Of a device's free memory, what the whole model may take while it is evaluated."""
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_opened: WeakSet[torch.nn.Module] = WeakSet()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -37,14 +49,21 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def rows(tensor: torch.Tensor, rank: int | None = None) -> range:
+    """The rows of a tensor that a process holds; ``None``: this one."""
+    count = tensor.shape[0] if tensor.dim() else 1
+    if not isinstance(tensor, DTensor):
+        return range(count)
+    rank = ranks.rank() if rank is None else rank
+    each = -(-count // ranks.size())  # as torch.chunk cuts
+    return range(min(rank * each, count), min((rank + 1) * each, count))
+
+
 def span(tensor: torch.Tensor, rank: int | None = None) -> range:
     """The elements of the flat tensor that a process holds; ``None``: this one."""
-    if not isinstance(tensor, DTensor):
-        return range(tensor.numel())
-    rank = ranks.rank() if rank is None else rank
-    rows, row = tensor.shape[0], tensor.numel() // max(tensor.shape[0], 1)
-    each = -(-rows // ranks.size())  # as torch.chunk cuts
-    return range(min(rank * each, rows) * row, min((rank + 1) * each, rows) * row)
+    own = rows(tensor, rank)
+    row = tensor.numel() // max(tensor.shape[0], 1) if tensor.dim() else 1
+    return range(own.start * row, own.stop * row)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -52,7 +71,7 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
-def shard(model: PreTrainedModel) -> None:
+def shard(model: PreTrainedModel, device: torch.device | None = None) -> None:
     """Cut a model's weights among the processes, in place.
 
     Each decoder block is a unit, whose weights are whole while it computes. So are embedding and
@@ -60,10 +79,14 @@ def shard(model: PreTrainedModel) -> None:
     are read at both ends of a pass, and as few as they are. Gradients are added up over the
     processes; those of weights that stay whole are not (:func:`add_up`).
 
+    Args:
+        device: where the weights will be; ``None``: where they are.
+
     Raises:
         WagleError: the architecture's decoder blocks are not known.
     """
-    mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size(),))
+    kind = (device or next(model.parameters()).device).type
+    mesh = init_device_mesh(kind, (ranks.size(),))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is None or head.weight is embedding.weight
     for unit in (*decoder_layers(model)[1], *(() if tied else (embedding, head))):
@@ -89,6 +112,45 @@ def open_up(model: PreTrainedModel) -> None:
         if isinstance(module, FSDPModule):
             module.set_reshard_after_forward(False)
             module.unshard()
+    _opened.add(model)
+
+
+def runs_alone(model: torch.nn.Module) -> bool:
+    """Whether each process can run the model for itself: it holds, or has opened, all of it."""
+    return model in _opened or not is_sharded(model)
+
+
+def deal(
+    model: torch.nn.Module, items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Value]]
+) -> list[Value]:
+    """As :func:`wagle.ranks.deal`, for work with a model; all do all of it where one alone cannot.
+
+    Args:
+        work: reads the model.
+    """
+    return ranks.deal(items, work) if runs_alone(model) else list(work(items))
+
+
+@contextmanager
+def opened(model: PreTrainedModel) -> Iterator[None]:
+    """Within, each process holds the whole model, where all have room for that."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if runs_alone(model) or ranks.any_of(size > _room(model.device)):
+        yield
+        return
+    open_up(model)
+    try:
+        yield
+    finally:
+        close_up(model)
+
+
+def _room(device: torch.device) -> float:
+    """Bytes that this process may fill with weights."""
+    free = free_memory(device)
+    if free is None:
+        return math.inf
+    return SHARE_OF_ROOM * (free // launch.processes_here() if device.type == "cpu" else free)
 
 
 def close_up(model: PreTrainedModel) -> None:
@@ -97,6 +159,7 @@ def close_up(model: PreTrainedModel) -> None:
         if isinstance(module, FSDPModule):
             module.set_reshard_after_forward(True)
             module.reshard()
+    _opened.discard(model)
 
 
 def add_up(tensors: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:

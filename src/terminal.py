@@ -35,12 +35,11 @@ _silent = False
 
 
 def fall_silent() -> None:
-    """Say nothing from now on: another process speaks for this one. Errors are no matter of ours."""
+    """Say nothing from now on but why this process fails: another one speaks for it."""
     global _silent  # noqa: PLW0603, the terminal is one for all
     _silent = True
     warnings.simplefilter("ignore")
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when the library is imported
-
 
 
 def plain(text: object) -> str:

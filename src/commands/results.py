@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
+from wagle import launch
 from wagle.config import UnlearnConfig
 from wagle.loggers import JsonLogger, Logger
+from wagle.loggers.shared_logger import SharedLogger
 from wagle.terminal import plain, say, show_table
 
 _READABLE = 80
@@ -18,7 +20,12 @@ _READABLE = 80
 
 
 def make_logger(config: UnlearnConfig) -> Logger:
-    """The logger that ``overall.logger`` names."""
+    """The logger that ``overall.logger`` names; of several processes the first one's keeps all."""
+    logger = _make_logger(config)
+    return logger if launch.processes() == 1 else SharedLogger(logger)
+
+
+def _make_logger(config: UnlearnConfig) -> Logger:
     if config.overall.logger == "none":
         return Logger()
     folder = Path(config.logger.json.root) / (config.logger.name or default_name(config))

@@ -29,7 +29,6 @@ def main(argv: Sequence[str]) -> int:
 
     for notice in config.notices:
         say(f"note: {notice}", sys.stderr)
-    logger = make_logger(config)
-    results = Unlearn(config, logger).run()
-    print_results(results, logger.folder)
+    unlearning = Unlearn(config, make_logger(config))
+    print_results(unlearning.run(), unlearning.logger.folder)
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,11 +17,13 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from wagle import ranks, shards
 from wagle.dataset.templates import TEMPLATE_FILE, Template, read_saved_template
 from wagle.errors import ConfigError, WagleError
-from wagle.hub import hub_options, loading
+from wagle.hub import connect_to_hub, hub_options, loading
 from wagle.loggers.files import replacing_folder, write_json
 from wagle.model.folder import check_model_folder, check_tokenizer_folder
+from wagle.model.sharded_files import load_sharded, save_sharded
 from wagle.model.weights import load_whole
 from wagle.terminal import say
 from wagle.training.loop import not_finite
@@ -70,7 +73,7 @@ def find_gguf(name: str) -> Path | None:
 
 
 def load_model(
-    name: str, *, dtype: torch.dtype, device: torch.device, cache_dir: Path
+    name: str, *, dtype: torch.dtype, device: torch.device, cache_dir: Path, sharded: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model with its tokenizer.
 
@@ -80,6 +83,7 @@ def load_model(
         dtype: of the weights.
         device: where the weights go.
         cache_dir: the hub's cache.
+        sharded: cut the model among the processes (:mod:`wagle.shards`).
 
     Returns:
         The model in eval mode, and a tokenizer that has a padding token.
@@ -90,17 +94,35 @@ def load_model(
     gguf = find_gguf(name)
     tokenizer = check_model(name, cache_dir)
     with loading("model", name, MODEL_HINT):
-        if gguf is not None:
-            model = _load_gguf(gguf, dtype)
-        else:
-            model = load_whole(
-                AutoModelForCausalLM, name, dtype=dtype, **hub_options(name, cache_dir)
-            )
+        model = _load_parts(name, dtype, device, cache_dir) if sharded and gguf is None else None
+        if model is None:
+            if gguf is not None:
+                model = _load_gguf(gguf, dtype)
+            else:
+                model = load_whole(
+                    AutoModelForCausalLM, name, dtype=dtype, **hub_options(name, cache_dir)
+                )
+            if sharded:
+                shards.shard(model, device)
     model.to(device).eval()  # type: ignore[arg-type]  # its wrapper hides the self of to
     _check_fit(name, model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _load_parts(
+    name: str, dtype: torch.dtype, device: torch.device, cache_dir: Path
+) -> PreTrainedModel | None:
+    """As :func:`load_sharded`, of a folder or a hub's model, which the first process fetches."""
+    if Path(name).is_dir():
+        return load_sharded(Path(name), dtype, device)
+    connect_to_hub()
+    patterns = ["*.json", "*.safetensors"]
+    folder = ranks.first(
+        lambda: snapshot_download(name, cache_dir=cache_dir, allow_patterns=patterns)
+    )
+    return load_sharded(Path(folder), dtype, device)
 
 
 def check_model(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
@@ -148,7 +170,7 @@ def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
             f"warning: the tokenizer of {name} ends texts with token {tokenizer.eos_token_id}, and "
             f"the model's configuration with {ends}; answers end at any of them"
         )
-    if (broken := not_finite(model)) is not None:
+    if broken := next(filter(None, ranks.everyone(not_finite(model))), None):
         raise WagleError(f"weights of the model {name} are NaN or infinite: {broken}")
 
 
@@ -222,8 +244,17 @@ def save_model(
         documents: JSON documents to put beside the weights, by file name.
     """
     documents = {**(documents or {}), **({TEMPLATE_FILE: template.record()} if template else {})}
+    if not ranks.is_first():
+        if shards.is_sharded(model):
+            save_sharded(model, None)
+        ranks.meet()
+        return
     with replacing_folder(folder) as part:
-        model.save_pretrained(part)
+        if shards.is_sharded(model):
+            save_sharded(model, part)
+        else:
+            model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         for name, content in documents.items():
             write_json(part / name, content)
+    ranks.meet()  # now the others may read it

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from wagle import ranks, shards
 from wagle.catalogue import METHODS
 from wagle.config import UnlearnConfig
 from wagle.dataset.pairing import PairCollator
@@ -57,6 +58,7 @@ from wagle.model.record import (
 )
 from wagle.model.run_data import RunData
 from wagle.optim.bitmask import BitMask, Mask
+from wagle.planning.parallel import FSDP, choose_parallel
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
 from wagle.training.loop import Rows
@@ -111,7 +113,8 @@ class Unlearn:
         self.resumed: list[dict[str, str]] = []
         self._lock: FolderLock | None = None  # of checkpoints outside a run folder
         self.fingerprints: dict[str, str] = {}
-        self.device = resolve_device(config.overall.device)
+        self.device = ranks.join(resolve_device(config.overall.device))
+        self.sharded = choose_parallel(config, self.device) == FSDP
         self.dtype = resolve_dtype(config.overall.dtype, self.device)
         self.trains = (
             config.unlearn.unlearn_method != TRAINLESS and config.unlearn.resume_path is None
@@ -223,9 +226,8 @@ class Unlearn:
             self.checkpoints = self._find_checkpoints()
             if not self._continue():
                 if self._model_folder:
-                    check_room(
-                        self._model_folder.parent, sum(p.nbytes for p in self.model.parameters())
-                    )
+                    size = sum(p.numel() * p.element_size() for p in self.model.parameters())
+                    check_room(self._model_folder.parent, size)
                 with self.watch.phase("train"):
                     self.train()
                 with self.watch.phase("save"):
@@ -234,7 +236,7 @@ class Unlearn:
                 self._drop_checkpoints()
             with self.watch.phase("draw"):
                 self.draw()
-        with self.watch.phase("evaluate"):
+        with self.watch.phase("evaluate"), shards.opened(self.model):
             return self.evaluate()
 
     def load(self) -> None:
@@ -244,6 +246,7 @@ class Unlearn:
             dtype=self.dtype,
             device=self.device,
             cache_dir=self._cache_dir,
+            sharded=self.sharded,
         )
         if self.config.unlearn.resume_path is not None:
             self.record = read_record(Path(self._model_name))
@@ -287,7 +290,7 @@ class Unlearn:
     def _resolved(self) -> dict[str, Any]:
         """What was chosen where the configuration leaves the choice, by key."""
         resolved: dict[str, Any] = {
-            "overall.device": str(self.device),
+            "overall.device": self.device.type,
             "overall.dtype": str(self.dtype).removeprefix("torch."),
             "dataset.template": self._template.name if self._template else None,
         }
@@ -313,7 +316,7 @@ class Unlearn:
         return Plan.make(
             len(self.dataset),
             batch_size=config.dataset.batch_size,
-            accumulation=config.unlearn.gradient_accumulation_steps,
+            accumulation=config.unlearn.gradient_accumulation_steps * ranks.size(),
             num_epochs=config.unlearn.num_epochs,
             max_steps=config.unlearn.max_steps,
             whole_epochs=config.unlearn.step_formula == "whole_epochs",
@@ -354,14 +357,15 @@ class Unlearn:
     def train(self) -> None:
         """Unlearn in place."""
         config = self.config
-        for view in self.objective.reference_losses:
-            self.dataset.reference_losses[view] = reference_losses(
-                self.model,
-                self.dataset,
-                view,
-                batch_size=config.evaluation.batch_size,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
+        with shards.opened(self.model):
+            for view in self.objective.reference_losses:
+                self.dataset.reference_losses[view] = reference_losses(
+                    self.model,
+                    self.dataset,
+                    view,
+                    batch_size=config.evaluation.batch_size,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
         model, adapted = self.model, None
         if config.unlearn.use_lora:
             adapted = add_lora(model)
@@ -476,7 +480,7 @@ class Unlearn:
             folder = self._cached(TRAINING, origin)
             self._lock = FolderLock(folder, "overall.cache_dir")
             try:
-                self._lock.acquire()
+                ranks.first(self._lock.acquire)
             except ConfigError as error:
                 say(f"note: no checkpoints of this training are kept: {error}")
                 return None
@@ -490,7 +494,7 @@ class Unlearn:
         return self._cache_dir / "wagle" / kind / name[:16]
 
     def _drop_checkpoints(self) -> None:
-        if self.checkpoints:
+        if self.checkpoints and ranks.is_first():
             self.checkpoints.remove()
 
     def _continue(self) -> bool:
@@ -501,15 +505,16 @@ class Unlearn:
         if self.logger.folder is None:
             return False
         folder = self.logger.folder / CHECKPOINTS
-        record = read_record(folder)
-        if record is None or record.training != self._training_origin():
-            if folder.exists():
-                say(f"{folder} holds a model of another training: it is removed")
-                shutil.rmtree(folder)
+        record = ranks.first(lambda: self._trained(folder))
+        if record is None:
             return False
         say(f"going on with the trained model in {folder}")
         self.model, self.tokenizer = load_model(
-            str(folder), dtype=self.dtype, device=self.device, cache_dir=self._cache_dir
+            str(folder),
+            dtype=self.dtype,
+            device=self.device,
+            cache_dir=self._cache_dir,
+            sharded=self.sharded,
         )
         self.saved = folder
         self.resumed[:0] = record.resumed
@@ -521,9 +526,19 @@ class Unlearn:
             self.logger.log_step(entry)
         return True
 
+    def _trained(self, folder: Path) -> Record | None:
+        """How the saved model was trained, where that is what this run does; another is removed."""
+        record = read_record(folder)
+        if record is not None and record.training == self._training_origin():
+            return record
+        if folder.exists():
+            say(f"{folder} holds a model of another training: it is removed")
+            shutil.rmtree(folder)
+        return None
+
     def draw(self) -> None:
         """Keep pictures of the training and of what the mask selects, and the latter's numbers."""
-        if self.logger.folder is None:
+        if self.logger.folder is None or not ranks.is_first():
             return
         # matplotlib takes its time to import
         from wagle.reporting.mask_figures import draw_density

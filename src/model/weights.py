@@ -46,7 +46,7 @@ def load_whole(kind: type[Any], name: str, **options: Any) -> PreTrainedModel:
     problems = {
         "missing": found["missing_keys"],
         "not of this architecture": [
-            key for key in found["unexpected_keys"] if not re.search(_BUFFERS, key)
+            key for key in found["unexpected_keys"] if not re.search(BUFFERS, key)
         ],
         "of another shape": [key for key, *_ in found["mismatched_keys"]],
     }
@@ -61,7 +61,7 @@ def load_whole(kind: type[Any], name: str, **options: Any) -> PreTrainedModel:
 _WRAPPERS = r"(?:^|(?<=\.))(?:module\.|_orig_mod\.)+"
 """What DistributedDataParallel and torch.compile put into the names of weights."""
 
-_BUFFERS = r"(attn|attention)\.(masked_)?bias$|inv_freq$|position_ids$|decoder\.version$"
+BUFFERS = r"(attn|attention)\.(masked_)?bias$|inv_freq$|position_ids$|decoder\.version$"
 """Constants, no weights, that older versions of the library saved with GPT-2, NeoX, Llama, …"""
 
 

@@ -40,5 +40,5 @@ def _fitting(config: Config, device: torch.device) -> str:
         return DDP
     if device.type == "cpu":
         room //= launch.processes_here()
-    needed = program_memory(device) + max(phase.peak for phase in Job.of(config).phases())
+    needed = program_memory(device) + max(phase.total for phase in Job.of(config).phases())
     return DDP if needed <= room else FSDP
