@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -47,6 +48,11 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor, put together anew; every process calls this at the same time."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def is_cut(tensor: torch.Tensor) -> bool:
+    """Whether this process has only a part of a tensor."""
+    return isinstance(tensor, DTensor)
 
 
 def rows(tensor: torch.Tensor, rank: int | None = None) -> range:
@@ -171,6 +177,29 @@ def add_up(tensors: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for weight, tensor in tensors:
         if not isinstance(weight, DTensor):
             ranks.add_up(tensor)
+
+
+def join(weight: torch.Tensor, part: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """In the first process the whole of what each has a part of, one after the other, on the CPU.
+
+    Args:
+        weight: what it belongs to; all processes come with the same weights in the same order.
+        part: a vector, this process's part; all of it where the weight is not cut.
+        lengths: of the parts, by rank.
+    """
+    if not isinstance(weight, DTensor):
+        return part
+    if not ranks.is_first():
+        if len(part):
+            dist.send(part.contiguous(), 0)
+        return part
+    parts = [part.to("cpu")]
+    for rank, length in enumerate(lengths[1:], start=1):
+        if length:
+            received = part.new_empty(length)
+            dist.recv(received, rank)
+            parts.append(received.to("cpu"))
+    return torch.cat(parts)
 
 
 def total_norm(tensors: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:

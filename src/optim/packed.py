@@ -285,6 +285,31 @@ class PackedOptimizer(torch.optim.Optimizer):
             state[MASTER] = master
         return state
 
+    def packed_state(self) -> list[dict[str, torch.Tensor]]:
+        """The state of every parameter, in the order of ``state_dict``'s numbers.
+
+        Vectors by slot and ``step``; nothing where there is no state. Of a parameter none of whose
+        selected weights are this process's the vectors are empty, and ``step`` is missing.
+        """
+        states = []
+        for parameter, layout in self._layouts.items():
+            state = dict(self.state.get(parameter, {}))
+            state.pop("mask", None)
+            if not layout.selected:
+                master = self._has_master(parameter)
+                dtype = torch.float32 if master else parameter.dtype
+                names = (*self.slots, *([MASTER] if master else []))
+                state = {
+                    name: torch.empty(0, dtype=dtype, device=parameter.device) for name in names
+                }
+            states.append(state)
+        return states
+
+    @property
+    def parts(self) -> list[tuple[torch.Tensor, int, str]]:
+        """Every parameter, how many of its selected weights are here, and its mask's digest."""
+        return [(p, layout.selected, layout.digest) for p, layout in self._layouts.items()]
+
     @torch.no_grad()
     def packed_weights(self) -> list[torch.Tensor]:
         """The selected weights of every parameter, in the order of ``state_dict``'s numbers.

@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from wagle import devices
+from wagle import devices, ranks, shards
 from wagle.errors import WagleError
 from wagle.loggers.files import read_json, remove_dead_parts, replacing_folder, write_json
 from wagle.optim.packed import PackedOptimizer
@@ -76,7 +77,9 @@ class Standing:
 
 
 class Checkpoints:
-    """The checkpoints of one training by one process, in a folder that nobody else writes to.
+    """The checkpoints of one training, in a folder that nobody else writes to.
+
+    Several processes leave the same files as one, which any number of processes goes on from.
 
     Args:
         folder: for nothing else; made when it is needed.
@@ -123,6 +126,21 @@ class Checkpoints:
         Returns:
             How far training has come; at its start where there is no checkpoint.
         """
+        found = ranks.first(self._find)
+        if found is None:
+            return Standing()
+        path, content = found
+        tensors = _load(path / _TENSORS, optimizer)
+        standing = _unpack(content, tensors, optimizer, device)
+        for name, tensor in self.beside.items():
+            tensor.detach().copy_(tensors[f"beside.{name}"])
+        say(f"going on after step {standing.step}, from the checkpoint of {content['written']}")
+        self.resumed[:0] = content["resumed"]
+        self.resumed.append(resumption(f"step {standing.step}"))
+        return standing
+
+    def _find(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint of this training, and its document; others are removed."""
         remove_dead_parts(self.folder)
         while (path := self.newest) is not None:
             try:
@@ -131,19 +149,11 @@ class Checkpoints:
                 say(f"warning: the checkpoint {path} is damaged ({error}): it is removed")
                 shutil.rmtree(path)
                 continue
-            if content["origin"] != self._origin:
-                say(f"{self.folder} holds checkpoints of another training: they are removed")
-                self.remove()
-                break
-            tensors = load_file(path / _TENSORS)
-            standing = _unpack(content, tensors, optimizer, device)
-            for name, tensor in self.beside.items():
-                tensor.detach().copy_(tensors[f"beside.{name}"])
-            say(f"going on after step {standing.step}, from the checkpoint of {content['written']}")
-            self.resumed[:0] = content["resumed"]
-            self.resumed.append(resumption(f"step {standing.step}"))
-            return standing
-        return Standing()
+            if content["origin"] == self._origin:
+                return path, content
+            say(f"{self.folder} holds checkpoints of another training: they are removed")
+            self.remove()
+        return None
 
     def after_step(
         self,
@@ -163,7 +173,7 @@ class Checkpoints:
             asked: write one in any case.
         """
         ended = standing.step == steps
-        if not (asked or (self._keeps_last if ended else self._due(standing.step))):
+        if not ranks.any_of(asked or (self._keeps_last if ended else self._due(standing.step))):
             return
         path = self.folder / f"step-{standing.step:08}"
         try:
@@ -172,7 +182,7 @@ class Checkpoints:
         except WagleError as error:
             say(f"warning: no checkpoint after step {standing.step}: {error}")
         else:
-            for old in sorted(self._all())[:-KEPT]:
+            for old in sorted(self._all())[:-KEPT] if ranks.is_first() else ():
                 shutil.rmtree(old)
             if asked:
                 say(f"the same command goes on after step {standing.step} of {steps}: {path}")
@@ -200,6 +210,8 @@ class Checkpoints:
     ) -> None:
         tensors, masks = _pack(standing, optimizer, device, with_state=with_state)
         tensors |= {f"beside.{name}": tensor.detach() for name, tensor in self.beside.items()}
+        if not ranks.is_first():
+            return
         version, words, gauss = random.getstate()
         of_numpy: Any = np.random.get_state()  # noqa: NPY002 - what libraries draw from
         name, keys, *rest = of_numpy
@@ -225,21 +237,58 @@ def _pack(
     standing: Standing, optimizer: PackedOptimizer, device: torch.device, *, with_state: bool
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a checkpoint by name, and which mask each parameter's state is packed by."""
-    weights = enumerate(optimizer.packed_weights())
-    tensors = {f"weights.{index}": vector for index, vector in weights}
+    weights, lengths, digests = zip(*optimizer.parts, strict=True)
+    by_rank = ranks.everyone(lengths)
+
+    def whole(index: int, part: torch.Tensor) -> torch.Tensor:
+        return shards.join(weights[index], part, [lengths[index] for lengths in by_rank])
+
+    vectors = enumerate(optimizer.packed_weights())
+    tensors = {f"weights.{index}": whole(index, vector) for index, vector in vectors}
     masks = {}
     if with_state:
-        for index, state in optimizer.state_dict()["state"].items():
-            masks[str(index)] = state["mask"]
-            tensors |= {f"state.{index}.{k}": v for k, v in state.items() if k != "mask"}
+        states = optimizer.packed_state()
+        steps = ranks.everyone([float(s["step"]) if "step" in s else None for s in states])
+        for index, state in enumerate(states):
+            step = next((own[index] for own in steps if own[index] is not None), None)
+            if step is not None:
+                masks[str(index)] = digests[index]
+                tensors[f"state.{index}.step"] = torch.tensor(step)
+                slots = (slot for slot in state if slot != "step")
+                tensors |= {f"state.{index}.{slot}": whole(index, state[slot]) for slot in slots}
     if isinstance(standing.recent, torch.Tensor):
         tensors["recent"] = standing.recent
     terms = standing.terms.items()
     tensors |= {f"terms.{k}": term for k, term in terms if isinstance(term, torch.Tensor)}
-    tensors["generator.cpu"] = torch.get_rng_state()
+    generators = {"generator.cpu": torch.get_rng_state()}
     if not devices.on_cpu(device):
-        tensors["generator.device"] = torch.get_device_module(device).get_rng_state(device)
+        generators["generator.device"] = torch.get_device_module(device).get_rng_state(device)
+    for rank, own in enumerate(ranks.everyone(generators)):
+        tensors |= {f"{name}.{rank}" if rank else name: state for name, state in own.items()}
     return tensors, masks
+
+
+def _load(path: Path, optimizer: PackedOptimizer) -> dict[str, torch.Tensor]:
+    """The tensors that :func:`_pack` has named, of sharded weights this process's part."""
+    before = [
+        sum(lengths[: ranks.rank()])
+        for lengths in zip(
+            *ranks.everyone([length for _, length, _ in optimizer.parts]), strict=True
+        )
+    ]
+    tensors = {}
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118, it is no dict
+            tensor, (group, *rest) = file.get_tensor(name), name.split(".")
+            if group in ("weights", "state") and tensor.dim():
+                index = int(rest[0])
+                weight, length, _ = optimizer.parts[index]
+                if shards.is_cut(weight):
+                    tensor = tensor[before[index] :][:length].clone()
+            tensors[name] = tensor
+    own = f".{ranks.rank()}"
+    generators = {name.removesuffix(own): t for name, t in tensors.items() if name.endswith(own)}
+    return tensors | {name: t for name, t in generators.items() if name.startswith("generator")}
 
 
 def _unpack(

@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.unlearning import ROWS, encode, make_objective, make_rows, recipe
 from wagle import stopping
@@ -219,9 +220,7 @@ def test_of_a_masked_model_the_selected_weights_are_kept_and_of_lora_the_adapter
     def weights(folder):
         return sum(
             vector.numel()
-            for name, vector in checkpoint.load_file(
-                folder / "step-00000005/tensors.safetensors"
-            ).items()
+            for name, vector in load_file(folder / "step-00000005/tensors.safetensors").items()
             if name.startswith("weights.")
         )
 

@@ -7,9 +7,10 @@ import torch
 from several import together
 
 from tests.unlearning import make_objective, make_rows, recipe
-from wagle import shards
+from wagle import ranks, shards
 from wagle.model.lora import add_lora, merge_lora
 from wagle.optim.bitmask import BitMask
+from wagle.training.checkpoint import Checkpoints
 from wagle.training.schedule import Plan
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
@@ -46,7 +47,16 @@ def _make_mask(model):
     return mask
 
 
-def _train(case, sharded):
+class _Killed(Checkpoints):
+    """Checkpoints every third step, of processes that are killed after the fourth."""
+
+    def after_step(self, standing, *args, **options):
+        super().after_step(standing, *args, **options)
+        if standing.step == 4:
+            raise InterruptedError
+
+
+def _train(case, sharded, checkpoints=None):
     method, kind, masked, options = CASES[case]
     model = make_model(kind)
     mask = _make_mask(model) if masked else None
@@ -67,6 +77,7 @@ def _train(case, sharded):
         PLAN,
         recipe(**options),
         seed=0,
+        checkpoints=checkpoints,
     )
     if adapted is not None:
         model = merge_lora(adapted)
@@ -91,3 +102,29 @@ def test_losses_and_weights_are_those_of_one_process(size, sharded):
             for name, weight in weights.items():
                 away = float((own[name] - weight).abs().max())
                 assert away <= 1e-5, f"{case}, {name}: {away}"
+
+
+def _begin(case, folder):
+    with pytest.raises(InterruptedError):
+        _train(case, True, _Killed(folder, {}, every=3, keeps_last=False))
+
+
+def _go_on(case, folder):
+    checkpoints = Checkpoints(folder, {}, every=None, keeps_last=False)
+    result = _train(case, ranks.size() > 1, checkpoints)
+    assert [entry["after"] for entry in checkpoints.resumed] == ["step 3"]
+    return result
+
+
+@pytest.mark.parametrize("case", ["tied", "Sophia"])
+def test_another_number_of_processes_goes_on(case, tmp_path):
+    together(2, _begin, case, tmp_path / "training")
+    log, weights = _train(case, sharded=False)
+    for own_log, own in (
+        _go_on(case, tmp_path / "training"),
+        together(3, _go_on, case, tmp_path / "training")[2],
+    ):
+        assert own_log[-1]["train_loss"] == pytest.approx(log[-1]["train_loss"], rel=1e-5)
+        for name, weight in weights.items():
+            away = float((own[name] - weight).abs().max())
+            assert away <= 1e-5, f"{name}: {away}"
