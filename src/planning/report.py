@@ -9,7 +9,7 @@ from dataclasses import replace
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from wagle import ranks
+from wagle import launch
 from wagle.config import Config
 from wagle.errors import ConfigError
 from wagle.planning.flag import Wanted
@@ -34,7 +34,7 @@ def show_plan(config: Config, wanted: Wanted, *, only_mask: bool = False) -> Non
         ConfigError: nothing says how much memory there is.
         WagleError: the model's configuration cannot be read.
     """
-    devices = ranks.started() if wanted.devices is None else wanted.devices
+    devices = launch.processes() if wanted.devices is None else wanted.devices
     job = Job.of(config, only_mask=only_mask, devices=devices)
     room = free_memory(job.device) if wanted.size is None else wanted.size
     if room is None:
