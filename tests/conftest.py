@@ -144,7 +144,18 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def options(tmp_path, model_folder, monkeypatch):
+def undrawn(monkeypatch):
+    """Pictures are empty files: drawing them takes twice as long as the rest of a tiny run.
+
+    Those of a run are drawn in the tests of figures, and by the installed program.
+    """
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, path, **options: Path(path).touch()
+    )
+
+
+@pytest.fixture
+def options(tmp_path, model_folder, monkeypatch, undrawn):
     """A function that makes a command line; keywords with __ for dots change it."""
     monkeypatch.chdir(tmp_path)
     base = {

@@ -91,6 +91,9 @@ def test_installed_it_unlearns_from_an_empty_folder(wheel, tmp_path, model_folde
     results = json.loads((empty / "runs" / "first" / "results.json").read_text())
     assert results["UE Avg"] > 0
     assert (empty / "mask" / "demo_0.2.pt").is_file()
+    for picture in ("training", "mask_density"):
+        assert (empty / f"runs/first/images/{picture}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (empty / f"runs/first/images/{picture}.pdf").read_bytes()[:5] == b"%PDF-"
     manifest = json.loads((empty / "runs" / "first" / "manifest.json").read_text())
     assert manifest["git_commit"] is None
     where = [str(python), "-c", "import wagle; print(wagle.__file__)"]

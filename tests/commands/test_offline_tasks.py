@@ -9,26 +9,15 @@ import pytest
 
 from wagle.commands import unlearn as unlearn_model
 from wagle.dataset.demo_benchmark import FOLDER as DEMO
-from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.dataset.sources import load_rows
 from wagle.model.environment import rows_fingerprint
-from wagle.model.loading import save_model
-from wagle.model.tiny import build_tiny_llama
 from wagle.shipped import CHECKOUT as ROOT
 
 DATA = ROOT / "tests" / "fixtures" / "data"
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny_llama"
-    texts = [text for row in make_benchmark()["full"] for text in row.values()]
-    save_model(*build_tiny_llama(texts, vocab_size=400, hidden_size=16), folder)
-    return folder
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, model_folder):
+def run(tmp_path, monkeypatch, model_folder, undrawn):
     """Run a shipped configuration with some keys changed; returns the run folder."""
     monkeypatch.chdir(ROOT)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -17,14 +15,13 @@ from wagle.commands import report as report_command
 from wagle.commands import unlearn as unlearn_command
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics.own import OWN
-from wagle.shipped import CHECKOUT
 
 PLACES = {"Ada": "Lisbon", "Ben": "Oslo", "Cleo": "Cairo", "Dov": "Riga", "Eve": "Lima"}
 ROWS = [{"q": f"Where was {n} born?", "a": f"In {t}, {n} was."} for n, t in PLACES.items()]
 
 
 @pytest.fixture
-def base(tmp_path, model_folder, monkeypatch):
+def base(tmp_path, model_folder, monkeypatch, undrawn):
     """A command line on own files in every kind of format, in an otherwise empty folder."""
     monkeypatch.chdir(tmp_path)
     Path("forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
@@ -63,19 +60,16 @@ def results(name="run"):
     return json.loads(Path("runs", name, "results.json").read_text())
 
 
-def test_the_whole_command_from_files_to_a_report(base, tmp_path):
-    script = CHECKOUT / "src" / "exec" / "unlearn_model.py"
-    done = subprocess.run(
-        [sys.executable, script, *base()], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_whole_command_from_files_to_a_report(base, capsys):
+    assert unlearn_command.main(base()) == 0
+    printed = capsys.readouterr().out
     assert Path("mask/own_0.5.pt").is_file()
     found = results()
     assert found["task"] == "own"
     assert found["density"] == pytest.approx(0.5, abs=1e-3)
     numbers = {metric.key for metric in OWN.metrics if "{}" not in metric.key}
     assert numbers <= set(found)
-    assert all(f"│ {name}" in done.stdout for name in numbers)
+    assert all(f"│ {name}" in printed for name in numbers)
     document = json.loads(Path("runs/run/own.json").read_text())
     assert document["sets"]["holdout"] == "holdout.parquet"
     for name, rows in (("forget", ROWS[:2]), ("retain", ROWS[2:4]), ("holdout", ROWS[4:])):

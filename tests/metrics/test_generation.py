@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 import torch
 from transformers import GPT2Config, MistralConfig, Qwen2Config
@@ -11,8 +13,6 @@ from wagle.metrics import generation
 from wagle.metrics.generation import generate_greedy
 
 from conftest import CONFIGS, VOCABULARY
-
-pytestmark = pytest.mark.usefixtures("either_device")
 
 MODELS = {
     **CONFIGS,
@@ -36,14 +36,12 @@ def make_prompts(count=17):
 
 
 @torch.no_grad()
-def one_by_one(model, prompt, stop):
-    """No cache, no batch, no padding."""
+def one_by_one(model, prompt):
+    """No cache, no batch, no padding, no end but the limit."""
     ids = list(prompt)
     while len(ids) < LIMIT:
-        token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
-        if token in stop:
-            break
-        ids.append(token)
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
     return ids[len(prompt) :]
 
 
@@ -52,20 +50,27 @@ def case(request):
     """A model, prompts, EOS tokens that end about half of the rows early, and what is right."""
     model = of_config(MODELS[request.param])
     prompts = make_prompts()
-    unstopped = [one_by_one(model, prompt, set()) for prompt in prompts]
+    unstopped = [one_by_one(model, prompt) for prompt in prompts]
     stop = {tokens[len(tokens) // 3] for tokens in unstopped[::3]}
-    return model, prompts, stop, [one_by_one(model, prompt, stop) for prompt in prompts]
+    stopped = [list(takewhile(lambda token: token not in stop, tokens)) for tokens in unstopped]
+    return model, prompts, stop, stopped
 
 
-@pytest.mark.parametrize("always_drafts", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
-def test_equals_one_row_at_a_time(case, batch_size, always_drafts, monkeypatch):
+@pytest.fixture(params=["cpu", "accelerator", "always drafts"])
+def way(request, monkeypatch):
+    """How many tokens a step may have, and whether it guesses ahead."""
+    if request.param == "accelerator":
+        monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
+    if request.param == "always drafts":  # most of them wrong
+        monkeypatch.setattr(generation, "REPEATING", 0)
+        monkeypatch.setattr(generation, "CPU_STEP_TOKENS", 10**6)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_equals_one_row_at_a_time(case, batch_size):
     model, prompts, stop, expected = case
     assert len({len(tokens) for tokens in expected}) > 3
-    if always_drafts:  # most of them wrong
-        monkeypatch.setattr(generation, "REPEATING", 0)
-        for name in ("CPU_STEP_TOKENS", "STEP_TOKENS"):
-            monkeypatch.setattr(generation, name, 10**6)
     generated = generate_greedy(
         model,
         prompts,
@@ -83,6 +88,7 @@ def without_trying(monkeypatch):
     monkeypatch.setattr(generation, "_find_way", lambda *_: generation._Batch)
 
 
+@pytest.mark.usefixtures("either_device")
 @torch.inference_mode()
 def test_which_architectures_read_our_batches(case):
     model = case[0]
@@ -91,6 +97,7 @@ def test_which_architectures_read_our_batches(case):
     assert way is (generation._Padded if small_window else generation._Batch)
 
 
+@pytest.mark.usefixtures("either_device")
 def test_free_places_are_taken(monkeypatch):
     monkeypatch.setattr(generation, "REPEATING", LIMIT + 1)
     without_trying(monkeypatch)
@@ -117,6 +124,7 @@ def test_free_places_are_taken(monkeypatch):
     assert sum(length == 1 for _, length in rows) == 16
 
 
+@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("period", [1, 3])
 def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
     """A model that knows nothing but which token follows which."""
@@ -171,7 +179,7 @@ def test_only_the_last_position_has_logits(monkeypatch):
 def test_prompts_at_the_limit_get_nothing_and_settings_do_not_interfere():
     model = of_config(MODELS["llama"])
     prompts = [[5] * LIMIT, [5] * (LIMIT + 3), [6, 7, 8]]
-    expected = one_by_one(model, prompts[2], set())
+    expected = one_by_one(model, prompts[2])
     model.generation_config.do_sample = True
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.eos_token_id = expected[0]

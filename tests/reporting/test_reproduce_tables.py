@@ -417,9 +417,6 @@ import os, signal, sys, time
 from pathlib import Path
 from wagle.config import load_config
 from wagle.loggers import JsonLogger
-from wagle.metrics.benchmark import Benchmark, Headline, Metric
-from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
-from wagle.shipped import CHECKOUT as ROOT
 
 config = load_config(sys.argv[1:], prog="", description="")
 seed = config["overall.seed"]
@@ -441,16 +438,16 @@ if logger.start(config.as_dict(), config.fingerprint()) is None:
         logger.fail(error, manifest)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
     results = dict(task="tofu", method=config["unlearn.unlearn_method"], density=1.0, seed=seed)
-    results |= {{name: seed / 10 for name in ("UE Avg", "UT Avg")}}
+    results |= {name: seed / 10 for name in ("UE Avg", "UT Avg")}
     logger.finish(results, manifest)
 """
 
 
 @pytest.fixture
-def paper(configs, monkeypatch) -> Path:
+def paper(configs, monkeypatch, undrawn) -> Path:
     """Replaces the main command by one that keeps to the protocol of run folders, and no more."""
     script = configs.parent / "stand_in.py"
-    script.write_text(STAND_IN.format(root=str(ROOT)))
+    script.write_text(STAND_IN)
     monkeypatch.setattr(executor, "SCRIPT", script)
     monkeypatch.setattr(executor, "POLL_SECONDS", 0.02)
     return configs
@@ -596,7 +593,8 @@ def start_driver(argv, **options):
     code = (
         "import sys; from pathlib import Path\n"
         "from wagle.commands import table as reproduce_tables; from wagle.cli import run_main\n"
-        "from wagle.reporting import executor\n"
+        "from wagle.reporting import executor, reproduction\n"
+        "reproduction.write_figure = lambda path, figure: []\n"
         f"executor.SCRIPT = Path({str(executor.SCRIPT)!r})\n"
         "run_main(reproduce_tables.main, sys.argv[1:])\n"
     )
