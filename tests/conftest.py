@@ -149,9 +149,12 @@ def undrawn(monkeypatch):
 
     Those of a run are drawn in the tests of figures, and by the installed program.
     """
-    monkeypatch.setattr(
-        "matplotlib.figure.Figure.savefig", lambda figure, path, **options: Path(path).touch()
-    )
+
+    def savefig(figure, file, **options):
+        if isinstance(file, Path):
+            file.touch()
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 
 
 @pytest.fixture

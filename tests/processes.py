@@ -9,10 +9,15 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 PRELOADED = [
+    "hypothesis",  # conftest's
     "matplotlib.figure",
+    "pytest",
     "sentence_transformers",
     "transformers.models.llama.modeling_llama",
     "wagle.cli",
@@ -22,15 +27,21 @@ PRELOADED = [
 ]
 
 
+def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+    """A process that calls a module's function."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
 class Running:
     """``wagle COMMAND``, started in a folder; what it says goes to a file beside that folder."""
 
     def __init__(self, command: str, argv: list[str], folder: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         self._output = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.txt")
-        self._process = context.Process(target=_run, args=(command, argv, folder, self._output))
-        self._process.start()
+        self._process = start(_run, command, argv, folder, self._output)
 
     def wait_for(self, path: Path) -> None:
         """Until the file or folder is there."""
@@ -43,6 +54,9 @@ class Running:
 
     def signal(self, kind: signal.Signals) -> None:
         os.kill(self._process.pid, kind)
+
+    def ended(self) -> bool:
+        return not self._process.is_alive()
 
     def end(self) -> tuple[int, str]:
         """Its exit status, once it has ended (minus the signal that killed it), and its output."""

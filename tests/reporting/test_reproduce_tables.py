@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.processes import Running
 from wagle.commands import table as reproduce_tables
 from wagle.config import load_config
-from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.errors import ConfigError
 from wagle.loggers import JsonLogger
 from wagle.metrics.benchmark import Metric
@@ -667,18 +667,22 @@ def test_wrong_executors(paper, rest, message):
 
 
 @pytest.fixture
-def real(tmp_path, monkeypatch) -> list[str]:
-    """A command line about a tiny model and two training steps."""
-    from wagle.model.loading import save_model
-    from wagle.model.tiny import build_tiny_llama
+def real(tmp_path, model_folder, monkeypatch, undrawn) -> list[str]:
+    """A command line about a tiny model and two training steps.
 
+    Its runs are processes that need not import what this one's fork server has.
+    """
+
+    def start(run, slot):
+        assert executor.command_of(run) == [sys.executable, str(executor.SCRIPT), *run.arguments]
+        return Running("unlearn", run.arguments, tmp_path)
+
+    assert executor.SCRIPT == ROOT / "src" / "exec" / "unlearn_model.py"
+    monkeypatch.setattr(reproduce_tables, "_starter", lambda *_: start)
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.02)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    texts = [text for row in make_benchmark()["full"] for text in row.values()]
-    model, tokenizer = build_tiny_llama(texts, vocab_size=400, hidden_size=16)
-    save_model(model, tokenizer, tmp_path / "model")
     options = {
-        "overall.model_name": "model",
+        "overall.model_name": model_folder,
         "unlearn.max_steps": 2,
         "unlearn.mu": 1e-6,
         "dataset.forget_ratio": 8,

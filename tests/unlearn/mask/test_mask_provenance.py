@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
+import shutil
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import start
 from wagle.commands import mask as mask_tool
 from wagle.commands import unlearn as unlearn_model
 from wagle.config import load_config, mask_ratio
@@ -45,8 +45,7 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def options(tmp_path, models):
+def _options(models, tmp_path, changes):
     base = {
         "overall.model_name": models / "a",
         "unlearn.unlearn_method": "GradDiff",
@@ -58,26 +57,42 @@ def options(tmp_path, models):
         "dataset.forget_ratio": 8,
         "dataset.batch_size": 4,
     }
+    values = {**base, **(changes or {})}
+    return [f"--{key}={'null' if v is None else v}" for key, v in values.items()]
 
-    def options(changes=None):
-        values = {**base, **(changes or {})}
-        return [f"--{key}={'null' if v is None else v}" for key, v in values.items()]
 
-    return options
+@pytest.fixture
+def options(tmp_path, models):
+    return lambda changes=None: _options(models, tmp_path, changes)
+
+
+def prepared(argv) -> Unlearn:
+    """A run that has come to its mask."""
+    run = Unlearn(load_config(argv, prog="p", description="d"), Logger())
+    run.load()
+    run.build_dataset()
+    run.prepare_mask()
+    return run
 
 
 @pytest.fixture
 def prepare(options):
-    """Takes a run up to its mask."""
+    return lambda changes=None: prepared(options(changes))
 
-    def prepare(changes=None) -> Unlearn:
-        run = Unlearn(load_config(options(changes), prog="p", description="d"), Logger())
-        run.load()
-        run.build_dataset()
-        run.prepare_mask()
-        return run
 
-    return prepare
+@pytest.fixture(scope="module")
+def first_run(models, tmp_path_factory):
+    """A run that has made the mask of the unchanged options, and its folder."""
+    folder = tmp_path_factory.mktemp("first")
+    return prepared(_options(models, folder, {})), folder
+
+
+@pytest.fixture
+def made(first_run, tmp_path):
+    """That run; its files are this test's."""
+    run, folder = first_run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return run
 
 
 @pytest.mark.parametrize(
@@ -103,8 +118,9 @@ def prepare(options):
         ("dataset.dataset_seed", 5, "dataset.dataset_seed: 0 made it, this run has 5"),
     ],
 )
-def test_a_mask_made_by_something_else_is_refused(prepare, models, tmp_path, key, other, said):
-    prepare()
+def test_a_mask_made_by_something_else_is_refused(
+    made, prepare, models, tmp_path, key, other, said
+):
     path = tmp_path / "mask" / "tiny_0.4.pt"
     before = path.read_bytes()
     if key == "overall.model_name":
@@ -119,15 +135,13 @@ def test_a_mask_made_by_something_else_is_refused(prepare, models, tmp_path, key
     assert path.read_bytes() == before
 
 
-def test_renamed_masks_are_refused(prepare, tmp_path):
-    prepare()
+def test_renamed_masks_are_refused(made, prepare, tmp_path):
     (tmp_path / "mask" / "tiny_0.4.pt").rename(tmp_path / "mask" / "tiny_0.8.pt")
     with pytest.raises(WagleError, match=r"ratio: 0\.4 made it, this run has 0\.8"):
         prepare({"unlearn.mask_path": tmp_path / "mask" / "tiny_0.8.pt"})
 
 
-def test_what_a_mask_does_not_depend_on_may_differ(prepare, models, capsys):
-    prepare()
+def test_what_a_mask_does_not_depend_on_may_differ(made, prepare, models, capsys):
     changes = {
         "overall.model_name": models / "moved",
         "unlearn.unlearn_method": "GA",
@@ -208,8 +222,7 @@ def test_a_foreign_mask_can_be_made_anew(prepare, tmp_path, capsys):
     assert prepare({"unlearn.mask_mismatch": "remake"}).mask_origin.origin == "loaded"
 
 
-def test_making_anew_needs_a_ratio(prepare, tmp_path):
-    prepare()
+def test_making_anew_needs_a_ratio(made, prepare, tmp_path):
     path = tmp_path / "mask" / "tiny_0.4.pt"
     named = {"unlearn.mask_path": path.rename(tmp_path / "tiny.pt")}
     assert prepare(named).mask_origin.origin == "loaded"
@@ -219,21 +232,19 @@ def test_making_anew_needs_a_ratio(prepare, tmp_path):
     assert prepare({**foreign, "unlearn.mask_ratio": 0.2}).density() == pytest.approx(0.2, abs=1e-4)
 
 
-def test_files_of_other_programs_have_an_unknown_origin(prepare, tmp_path, capsys):
-    mask = prepare().mask
+def test_files_of_other_programs_have_an_unknown_origin(made, prepare, tmp_path, capsys):
     path = tmp_path / "published_0.4.pt"
-    torch.save({name: bits.to_bool() for name, bits in mask.items()}, path)
+    torch.save({name: bits.to_bool() for name, bits in made.mask.items()}, path)
     run = prepare({"unlearn.mask_path": path, "unlearn.score_type": "random"})
-    assert run.mask == mask
+    assert run.mask == made.mask
     assert run.mask_origin.as_dict() == {"path": str(path), "origin": "unknown origin"}
     assert "unknown origin" in capsys.readouterr().out
 
 
-def test_what_files_of_an_earlier_version_say_is_compared(prepare, models, tmp_path, capsys):
+def test_what_files_of_an_earlier_version_say_is_compared(made, prepare, models, tmp_path, capsys):
     path = tmp_path / "mask" / "tiny_0.4.pt"
-    made = prepare().mask
     old = {**OLD, "overall.model_name": str(models / "a")}
-    save_mask(made, path, provenance=old)
+    save_mask(made.mask, path, provenance=old)
     capsys.readouterr()
     origin = prepare().mask_origin
     assert origin.origin == "loaded"
@@ -246,10 +257,10 @@ def test_what_files_of_an_earlier_version_say_is_compared(prepare, models, tmp_p
         "dataset.forget_dataset_name": "Demo_forget05",
         "dataset.forget_ratio": "4.0",
     }.items():
-        save_mask(made, path, provenance={**old, key: value})
+        save_mask(made.mask, path, provenance={**old, key: value})
         with pytest.raises(WagleError, match=rf"{key}: {value} made it"):
             prepare()
-    save_mask(made, path, provenance={**old, "dataset.dataset_seed": "7"})
+    save_mask(made.mask, path, provenance={**old, "dataset.dataset_seed": "7"})
     assert prepare().mask_origin.seeds == {"dataset.dataset_seed": ("7", "0")}
 
 
@@ -313,37 +324,26 @@ def test_the_manifest_says_where_the_mask_comes_from(options, tmp_path, monkeypa
     assert loaded == {**made, "origin": "loaded", "seeds": {"overall.seed": ["0", "5"]}}
 
 
+def _prepare(argv, barrier, found):
+    torch.set_num_threads(1)
+    run = Unlearn(load_config(argv, prog="p", description="d"), Logger())
+    run.load()
+    run.build_dataset()
+    barrier.wait()
+    run.prepare_mask()
+    found.write_text(json.dumps([run.mask_origin.origin, run.fingerprints["mask"]]))
+
+
 def test_of_two_processes_one_makes_the_mask(options, tmp_path):
-    script = (
-        "import sys\n"
-        "from wagle.config import load_config\n"
-        "from wagle.loggers import Logger\n"
-        "from wagle.model.unlearn import Unlearn\n"
-        "run = Unlearn(load_config(sys.argv[1:], prog='p', description='d'), Logger())\n"
-        "run.load(); run.build_dataset()\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "run.prepare_mask(); print(run.mask_origin.origin, run.fingerprints['mask'])\n"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *options()],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
+    barrier = multiprocessing.get_context("forkserver").Barrier(2, timeout=300)
+    found = [tmp_path / name for name in "ab"]
+    processes = [start(_prepare, options(), barrier, file) for file in found]
     for process in processes:
-        while process.stdout.readline() != "ready\n":
-            assert process.poll() is None
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    last = [process.communicate()[0].splitlines()[-1].split() for process in processes]
-    assert sorted(origin for origin, _ in last) == ["loaded", "made"]
-    assert last[0][1] == last[1][1]
+        process.join()
+        assert process.exitcode == 0
+    (origin, mask), (other_origin, other_mask) = (json.loads(f.read_text()) for f in found)
+    assert sorted([origin, other_origin]) == ["loaded", "made"]
+    assert mask == other_mask
     left = {path.name for path in (tmp_path / "mask").iterdir()}
     assert left == {"tiny_0.4.pt", ".tiny_0.4.pt.lock"}
 
