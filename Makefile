@@ -27,7 +27,7 @@ demo: $(STAMP)  ## unlearn on the embedded benchmark; shows a table, figures and
 	$(BIN)/python src/exec/demo.py
 
 test: $(STAMP) browser  ## run the tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The report's page is tested in Chromium where it can be had; elsewhere those tests are skipped.
 browser:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 
 import pytest
 
+from tests.processes import start
 from wagle.commands import fine_tune, unlearn
 from wagle.loggers import files
 from wagle.model.unlearn import Unlearn
-from wagle.shipped import CHECKOUT as ROOT
 from wagle.training.checkpoint import Checkpoints
 
 QUICK = {"unlearn.task_name": "none", "unlearn.max_steps": 6, "unlearn.save_steps": 2}
@@ -121,11 +121,23 @@ def test_what_a_killed_run_left_beside_masks_is_removed(tmp_path, options, monke
     assert not left.exists()
 
 
+def _sweep(folder, output):
+    from benchmarks import kills
+
+    with output.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    for options in kills.COMMANDS.values():
+        options.update({key: 20 for key in options if key.endswith("max_steps")})
+    sys.exit(kills.sweep(folder, kills=2, seed=1) > 0)
+
+
 @pytest.mark.slow
-def test_a_pipeline_that_is_killed_ends_as_one_that_is_not():
+def test_a_pipeline_that_is_killed_ends_as_one_that_is_not(tmp_path):
     """The small sweep; the large one: ``python benchmarks/kills.py``."""
-    script = ROOT / "benchmarks" / "kills.py"
-    command = [sys.executable, str(script), "--kills", "2", "--seed", "1"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert "every file equal to the undisturbed run's" in process.stdout
+    (folder := tmp_path / "pipelines").mkdir()
+    process = start(_sweep, folder, tmp_path / "output")
+    process.join()
+    output = (tmp_path / "output").read_text()
+    assert process.exitcode == 0, output
+    assert "every file equal to the undisturbed run's" in output

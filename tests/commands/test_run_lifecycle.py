@@ -486,7 +486,7 @@ TRAINS, SAVED = "log.json", "images/training.png"  # files that show how far a r
 def test_interrupted_runs_leave_nothing_that_looks_finished(
     tmp_path, options, kind, status, word, phases
 ):
-    command = options({**DENSE, "unlearn.max_steps": 200, "evaluation.limit": 20})
+    command = options({**DENSE, "unlearn.max_steps": 100, "evaluation.limit": 12})
     folder = tmp_path / "runs" / "a"
     for phase in phases:
         shutil.rmtree(folder, ignore_errors=True)

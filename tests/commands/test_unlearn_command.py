@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import subprocess
-import sys
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.processes import PRELOADED, Running
 from wagle.commands import mask as mask_tool
 from wagle.commands import unlearn as unlearn_model
 from wagle.config import load_config
@@ -94,6 +93,7 @@ def forkserver():
     """Processes begin without what this one has in memory, as they do from Python 3.14 on."""
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_forkserver_preload(PRELOADED)
     yield
     multiprocessing.set_start_method(before, force=True)
 
@@ -255,17 +255,9 @@ def test_the_mask_tool_makes_several_ratios_at_once(options, tmp_path):
 
 def test_without_a_hub_the_paper_configuration_says_what_to_do(tmp_path):
     config = str(ROOT / "configs/tofu/GradDiff+WAGLE.json")
-    script = str(ROOT / "src/exec/unlearn_model.py")
-    process = subprocess.run(
-        [sys.executable, script, "-C", config, "--logger.json.root", str(tmp_path)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    output = process.stdout
-    assert process.returncode == 1
+    argv = ["-C", config, "--logger.json.root", str(tmp_path)]
+    status, output = Running("unlearn", argv, tmp_path).end()
+    assert status == 1
     assert "hub cannot be reached" in " ".join(output.split())
     assert "--overall.model_name" in output
     assert "--dataset.data_dir" in output

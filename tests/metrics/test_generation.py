@@ -22,7 +22,7 @@ MODELS = {
 LIMIT = 30
 
 
-def make_prompts(count=17):
+def make_prompts(count=11):
     generator = torch.Generator().manual_seed(5)
     return [
         torch.randint(

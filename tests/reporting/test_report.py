@@ -114,6 +114,13 @@ NPO = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(request):
+    """Pictures are drawn for the page alone that several tests look at."""
+    if "page" not in request.fixturenames:
+        request.getfixturevalue("undrawn")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")

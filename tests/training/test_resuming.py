@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -19,7 +20,7 @@ from wagle.loggers import files
 from wagle.model.fine_tuning import fine_tune
 from wagle.model.lora import add_lora, merge_lora, without_lora
 from wagle.optim.bitmask import BitMask
-from wagle.training import checkpoint
+from wagle.training import checkpoint, schedule
 from wagle.training.checkpoint import Checkpoints, Standing
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
@@ -28,8 +29,15 @@ from wagle.unlearn.training import unlearn
 
 from conftest import make_model
 
-STEPS = 44  # an entry of the log every second; two windows in an epoch, of three batches and of one
+STEPS = 22  # an entry of the log every second; two windows in an epoch, of three batches and of one
 LENGTH = {"batch_size": 2, "accumulation": 3, "num_epochs": 1, "max_steps": STEPS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _entries_of_the_log():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(schedule, "LOG_ENTRIES", STEPS // 2)
+        yield
 
 
 class Watched(Checkpoints):
@@ -199,16 +207,16 @@ def names(folder):
 
 def test_the_last_two_are_kept_with_nothing_beside_them(tmp_path):
     with pytest.raises(InterruptedError):
-        train(Watched(tmp_path, every=5, killed_after=27))
-    assert names(tmp_path) == ["step-00000020", "step-00000025"]
-    assert names(tmp_path / "step-00000025") == ["checkpoint.json", "tensors.safetensors"]
-    dead = tmp_path / "step-00000030.999999999.0123450123abcd.partial"
+        train(Watched(tmp_path, every=5, killed_after=17))
+    assert names(tmp_path) == ["step-00000010", "step-00000015"]
+    assert names(tmp_path / "step-00000015") == ["checkpoint.json", "tensors.safetensors"]
+    dead = tmp_path / "step-00000020.999999999.0123450123abcd.partial"
     dead = dead.with_name(dead.name.replace("012345", checkpoint_host()))
     dead.mkdir()
     (dead / "tensors.safetensors").write_bytes(b"half")
     with pytest.raises(InterruptedError):
-        train(Watched(tmp_path, every=50, killed_after=26))
-    assert names(tmp_path) == ["step-00000020", "step-00000025"]
+        train(Watched(tmp_path, every=50, killed_after=16))
+    assert names(tmp_path) == ["step-00000010", "step-00000015"]
 
 
 def checkpoint_host():
@@ -261,7 +269,7 @@ def test_checkpoints_by_time_take_a_small_share_of_it(tmp_path, monkeypatch):
             clock[0] += 100  # to do a step
             super().after_step(*args, **options)
 
-    train(Slow(tmp_path, {}, every=None, keeps_last=False))
+    train(Slow(tmp_path, {}, every=None, keeps_last=False), steps=44)
     assert written == [f"step-{step:08}" for step in (6, 18, 30, 42)]
 
 
@@ -292,10 +300,24 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, tmp_path, capsys, straight):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The checkpoints of the plain training after its steps 5 and 10."""
+    folder = tmp_path_factory.mktemp("killed")
     with pytest.raises(InterruptedError):
-        train(Watched(tmp_path, killed_after=11))
+        train(Watched(folder, killed_after=11))
+    return folder
+
+
+@pytest.fixture
+def two_checkpoints(killed, tmp_path):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+    damage, two_checkpoints, tmp_path, capsys, straight
+):
     DAMAGES[damage](tmp_path / "step-00000010")
     again = Watched(tmp_path, every=50)
     assert_same(train(again), straight)
@@ -304,9 +326,9 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(damage, tmp_path, capsys
     assert names(tmp_path) == ["step-00000005"]
 
 
-def test_where_all_checkpoints_are_damaged_training_begins_anew(tmp_path, straight):
-    with pytest.raises(InterruptedError):
-        train(Watched(tmp_path, killed_after=11))
+def test_where_all_checkpoints_are_damaged_training_begins_anew(
+    two_checkpoints, tmp_path, straight
+):
     for path in tmp_path.iterdir():
         flip_a_bit(path)
     assert_same(train(Watched(tmp_path, every=50)), straight)
@@ -327,8 +349,8 @@ def test_a_full_disk_does_not_end_a_training(tmp_path, capsys, monkeypatch, stra
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
-        assert_same(train(Watched(tmp_path / "c", every=20)), straight)
-    assert "no checkpoint after step 40" in capsys.readouterr().out
+        assert_same(train(Watched(tmp_path / "c", every=10)), straight)
+    assert "no checkpoint after step 20" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -382,13 +404,15 @@ def interrupted(folder, *kinds, in_step=7):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_ends_training_after_the_step_with_a_checkpoint(
-    kind, tmp_path, handled, capsys, straight
-):
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(kind, tmp_path, handled, capsys):
     checkpoints, error = interrupted(tmp_path, kind)
     assert (error.kind if isinstance(error, Terminated) else signal.SIGINT) == kind
     assert checkpoints.steps[-1] == 6 == int(checkpoints.newest.name[-8:])
     assert f"the same command goes on after step 6 of {STEPS}" in capsys.readouterr().out
+
+
+def test_what_a_signal_has_ended_goes_on(tmp_path, handled, straight):
+    interrupted(tmp_path, signal.SIGTERM)
     again = Watched(tmp_path, every=50)
     assert_same(train(again), straight)
     assert again.steps[0] == 7
