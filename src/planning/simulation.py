@@ -71,6 +71,10 @@ class MemoryTracker(TorchDispatchMode):
         finally:
             self._part = before
 
+    def count_as(self, part: str) -> None:
+        """What is made from here on, within :meth:`counting_as`, belongs to another part."""
+        self._part = part
+
     def add(self, part: str, size: int) -> None:
         """Bytes that are kept beside the tensors (or, below 0, no longer are)."""
         self.live[part] += size
@@ -125,6 +129,7 @@ def simulate_step(
         apart: each term has a backward pass of its own; else they have one together.
         layer: the loss is about this decoder layer's output (RMU), not about tokens.
     """
+    head = _head(model)
     tracker = MemoryTracker(model)
     handles = [
         p.register_post_accumulate_grad_hook(lambda p: on_gradient(tracker, p))
@@ -134,7 +139,7 @@ def simulate_step(
     try:
         with tracker:
             losses = [
-                torch.stack([_loss(model, batch, tracker, layer) for batch in term]).sum()
+                torch.stack([_loss(head, batch, tracker, layer) for batch in term]).sum()
                 for term in terms
             ]
             if not apart:
@@ -151,25 +156,40 @@ def simulate_step(
 
 def simulate_reading(model: PreTrainedModel, batch: Batch) -> Parts:
     """The peak of a forward pass without gradients that measures labelled tokens."""
+    head = _head(model)
     tracker = MemoryTracker(model)
     with torch.no_grad(), tracker:
-        _loss(model, batch, tracker, None)
+        _loss(head, batch, tracker, None)
     return tracker.peak
 
 
-def _loss(
-    model: PreTrainedModel, batch: Batch, tracker: MemoryTracker, layer: int | None
-) -> torch.Tensor:
+def _head(model: PreTrainedModel) -> Head:
+    """The head of a skeleton, whose numbers cannot tell (:meth:`Head.of`) whether it stands apart.
+
+    What follows the output layer, such as a scale or a cap, makes other logits of what it gives.
+    """
+    given: list[torch.Tensor] = []
+    layer = model.get_output_embeddings()
+    handle = layer.register_forward_hook(lambda *call: given.append(call[-1]))
+    with torch.no_grad():
+        logits = model(input_ids=torch.zeros((1, 4), dtype=torch.int64), use_cache=False).logits
+    handle.remove()
+    return Head(model, separate=given[-1] is logits)
+
+
+def _loss(head: Head, batch: Batch, tracker: MemoryTracker, layer: int | None) -> torch.Tensor:
     shape = (batch.rows, batch.tokens)
     ids, attended = (torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64))
     if layer is not None:
-        states = hidden_states(model, {"input_ids": ids, "attention_mask": attended}, layer)
+        states = hidden_states(head.model, {"input_ids": ids, "attention_mask": attended}, layer)
         return widen(states).square().mean()
-    states = model.base_model(
-        input_ids=ids, attention_mask=attended, use_cache=False
-    ).last_hidden_state
+    with tracker.counting_as(ACTIVATIONS):
+        handle = head.model.get_output_embeddings().register_forward_pre_hook(
+            lambda *call: tracker.count_as(LOGITS)
+        )
+        states = head.states(input_ids=ids, attention_mask=attended)
+        handle.remove()
     with tracker.counting_as(LOGITS):
-        targets = torch.zeros(batch.labelled, dtype=torch.int64)
-        chosen = states.reshape(batch.rows * batch.tokens, -1)[: batch.labelled].clone()
-        # Architectures that scale or cap their logits make them of all tokens; this is too little.
-        return Head(model, separate=True).measure(negative_log_likelihood, chosen, targets).mean()
+        places = torch.zeros(batch.labelled, dtype=torch.int64)
+        chosen = states.flatten(0, 1).index_select(0, places)
+        return head.measure(negative_log_likelihood, chosen, places).mean()

@@ -9,7 +9,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.training.test_gradients import train
+from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
+from wagle.model.head import Head, token_losses
 from wagle.optim.bitmask import BitMask
 from wagle.planning.flag import split_plan
 from wagle.planning.memory import (
@@ -29,7 +31,7 @@ from wagle.planning.memory import (
     share_of,
     training_phase,
 )
-from wagle.planning.simulation import Batch, MemoryTracker, Parts
+from wagle.planning.simulation import Batch, MemoryTracker, Parts, simulate_reading
 from wagle.planning.skeleton import skeleton
 
 from conftest import CONFIGS, make_model
@@ -122,6 +124,19 @@ def test_the_plan_of_training_is_what_its_tensors_take(accumulation, changes, th
         parts = training_phase(empty, asked, CPU).parts
     planned = parts.total() - parts[WEIGHTS] - parts[MASK]
     assert planned == pytest.approx(tracker.peak.total(), rel=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_the_plan_of_reading_is_what_its_tensors_take(architecture):
+    """Gemma 2 caps its logits, and so makes those of all tokens, not of labelled ones."""
+    view = pad_batch([Encoded([5] * 12, [IGNORED] * 8 + [5] * 4)] * 3, 2)
+    model = make_model(architecture)
+    Head.of(model)
+    with torch.no_grad(), MemoryTracker(model) as tracker:
+        token_losses(model, view)
+    with skeleton(CONFIGS[architecture], torch.float32) as empty:
+        planned = simulate_reading(empty, Batch(3, 12, 12))
+    assert planned.total() == pytest.approx(tracker.peak.total(), rel=0.1)
 
 
 def test_what_is_kept_beside_the_weights():
