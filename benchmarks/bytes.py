@@ -15,13 +15,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from wagle.catalogue import METHODS
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import Encoded
-from wagle.dataset.pairing import UnlearnDataset
+from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.optim.bitmask import BitMask
 from wagle.planning.memory import model_bytes
 from wagle.planning.simulation import MemoryTracker
+from wagle.training.loop import Rows
 from wagle.training.schedule import Plan
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.training import unlearn
 
 SHAPE = {
     **{"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4},
@@ -40,24 +42,22 @@ def measure(ratio: float, gradients: str) -> float:
     mask = {n: BitMask.from_bool(torch.rand(p.shape) < ratio) for n, p in model.named_parameters()}
     options = {"batch_size": 1, "accumulation": 1, "num_epochs": 1, "whole_epochs": False}
     method = METHODS["GA+FT"]
-    settings = UnlearnSettings(
+    section = UnlearnSection(
         lr=1e-5,
         weight_decay=0.0,
-        seed=0,
-        mask_enforcement="optimizer",
         master_weights=True,
         gradients=gradients,
     )
     with MemoryTracker(model) as tracker:
         unlearn(
             model,
-            dataset,
+            Rows(dataset, dataset.order, PairCollator(dataset, 0)),
             method.load()(**{option.name: option.default for option in method.options}),
             mask,
             None,
             Plan.make(2, max_steps=2, **options),
-            settings,
-            pad_token_id=0,
+            section,
+            seed=0,
         )
     held = model_bytes(model) + sum(bits.bits.nbytes for bits in mask.values())
     return (held + tracker.peak.total()) / sum(p.numel() for p in model.parameters())

@@ -28,9 +28,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from wagle.catalogue import METHODS
 from wagle.commands import unlearn as command
+from wagle.config.keys import UnlearnSection
 from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.dataset.encoding import Encoded, encode_answer, pad_batch
-from wagle.dataset.pairing import UnlearnDataset
+from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.dataset.templates import TEMPLATES
 from wagle.metrics.generation import generate_greedy
 from wagle.metrics.likelihood import token_log_probs
@@ -41,11 +42,12 @@ from wagle.optim.bitmask import BitMask
 from wagle.planning.memory import Phase, Training, attribution_phase, reading_phase, training_phase
 from wagle.planning.simulation import Batch
 from wagle.planning.skeleton import skeleton
+from wagle.training.loop import Rows
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.file import load_mask
 from wagle.unlearn.mask.gradients import MemorySums, consume_gradients
 from wagle.unlearn.mask.statistics import jaccard
-from wagle.unlearn.training import UnlearnSettings, unlearn
+from wagle.unlearn.training import unlearn
 
 RATIO, ROWS, BATCH, STEPS, GENERATED = 0.1, 16, 4, 6, 32
 SHAPES: dict[str, dict[str, Any]] = {
@@ -274,11 +276,9 @@ class Measured:
             drawn = torch.rand(parameter.shape, generator=generator, device=self.device)
             mask[name] = BitMask.from_bool(drawn < RATIO)
             del drawn
-        settings = UnlearnSettings(
+        section = UnlearnSection(
             lr=1e-6,
             weight_decay=0.0,
-            seed=0,
-            mask_enforcement="optimizer",
             master_weights=True,
             gradients="packed",
             gradient_checkpointing=True,
@@ -297,13 +297,13 @@ class Measured:
         def train() -> None:
             unlearn(
                 self.model,
-                self.dataset,
+                Rows(self.dataset, self.dataset.order, PairCollator(self.dataset, self.pad)),
                 METHODS["GA+FT"].load()(**{**defaults, "gamma": 1.0}),
                 mask,
                 None,
                 plan,
-                settings,
-                pad_token_id=self.pad,
+                section,
+                seed=0,
                 on_log=lambda entry: ends.append(time.perf_counter()),
             )
 

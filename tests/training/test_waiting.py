@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import wagle
 from tests.unlearning import (
     ROWS,
-    SETTINGS,
-    SOPHIA,
-    make_dataset,
     make_mask,
     make_objective,
+    make_rows,
+    recipe,
 )
 from wagle.catalogue import METHODS
 from wagle.training.schedule import Plan
@@ -92,7 +90,7 @@ def waits_of_a_step(method="GA+FT", accumulation=1, **changes):
     model = make_model()
     mask, objective = make_mask(model), make_objective(method)
     reference = SwappedWeights(model, mask) if objective.needs_reference_model else None
-    dataset = make_dataset(objective, model)
+    rows = make_rows(objective, model)
     plan = Plan.make(
         ROWS,
         batch_size=1,
@@ -101,7 +99,7 @@ def waits_of_a_step(method="GA+FT", accumulation=1, **changes):
         max_steps=2,
         whole_epochs=False,
     )
-    settings, counted = replace(SETTINGS, **changes), []
+    counted = []
 
     def note(entry):
         counted.append(waits.counts.copy())
@@ -109,13 +107,13 @@ def waits_of_a_step(method="GA+FT", accumulation=1, **changes):
     with Waits() as waits, Numbers(waits):
         unlearn(
             model,
-            dataset,
+            rows,
             objective,
             mask,
             reference,
             plan,
-            settings,
-            pad_token_id=2,
+            recipe(**changes),
+            seed=0,
             on_log=note,
         )
     return counted[1] - counted[0]
@@ -136,7 +134,7 @@ def test_a_step_waits_once(method):
     ("changes", "more"),
     [
         ({"accumulation": 3, "gradients": "packed"}, {}),
-        ({"sophia": SOPHIA}, {}),
+        ({"sophia": True}, {}),
         # Whether the loss is a number is asked before its gradients are used.
         ({"method": "FT", "gradients": "packed", "max_grad_norm": 0.0}, {"backward": 1}),
     ],
