@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from wagle import devices
-from wagle.dataset.encoding import IGNORED, Encoded
+from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
+from wagle.metrics.trees import TreeRow, group_beginnings, make_row, pack, row_inputs
 from wagle.model.head import Head
 from wagle.model.reading import (
-    additive_mask,
     agree,
     evaluating,
     succeeds,
@@ -27,10 +25,6 @@ from wagle.model.reading import (
 from wagle.terminal import Progress
 
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
-# Longest row of several sequences with the same beginning, and of others: attention between them is
-# waste.
-BRANCHED_TOKENS = 1024
-PACKED_TOKENS = 256
 Item = TypeVar("Item")
 
 
@@ -42,149 +36,27 @@ def most_tokens(model: PreTrainedModel | torch.device) -> float:
     return 512 if devices.on_cpu(model) else math.inf
 
 
-def count_alike(left: Sequence[int], right: Sequence[int]) -> int:
-    """With how many equal tokens both begin."""
-    pairs = zip(left, right, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """What one row of a forward pass reads: one sequence, or a tree of several.
-
-    Sequences that begin alike are one path until they part. Columns are in depth-first order, so a
-    token is followed by all that continue it. Of ``a b c`` and ``a b d e``, for example::
-
-        ids        a  b  c  d  e
-        positions  0  1  2  2  3
-        ends       5  5  3  5  5
-
-    where a token sees the columns before it whose ends lie behind it: ``d`` sees ``a`` and ``b``.
-
-    Attributes:
-        ids, positions: tokens and their positions in their own sequences.
-        ends: for each token the column behind the last token that continues it.
-        sources, targets: the hidden state of column ``sources[i]`` predicts token ``targets[i]``.
-        counts: (index of a sequence, how many of the targets are its), in order.
-    """
-
-    ids: list[int]
-    positions: list[int]
-    ends: list[int]
-    sources: list[int]
-    targets: list[int]
-    counts: list[tuple[int, int]]
-
-
-def _make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> _Row:
-    """One row for some of the sequences, without the last token of each."""
-    row = _Row([], [], [], [], [], [])
-    path: list[int] = []  # the columns of the last sequence's tokens
-    last: list[int] = []
-    # In lexicographic order each sequence parts from the one before it later than from any earlier.
-    for index in sorted(members, key=lambda i: sequences[i].input_ids):
-        labels = sequences[index].labels
-        tokens = sequences[index].input_ids[: max(len(labels) - 1, 1)]  # the last predicts nothing
-        shared = count_alike(tokens, last)
-        for column in path[shared:]:
-            row.ends[column] = len(row.ids)
-        path[shared:] = range(len(row.ids), len(row.ids) + len(tokens) - shared)
-        row.ids.extend(tokens[shared:])
-        row.positions.extend(range(shared, len(tokens)))
-        row.ends.extend([0] * (len(tokens) - shared))
-        scored = [t for t in range(1, len(labels)) if labels[t] != IGNORED]
-        row.sources.extend(path[t - 1] for t in scored)
-        row.targets.extend(labels[t] for t in scored)
-        row.counts.append((index, len(scored)))
-        last = tokens
-    for column in path:
-        row.ends[column] = len(row.ids)
-    return row
-
-
-def _parts(sequences: Sequence[Encoded], most: int) -> list[list[int]]:
-    """Sequences with the same unlabelled beginning, at most ``most`` together; others alone."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, sequence in enumerate(sequences):
-        prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
-        groups.setdefault(tuple(sequence.input_ids[: max(prompt - 1, 0)]), []).append(index)
-    parts: list[list[int]] = []
-    for shared, members in groups.items():
-        tokens = BRANCHED_TOKENS
-        for index in members:
-            added = len(sequences[index].input_ids) - len(shared)
-            if not shared or tokens + added > BRANCHED_TOKENS or len(parts[-1]) == most:
-                parts.append([])
-                tokens = len(shared)
-            parts[-1].append(index)
-            tokens += added
-    return parts
-
-
-def _pack(sequences: Sequence[Encoded], parts: Sequence[list[int]], most: int) -> list[_Row]:
-    """Rows of whole parts: at most ``most`` sequences, and ``PACKED_TOKENS`` unless it is one part.
-
-    Each part, the longest first, goes where it leaves least room.
-    """
-    rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # tokens left, and the number of the row, ascending
-    sized = ((len(_make_row(sequences, part).ids), part) for part in parts)
-    for tokens, part in sorted(sized, key=lambda pair: pair[0], reverse=True):
-        place = bisect.bisect_left(rooms, (tokens, 0))
-        if place < len(rooms) and len(rows[rooms[place][1]]) + len(part) <= most:
-            room, number = rooms.pop(place)
-        else:
-            room, number = PACKED_TOKENS, len(rows)
-            rows.append([])
-        rows[number].extend(part)
-        bisect.insort(rooms, (room - tokens, number))
-    return [_make_row(sequences, members) for members in rows]
-
-
-def _inputs(rows: Sequence[_Row], pad_token_id: int, model: PreTrainedModel) -> dict[str, Any]:
-    """Right-padded input of a forward pass.
-
-    In a causal model no token sees padding to its right, so single sequences need no mask, which
-    lets attention take its fast path.
-    """
-    longest = max(len(row.ids) for row in rows)
-
-    def padded(lists: Iterator[list[int]], filler: int) -> torch.Tensor:
-        filled = [values + [filler] * (longest - len(values)) for values in lists]
-        return torch.tensor(filled, device=model.device)
-
-    inputs = {"input_ids": padded((row.ids for row in rows), pad_token_id)}
-    if all(len(row.counts) == 1 for row in rows):
-        return inputs
-    ends = padded((row.ends for row in rows), longest)  # padding sees padding
-    columns = torch.arange(longest, device=model.device)
-    hidden = (columns > columns[:, None]) | (columns[:, None] >= ends[:, None, :])
-    inputs["attention_mask"] = additive_mask(hidden, model.dtype)
-    inputs["position_ids"] = padded((row.positions for row in rows), 0)
-    return inputs
-
-
 def _readable_rows(
     head: Head,
     sequences: Sequence[Encoded],
     most: int,
     pad_token_id: int,
-) -> tuple[list[_Row], int]:
+) -> tuple[list[TreeRow], int]:
     """Rows that the model reads as it reads the sequences alone, and how many at once.
 
     Trees and packed rows where those do, else single sequences, else these one at a time. The most
     demanding row is tried: the longest, in a batch with the shortest.
     """
     model = head.model
-    single = [_make_row(sequences, [index]) for index in range(len(sequences))]
+    single = [make_row(sequences, [index]) for index in range(len(sequences))]
     if len(single) < 2:
         return single, 1
 
-    def states(rows: Sequence[_Row]) -> torch.Tensor:
-        output = model.base_model(**_inputs(rows, pad_token_id, model), use_cache=False)
+    def states(rows: Sequence[TreeRow]) -> torch.Tensor:
+        output = model.base_model(**row_inputs(rows, pad_token_id, model), use_cache=False)
         return output.last_hidden_state if head.separate else output[0]
 
-    def reads(rows: Sequence[_Row]) -> bool:
+    def reads(rows: Sequence[TreeRow]) -> bool:
         chosen = [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
         for row, found in zip(chosen, states(chosen), strict=True):
             # Most tokens of others stand before and between those of a row's last sequence.
@@ -196,7 +68,7 @@ def _readable_rows(
 
     longest = max(len(row.ids) for row in single)
     if head.separate and takes_own_masks(cast("PreTrainedModel", model.base_model), longest):
-        packed = _pack(sequences, _parts(sequences, most), most)
+        packed = pack(sequences, group_beginnings(sequences, most), most)
         if len(packed) < len(single) and succeeds(lambda: reads(packed)):
             return packed, most
     return single, most if most == 1 or succeeds(lambda: reads(single)) else 1
@@ -328,13 +200,13 @@ def _as_scores(columns: torch.Tensor) -> TokenScores:
 
 def _score(
     head: Head,
-    rows: Sequence[_Row],
+    rows: Sequence[TreeRow],
     pad_token_id: int,
     chunk: int,
     standardize: bool,
 ) -> torch.Tensor:
     """:func:`_measure` of all targets of the rows, one after another, on the CPU."""
-    states = head.states(**_inputs(rows, pad_token_id, head.model))
+    states = head.states(**row_inputs(rows, pad_token_id, head.model))
     width, device = states.shape[1], states.device
     asked = [
         (width * number + column, target)

@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2Config, MistralConfig, Qwen2Config
 
 from tests.architectures import SMALL, of_config
-from wagle.metrics import generation
+from wagle.metrics import continuation, generation
 from wagle.metrics.generation import generate_greedy
 
 from conftest import CONFIGS, VOCABULARY
@@ -62,8 +62,8 @@ def way(request, monkeypatch):
     if request.param == "accelerator":
         monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
     if request.param == "always drafts":  # most of them wrong
-        monkeypatch.setattr(generation, "REPEATING", 0)
-        monkeypatch.setattr(generation, "CPU_STEP_TOKENS", 10**6)
+        monkeypatch.setattr(continuation, "REPEATING", 0)
+        monkeypatch.setattr(continuation, "CPU_STEP_TOKENS", 10**6)
 
 
 @pytest.mark.usefixtures("way")
@@ -85,7 +85,7 @@ def test_equals_one_row_at_a_time(case, batch_size):
 
 def without_trying(monkeypatch):
     """No forward passes that only ask what the architecture can read."""
-    monkeypatch.setattr(generation, "_find_way", lambda *_: generation._Batch)
+    monkeypatch.setattr(generation, "_find_way", lambda *_: generation.CachedTexts)
 
 
 @pytest.mark.usefixtures("either_device")
@@ -93,13 +93,13 @@ def without_trying(monkeypatch):
 def test_which_architectures_read_our_batches(case):
     model = case[0]
     small_window = getattr(model.config, "sliding_window", None) == 6
-    way = generation._find_way(model, [generation._Text([5, 6])], LIMIT, 2)
-    assert way is (generation._Padded if small_window else generation._Batch)
+    way = generation._find_way(model, [generation.Text([5, 6])], LIMIT, 2)
+    assert way is (generation.PaddedTexts if small_window else generation.CachedTexts)
 
 
 @pytest.mark.usefixtures("either_device")
 def test_free_places_are_taken(monkeypatch):
-    monkeypatch.setattr(generation, "REPEATING", LIMIT + 1)
+    monkeypatch.setattr(continuation, "REPEATING", LIMIT + 1)
     without_trying(monkeypatch)
     model = of_config(MODELS["llama"])
     rows = []
@@ -156,7 +156,7 @@ def test_texts_that_repeat_themselves_take_few_steps(period, monkeypatch):
         first = prompt[-1] - 5
         assert tokens == [5 + (first + i + 1) % period for i in range(60 - len(prompt))]
     assert len(steps) < 60 / 3
-    assert max(steps[1:]) == 3 * (1 + generation.DRAFT)
+    assert max(steps[1:]) == 3 * (1 + continuation.DRAFT)
 
 
 def test_only_the_last_position_has_logits(monkeypatch):

@@ -79,12 +79,17 @@ def test_numbers_are_those_of_each_row_alone(name):
 
 @pytest.mark.parametrize(
     ("name", "way"),
-    [("llama", "_Batch"), ("gpt2", "_Batch"), ("mistral, window", "_Padded"), ("mamba", "_Whole")],
+    [
+        ("llama", "CachedTexts"),
+        ("gpt2", "CachedTexts"),
+        ("mistral, window", "PaddedTexts"),
+        ("mamba", "WholeTexts"),
+    ],
 )
 def test_the_fastest_right_way_is_taken(name, way):
     model = build(name)
     with evaluating(model):
-        waiting = [generation._Text(tokens(count, count)) for count in (25, 3, 7)]
+        waiting = [generation.Text(tokens(count, count)) for count in (25, 3, 7)]
         assert generation._find_way(model, waiting, LIMIT, 2).__name__ == way
 
 
