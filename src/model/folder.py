@@ -41,7 +41,7 @@ def check_model_folder(folder: Path) -> None:
         _refuse(folder, f"a {kind} is no causal language model")
     if (folder / "generation_config.json").is_file():
         _read_json(folder, "generation_config.json")  # the library would do without a damaged one
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         _check_weights(folder, path)
 
 
@@ -76,8 +76,12 @@ def _refuse_adapter(folder: Path) -> None:
         )
 
 
-def _weight_files(folder: Path) -> Iterator[Path]:
-    """The files that the weights are read from, in the library's order of preference."""
+def weight_files(folder: Path) -> Iterator[Path]:
+    """The files that the weights are read from, in the library's order of preference.
+
+    Raises:
+        WagleError: there are none, or one is missing.
+    """
     for name in _WEIGHTS:
         index = f"{name}.index.json"
         if (folder / name).is_file():

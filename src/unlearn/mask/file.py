@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from wagle.errors import WagleError
 from wagle.loggers.files import replacing
+from wagle.loggers.safetensors_file import write_safetensors
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.terminal import Progress
 
@@ -212,25 +213,9 @@ def _save_published(mask: Mask, path: Path, provenance: str) -> None:
 def _save_packed(mask: Mask, path: Path, provenance: str) -> None:
     tensors = {name: bits.bits.cpu() for name, bits in mask.items()}
     shapes = json.dumps({name: list(bits.shape) for name, bits in mask.items()})
+    header = {"format": FORMAT, "shapes": shapes, "provenance": provenance}
     checksum = _checksum(tensors, shapes, provenance)
-    header: dict[str, object] = {
-        "__metadata__": {
-            **{"format": FORMAT, "shapes": shapes},
-            **{"provenance": provenance, "checksum": checksum},
-        }
-    }
-    offset = 0
-    for name, bits in tensors.items():
-        offsets = [offset, offset + len(bits)]
-        header[name] = {"dtype": "U8", "shape": [len(bits)], "data_offsets": offsets}
-        offset += len(bits)
-    # The library's own writer orders the metadata by chance; here the same mask is the same file.
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for bits in tensors.values():
-            file.write(bits.numpy().data)
+    write_safetensors(path, tensors, {**header, "checksum": checksum})
 
 
 def _load_published(
