@@ -5,6 +5,7 @@ python src/exec/mask.py make --ratios 0.8,0.4 [--figure NAME] --config_file CONF
 python src/exec/mask.py inspect MASK [--json] [--figure NAME]
 python src/exec/mask.py compare MASK MASK [--all] [--json] [--figure NAME]
 python src/exec/mask.py convert MASK NEW_MASK
+python src/exec/mask.py combine union|intersection|difference MASK MASK [MASK …] NEW_MASK
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from wagle.terminal import plain, say, show_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COMBINATIONS = ("union", "intersection", "difference")
 SHOWN_TENSORS = 5  # most and least alike tensors that ``compare`` shows
 
 
@@ -51,6 +53,10 @@ def main(argv: Sequence[str]) -> int:
     convert = commands.add_parser("convert", help="between .pt and .safetensors")
     convert.add_argument("mask", type=_existing)
     convert.add_argument("new_mask", type=_absent)
+    combine = commands.add_parser("combine", help="union, intersection or difference of masks")
+    combine.add_argument("how", choices=COMBINATIONS)
+    combine.add_argument("masks", type=_existing, nargs="+", metavar="MASK")
+    combine.add_argument("new_mask", type=_absent)
     options, rest = parser.parse_known_args(argv)
     if rest and options.command != "make":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -62,6 +68,8 @@ def main(argv: Sequence[str]) -> int:
         return _compare(
             *options.masks, show_all=options.all, as_json=options.json, figure=options.figure
         )
+    if options.command == "combine":
+        return _combine(options.how, options.masks, options.new_mask)
     return _convert(options.mask, options.new_mask)
 
 
@@ -114,7 +122,7 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
         from wagle.reporting.mask_figures import draw_score_histogram
 
         histogram = masks.score_histogram()
-        _write_figure(
+        write_figure(
             figure, draw_score_histogram(histogram, ratios=wanted, label=f"{score_type} score")
         )
     return 0
@@ -134,7 +142,7 @@ def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
     if figure is not None:
         from wagle.reporting.mask_figures import draw_density
 
-        _write_figure(figure, draw_density(by_both, overall))
+        write_figure(figure, draw_density(by_both, overall))
     if as_json:
         report = {
             "weights": weights,
@@ -156,7 +164,7 @@ def _inspect(path: Path, as_json: bool, figure: Path | None) -> int:
     }
     kinds = [kind for kind in KINDS if kind in by_kind]
     title = "percent selected, per layer and kind"
-    _print_table(title, [*kinds, "all"], rows, lambda share: f"{share:.1%}"[:-1])
+    print_table(title, [*kinds, "all"], rows, lambda share: f"{share:.1%}"[:-1])
     return 0
 
 
@@ -172,7 +180,7 @@ def _compare(
         from wagle.reporting.mask_figures import draw_similarity
 
         table, chance = jaccard_table(*masks), chance_jaccard(*masks)
-        _write_figure(figure, draw_similarity(table, overall, chance))
+        write_figure(figure, draw_similarity(table, overall, chance))
     if as_json:
         print(json.dumps({"overall": overall, "tensors": tensors}, indent=2))
         return 0
@@ -183,7 +191,7 @@ def _compare(
         ordered = ordered[:SHOWN_TENSORS] + ordered[-SHOWN_TENSORS:]
         title += f", the {SHOWN_TENSORS} least and the {SHOWN_TENSORS} most alike"
     rows = {name: {"Jaccard": tensors[name]} for name in ordered}
-    _print_table(title, ["Jaccard"], rows, "{:.4f}".format)
+    print_table(title, ["Jaccard"], rows, "{:.4f}".format)
     return 0
 
 
@@ -201,19 +209,33 @@ def _convert(path: Path, new_path: Path) -> int:
     return 0
 
 
-def _write_figure(name: Path, figure: Figure) -> None:
-    from wagle.loggers.files import write_figure
+def _combine(how: str, paths: Sequence[Path], new_path: Path) -> int:
+    from wagle.unlearn.mask.file import load_mask, save_mask
+    from wagle.unlearn.mask.statistics import combined, density
 
-    for path in write_figure(name, figure):
+    if len(paths) < 2:
+        raise ConfigError("mask combine takes two masks or more, and the name of a new one")
+    mask = combined(how, [load_mask(path) for path in paths])
+    save_mask(mask, new_path, provenance={how: ", ".join(map(str, paths))})
+    say(f"wrote {new_path}: {density(mask):.4%} of the weights selected")
+    return 0
+
+
+def write_figure(name: Path, figure: Figure) -> None:
+    """Write a picture, and say where."""
+    from wagle.loggers import files
+
+    for path in files.write_figure(name, figure):
         say(f"wrote {path}", sys.stderr)  # standard output may be JSON
 
 
-def _print_table(
+def print_table(
     title: str,
     columns: Sequence[str],
     rows: Mapping[str, Mapping[str, float]],
     style: Callable[[float], str],
 ) -> None:
+    """Print rows of numbers; a row may lack some of them."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

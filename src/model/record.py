@@ -24,6 +24,8 @@ class Record:
         training: everything that decided the weights: the configuration's fingerprint without the
             evaluation, fingerprints of the model before, of the rows and of the mask, device and
             dtype. A run that would train with the same goes on from the saved model instead.
+        certificate: of the weights that the mask left out
+            (:class:`wagle.unlearn.mask.certificate.Certificate`).
         seconds: of mask and training.
         log: the training log.
         config: every key.
@@ -35,6 +37,7 @@ class Record:
     density: float
     seed: int
     training: Mapping[str, Any]
+    certificate: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)

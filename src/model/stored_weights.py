@@ -64,21 +64,23 @@ class StoredWeights:
             found |= _tensors(path)
         self.tensors = dict(sorted(found.items()))
 
-    def bits(self, name: str, mode: Literal["r", "r+"] = "r") -> torch.Tensor:
+    def bits(self, name: str) -> torch.Tensor:
         """The bits of a tensor as flat integers of its elements' size, mapped from the file.
 
-        A bfloat16 tensor ``(2, 3)`` is int16 ``(6,)``.
-
-        Args:
-            mode: with ``r+``, what is written to it is written to the file.
+        A bfloat16 tensor ``(2, 3)`` is int16 ``(6,)``. What is written to it stays in memory.
         """
+        return self._map(name, "c")
+
+    def writable(self, name: str) -> torch.Tensor:
+        """As :meth:`bits`; what is written to it is written to the file."""
+        return self._map(name, "r+")
+
+    def _map(self, name: str, mode: Literal["c", "r+"]) -> torch.Tensor:
         path, offset, shape, dtype = self.tensors[name]
         kind = _BITS[dtype.itemsize]
         if math.prod(shape) == 0:
             return torch.from_numpy(np.empty(0, kind))
-        private: Literal["c", "r+"] = "c" if mode == "r" else "r+"  # torch wants writable memory
-        mapped = np.memmap(path, kind, private, offset, (math.prod(shape),))
-        return torch.from_numpy(mapped)
+        return torch.from_numpy(np.memmap(path, kind, mode, offset, (math.prod(shape),)))
 
 
 def _tensors(path: Path) -> dict[str, Stored]:

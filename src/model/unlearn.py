@@ -63,6 +63,7 @@ from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
 from wagle.training.loop import Rows
 from wagle.training.schedule import Plan
+from wagle.unlearn.mask.certificate import Certificate, frozen_count, model_digest
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
 from wagle.unlearn.mask.statistics import density, density_table
@@ -90,6 +91,7 @@ class Unlearn:
         dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
         mask_origin: what made it, where it is a file.
+        certificate: of the weights that the mask leaves out, after :meth:`train`.
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
         saved: where the trained model is, once it is.
@@ -105,6 +107,7 @@ class Unlearn:
         self.mask: Mask | None = None
         self._template: Template | None = None
         self.mask_origin: MaskOrigin | None = None
+        self.certificate: Certificate | None = None
         self.adapted_share = 1.0
         self.saved: Path | None = None
         self.record: Record | None = None
@@ -366,6 +369,7 @@ class Unlearn:
                     batch_size=config.evaluation.batch_size,
                     pad_token_id=self.tokenizer.pad_token_id,
                 )
+        before = None if self.mask is None else model_digest(self.model, self.mask)
         model, adapted = self.model, None
         if config.unlearn.use_lora:
             adapted = add_lora(model)
@@ -393,6 +397,10 @@ class Unlearn:
         if adapted is not None:
             self.model = merge_lora(adapted)
         self.model.eval()
+        if self.mask is not None and before is not None:
+            after = model_digest(self.model, self.mask)
+            self.certificate = Certificate(frozen_count(self.mask), before, after)
+            say(self.certificate.describe())
 
     def _reference(self, adapted: PeftModel | None) -> ReferenceModel:
         """What opens the model before unlearning during training."""
@@ -439,6 +447,7 @@ class Unlearn:
         return Record(
             **self._about(),
             training=self._training_origin(),
+            certificate=self.certificate.as_dict() if self.certificate else None,
             seconds={name: seconds[name] for name in ("mask", "train")},
             log=self.training_log,
             config=self.config.as_dict(),
@@ -521,6 +530,7 @@ class Unlearn:
         self.resumed.append(resumption("training"))
         self.adapted_share = record.density
         self.training_log = record.log
+        self.certificate = Certificate.of(record.certificate)
         self.watch.seconds |= record.seconds
         for entry in record.log:
             self.logger.log_step(entry)
@@ -616,6 +626,7 @@ class Unlearn:
             "fingerprints": self.fingerprints,
             "evaluated_rows": self.data.evaluated_so_far,
             "mask": self.mask_origin.as_dict() if self.mask_origin else None,
+            "certificate": self.certificate.as_dict() if self.certificate else None,
             "resumed": self.resumed,
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),

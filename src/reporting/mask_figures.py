@@ -91,6 +91,22 @@ def draw_similarity_matrix(
     return figure
 
 
+@styled
+def draw_interference(
+    values: Mapping[str, Mapping[str, float]], *, width: float = SINGLE_COLUMN
+) -> Figure:
+    """Heat map of how likely the answers of each forget set are after each request.
+
+    Args:
+        values: by set, by request, as ``wagle.model.interference.interference`` gives.
+        width: in inches.
+    """
+    columns = list(next(iter(values.values())))
+    figure = Figure(figsize=(width, 1.6 + 1.5 * _ROW_HEIGHT * len(values)))
+    _heat_map_cells(figure, values, columns, "probability of the answers (%)")
+    return figure
+
+
 _ROW_HEIGHT = 0.16  # inches: 7-point text, with some air
 
 

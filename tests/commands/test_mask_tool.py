@@ -128,3 +128,18 @@ def test_bad_ratios():
             mask_tool.main(["make", "--ratios", ratios, *options])
     with pytest.raises(ConfigError, match=r"mask_path should name"):
         mask_tool.main(["make", "--ratios", "0.5", *options[:2]])
+
+
+@pytest.mark.parametrize(
+    ("how", "bits"),
+    [
+        ("union", {EMBEDDING: [1, 1, 1, 0], QUERY: [1, 0, 1, 1, 1, 0]}),
+        ("intersection", {EMBEDDING: [0, 1, 0, 0], QUERY: [1, 0, 1, 1, 1, 0]}),
+        ("difference", {EMBEDDING: [1, 0, 0, 0], QUERY: [0] * 6}),
+    ],
+)
+def test_combine(paths, tmp_path, how, bits):
+    new = tmp_path / "new.safetensors"
+    assert mask_tool.main(["combine", how, *map(str, paths), str(new)]) == 0
+    assert load_mask(new) == make(bits)
+    assert read_provenance(new) == {how: f"{paths[0]}, {paths[1]}"}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 
+from wagle import shards
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.optim.threads import ordered_map
 
@@ -42,10 +43,20 @@ class Certificate:
         """Whether no unselected weight has changed."""
         return self.before == self.after
 
+    def describe(self) -> str:
+        """What it says, in a sentence."""
+        if self.holds:
+            return f"the {self.frozen:,} unselected weights are bit for bit as before"
+        return f"the {self.frozen:,} unselected weights are not all as before"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        digests = {"before": self.before, "after": self.after}
-        return {"sha256_of_unselected": digests, "unselected": self.frozen, "holds": self.holds}
+        return {**asdict(self), "holds": self.holds}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any] | None) -> Certificate | None:
+        """From what :meth:`as_dict` gave."""
+        return None if entry is None else cls(*(entry[f.name] for f in fields(cls)))
 
 
 def frozen_count(mask: Mask) -> int:
@@ -54,14 +65,30 @@ def frozen_count(mask: Mask) -> int:
 
 
 def model_bits(model: torch.nn.Module) -> Bits:
-    """The parameters of a model in memory, for :func:`frozen_digest`."""
+    """The bits of a model's parameters, in its own memory.
+
+    What this gives raises a KeyError for a name that is no parameter's.
+    """
     parameters = dict(model.named_parameters())
 
     def bits(name: str) -> torch.Tensor:
-        weights = parameters[name].detach()
-        return weights.reshape(-1).view(_INTEGERS[weights.dtype.itemsize])
+        return _flat_bits(parameters[name].detach())
 
     return bits
+
+
+def model_digest(model: torch.nn.Module, mask: Mask) -> str:
+    """:func:`frozen_digest` of a model in memory; of one that is cut, in all processes at once."""
+    parameters = dict(model.named_parameters())
+
+    def bits(name: str) -> torch.Tensor:
+        return _flat_bits(shards.whole(parameters[name].detach()))
+
+    return frozen_digest(bits, mask, {name: p.dtype for name, p in parameters.items()})
+
+
+def _flat_bits(weights: torch.Tensor) -> torch.Tensor:
+    return weights.view(-1).view(_INTEGERS[weights.dtype.itemsize])
 
 
 def frozen_digest(bits: Bits, mask: Mask, dtypes: Mapping[str, torch.dtype]) -> str:
@@ -81,15 +108,9 @@ def frozen_digest(bits: Bits, mask: Mask, dtypes: Mapping[str, torch.dtype]) -> 
 
     def chunks() -> Iterator[tuple[torch.Tensor, BitMask | None, int]]:
         for name in sorted(mask):
-            selected = mask[name]
-            yield from parts(bits(name), selected)
-
-    def parts(
-        flat: torch.Tensor, selected: BitMask
-    ) -> Iterator[tuple[torch.Tensor, BitMask | None, int]]:
-        shown = selected if selected.count() else None
-        for start in range(0, len(flat), CHUNK):
-            yield flat[start : start + CHUNK], shown, start
+            flat, selected = bits(name), mask[name] if mask[name].count() else None
+            for start in range(0, len(flat), CHUNK):
+                yield flat[start : start + CHUNK], selected, start
 
     hashed = ordered_map(_chunk_digest, chunks())
     for name in sorted(mask):

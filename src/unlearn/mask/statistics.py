@@ -6,7 +6,7 @@ made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +102,33 @@ def chance_jaccard(first: Mask, second: Mask) -> float:
     """
     a, b = density(first), density(second)
     return a * b / (a + b - a * b) if a or b else 1.0
+
+
+def combined(how: str, masks: Sequence[Mask]) -> Mask:
+    """One mask of several of the same model.
+
+    Args:
+        how: ``union``, ``intersection``, or ``difference``: what the first selects and none of the
+            others.
+
+    Raises:
+        WagleError: the masks are of different models.
+    """
+    result = masks[0]
+    for mask in masks[1:]:
+        _overlaps(result, mask)
+        result = {
+            name: BitMask(_OPERATIONS[how](bits.bits, mask[name].bits), bits.shape)
+            for name, bits in result.items()
+        }
+    return result
+
+
+_OPERATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "union": torch.bitwise_or,
+    "intersection": torch.bitwise_and,
+    "difference": lambda first, second: first & ~second,
+}
 
 
 def _overlaps(first: Mask, second: Mask) -> dict[str, tuple[int, int]]:
