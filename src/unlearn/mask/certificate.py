@@ -30,11 +30,11 @@ class Certificate:
     """Digests of the unselected weights (:func:`frozen_digest`).
 
     Attributes:
-        frozen: how many weights are not selected.
+        unselected: how many weights the mask leaves out.
         before, after: their digest.
     """
 
-    frozen: int
+    unselected: int
     before: str
     after: str
 
@@ -46,8 +46,8 @@ class Certificate:
     def describe(self) -> str:
         """What it says, in a sentence."""
         if self.holds:
-            return f"the {self.frozen:,} unselected weights are bit for bit as before"
-        return f"the {self.frozen:,} unselected weights are not all as before"
+            return f"the {self.unselected:,} unselected weights are bit for bit as before"
+        return f"the {self.unselected:,} unselected weights are not all as before"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -183,8 +183,9 @@ def changed_digest(bits: Bits, changed: Mask) -> str:
         digest.update(f"{name}\n".encode())
         flat = bits(name)
         for start in range(0, len(flat), _CHUNK):
-            positions = changed[name].positions(start, start + _CHUNK).to(flat.device)
-            digest.update(flat[start : start + _CHUNK][positions].cpu().numpy().data)
+            part = flat[start : start + _CHUNK]
+            chosen = changed[name].flat(start, start + len(part)).to(flat.device)
+            digest.update(part[chosen].cpu().numpy().data)
     return digest.hexdigest()
 
 
@@ -214,9 +215,10 @@ def apply_delta(delta: Delta, bits: Bits, *, revert: bool = False) -> None:
     for name in Progress("writing", len(delta.xor), "tensor").over(delta.xor):
         flat, done, xor = bits(name), 0, delta.xor[name]
         for first in range(0, len(flat), _CHUNK):
-            positions = delta.changed[name].positions(first, first + _CHUNK).to(flat.device)
-            part, stop = flat[first : first + _CHUNK], done + len(positions)
-            part[positions] ^= xor[done:stop].to(flat.device)
+            part = flat[first : first + _CHUNK]
+            chosen = delta.changed[name].flat(first, first + len(part))
+            stop = done + int(chosen.count_nonzero())
+            part[chosen.to(flat.device)] ^= xor[done:stop].to(flat.device)
             done = stop
 
 

@@ -104,6 +104,40 @@ def chance_jaccard(first: Mask, second: Mask) -> float:
     return a * b / (a + b - a * b) if a or b else 1.0
 
 
+def complement(mask: Mask) -> Mask:
+    """What a mask leaves out."""
+    return combined("difference", [_full(mask), mask])
+
+
+def _full(mask: Mask) -> Mask:
+    return {name: BitMask.full(bits.shape, True) for name, bits in mask.items()}
+
+
+def random_alike(mask: Mask, seed: int) -> Mask:
+    """A random mask that selects as many weights of each tensor as another one.
+
+    The same for a seed on every machine: the counts of chunks are drawn first, then positions.
+    """
+    drawn = {}
+    for number, (name, bits) in enumerate(mask.items()):
+        generator = np.random.default_rng([seed, number])
+        left, selected = bits.numel, bits.count()
+        parts = []
+        while left:
+            size = min(left, _RANDOM_BLOCK)
+            count = int(generator.hypergeometric(selected, left - selected, size))
+            flags = np.zeros(size, bool)
+            flags[generator.permutation(size)[:count]] = True
+            parts.append(np.packbits(flags, bitorder="little"))
+            left, selected = left - size, selected - count
+        packed = torch.from_numpy(np.concatenate(parts or [np.empty(0, np.uint8)]))
+        drawn[name] = BitMask(packed, bits.shape)
+    return drawn
+
+
+_RANDOM_BLOCK = 1 << 20  # weights, a multiple of 8
+
+
 def combined(how: str, masks: Sequence[Mask]) -> Mask:
     """One mask of several of the same model.
 
