@@ -14,7 +14,8 @@ A process that runs alone is the first of one, and nothing here costs it anythin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -111,6 +112,21 @@ def first(work: Callable[[], Value]) -> Value:
     if isinstance(failure, WagleError):
         raise failure
     return value  # type: ignore[return-value]  # as the first process has made it
+
+
+@contextmanager
+def first_in(enter: Callable[[], AbstractContextManager[Value]]) -> Iterator[Value]:
+    """A context that the first process alone is in while all of them are in the block.
+
+    It is left once all have come to the end of the block. Entering and leaving fail in all.
+
+    Args:
+        enter: makes the context; what it is bound to can be pickled, and is the same in all.
+    """
+    with ExitStack() as stack:
+        yield first(lambda: stack.enter_context(enter()))
+        everyone(None)
+        first(stack.close)
 
 
 def everyone(value: Value) -> list[Value]:

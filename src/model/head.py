@@ -16,9 +16,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from wagle import ranks
 from wagle.dataset.encoding import predicted_from
 from wagle.model.reading import evaluating, succeeds
 
@@ -122,10 +124,15 @@ class Head:
         def measured(states: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
             return function(self.logits(states), *others)
 
-        size = self.chunk
-        if len(states) <= size:
+        chunks = list(
+            zip(*(torch.split(part, self.chunk) for part in (states, *others)), strict=True)
+        )
+        if self.separate and isinstance(self.model.get_output_embeddings().weight, DTensor):
+            # Each use puts the whole head together, in all processes: they use it equally often.
+            most = max(ranks.everyone(len(chunks)))
+            chunks += [tuple(part[:0] for part in (states, *others))] * (most - len(chunks))
+        if len(chunks) == 1:
             return measured(states, *others)
-        chunks = zip(*(torch.split(part, size) for part in (states, *others)), strict=True)
         return torch.cat([checkpoint(measured, *chunk, use_reentrant=False) for chunk in chunks])
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import xxhash
 from transformers import PreTrainedModel
 
+from wagle import ranks
 from wagle.catalogue import SCORES
 from wagle.config import UnlearnConfig, plain_number
 from wagle.dataset.pairing import FORGET, UnlearnDataset
@@ -75,11 +76,12 @@ class MaskFiles:
         """
         assert self.config.unlearn.mask_path is not None  # else no mask is asked for
         path = Path(self.config.unlearn.mask_path)
-        for folder in (path.parent, self.config.gradient_cache().parent):
-            remove_dead_parts(folder)  # as large as the model
+        if ranks.is_first():
+            for folder in (path.parent, self.config.gradient_cache().parent):
+                remove_dead_parts(folder)  # as large as the model
         prepared = self._load(path)
         if prepared is None:
-            with locked(path, self.config.unlearn.lock_timeout):
+            with ranks.first_in(lambda: locked(path, self.config.unlearn.lock_timeout)):
                 prepared = self._load(path)  # another run may have made it meanwhile
                 if prepared is None:
                     prepared = self._make(path)
@@ -92,11 +94,19 @@ class MaskFiles:
         assert ratio is not None  # else the configuration was refused
         mask = self.make([ratio])[ratio]
         provenance = self.provenance(ratio)
-        save_mask(mask, path, provenance=provenance)
+        self._save(mask, path, provenance)
         return mask, MaskOrigin(str(path), "made", provenance)
 
     def _load(self, path: Path) -> tuple[Mask, MaskOrigin] | None:
         """``None`` where the mask is to be made."""
+        origin = ranks.first(lambda: self._origin(path))
+        if origin is None:
+            return None
+        shapes = {name: p.shape for name, p in self.model.named_parameters()}
+        return load_mask(path, shapes, linear_names(self.model)), origin
+
+    def _origin(self, path: Path) -> MaskOrigin | None:
+        """Of the file; ``None`` where the mask is to be made."""
         if not path.is_file():
             return None
         found = read_provenance(path)
@@ -115,10 +125,8 @@ class MaskFiles:
                 say(f"{path} was made by something else: making it anew")
                 return None
             origin = "accepted"
-        shapes = {name: p.shape for name, p in self.model.named_parameters()}
-        mask = load_mask(path, shapes, linear_names(self.model))
         unrecorded = comparison.unrecorded if found else ()
-        return mask, MaskOrigin(
+        return MaskOrigin(
             str(path), origin, found, comparison.differences, comparison.seeds, unrecorded
         )
 
@@ -131,8 +139,11 @@ class MaskFiles:
         """Make the masks of several ratios and save each where its ratio's name says."""
         paths = {ratio: self.config.mask_file(ratio) for ratio in dict.fromkeys(ratios)}
         for ratio, mask in self.make(list(paths)).items():
-            save_mask(mask, paths[ratio], provenance=self.provenance(ratio))
+            self._save(mask, paths[ratio], self.provenance(ratio))
         return list(paths.values())
+
+    def _save(self, mask: Mask, path: Path, provenance: Mapping[str, str]) -> None:
+        ranks.first(lambda: save_mask(mask, path, provenance=provenance))
 
     def score_histogram(self) -> ScoreHistogram:
         """How the configured scores, which masks are selected by, are spread."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import xxhash
 from transformers import PreTrainedModel
 
+from wagle import shards
 from wagle.dataset.encoding import Encoded
 from wagle.optim.threads import ordered_map
 
@@ -18,10 +19,18 @@ _INERT_CONFIG = {  # says where a model came from or how it is held, not what it
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of what the model computes: its configuration, and every parameter and buffer."""
+    """A hash of what the model computes: its configuration, and every parameter and buffer.
+
+    All processes call it at the same time where each holds a part of the model.
+    """
     config = {k: v for k, v in model.config.to_dict().items() if k not in _INERT_CONFIG}
     digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
-    for part in ordered_map(_digest, (*model.named_parameters(), *model.named_buffers())):
+    named = (*model.named_parameters(), *model.named_buffers())
+    if shards.is_sharded(model):  # one tensor at a time is whole
+        parts: Iterator[bytes] = (_digest((name, shards.whole(tensor))) for name, tensor in named)
+    else:
+        parts = ordered_map(_digest, named)
+    for part in parts:
         digest.update(part)
     return digest.hexdigest()
 

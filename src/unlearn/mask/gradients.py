@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from wagle import ranks
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.model.head import token_losses
 from wagle.stopping import deferring
 from wagle.terminal import Progress
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
-from wagle.unlearn.mask.partial_sums import PartialSums, Sums
+from wagle.unlearn.mask.partial_sums import PartialSums
+from wagle.unlearn.mask.sums import GradientSums
 from wagle.unlearn.mask.tensor_file import TensorFile, cached_tensors
 
 FORMAT = "1"  # part of every fingerprint: raise it when the meaning of the stored sums changes
@@ -42,73 +43,6 @@ def token_weights(examples: Sequence[Encoded], batch_size: int) -> list[float]:
     return weights
 
 
-class MemorySums:
-    """Sums in memory, with what a :class:`TensorFile` offers for those on the disk.
-
-    Args:
-        dtype: of all of them.
-        devices: where each lies.
-    """
-
-    def __init__(self, dtype: torch.dtype, devices: Mapping[str, torch.device]) -> None:
-        self.dtype = dtype
-        self.devices = devices
-        self.sums: dict[str, torch.Tensor] = {}
-
-    @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Of the sums that have begun."""
-        return {name: sum_.shape for name, sum_ in self.sums.items()}
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Add to a sum; the first summand becomes the sum."""
-        if name in self.sums:
-            self.sums[name].add_(tensor.to(self.devices[name]))
-        else:
-            self.sums[name] = tensor.to(self.devices[name], self.dtype)
-
-    def read(self, name: str) -> torch.Tensor:
-        """A sum."""
-        return self.sums[name]
-
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Make a copy of a tensor the sum."""
-        self.sums[name] = tensor.to(self.devices[name], self.dtype, copy=True)
-
-    def move_to(self, file: TensorFile) -> None:
-        """Write them to a file; each is freed as soon as it is there."""
-        for name in list(self.sums):
-            file.write(name, self.sums.pop(name))
-
-
-@contextmanager
-def consume_gradients(model: torch.nn.Module, sums: Sums) -> Iterator[None]:
-    """Hand every parameter's gradient to ``sums`` as soon as backward has made it, then free it.
-
-    Parameters that need no gradient get one meanwhile. Gradients from earlier are dropped.
-    """
-    handles = []
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    model.zero_grad()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(True)
-
-        def consume(p: torch.Tensor, name: str = name) -> None:
-            assert p.grad is not None  # the hook is called for what has one
-            sums.add(name, p.grad)
-            p.grad = None
-
-        handles.append(parameter.register_post_accumulate_grad_hook(consume))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        model.zero_grad()  # an interrupted backward leaves some
-
-
 def sum_gradients(
     model: PreTrainedModel,
     examples: Sequence[Encoded],
@@ -123,8 +57,9 @@ def sum_gradients(
     """Σ over published batches of ∇θ of the batch's token-mean cross-entropy, into a file.
 
     The model is in eval mode and its weights do not change between batches (Jia et al. 2024,
-    section 4). Examples are run sorted by length. A signal that asks the program to end is obeyed
-    after a few of them, those that are run together.
+    section 4). Examples are run sorted by length. Of N processes each runs every Nth batch and
+    writes its part of the sums, which are those of one. A signal that asks the program to end is
+    obeyed after a few examples, those that are run at the same time.
 
     Args:
         section: its keys ``attribution_…`` say how many rows are run together, where the sums live
@@ -133,28 +68,25 @@ def sum_gradients(
         batch_size: rows of a published batch; its loss is the mean over its labelled tokens.
         partial: where summation goes on from, and what it leaves to go on from.
     """
-    place, dtype = "cpu" if section.attribution_offload == "cpu" else None, sums_dtype(section)
-    devices = {name: torch.device(place or p.device) for name, p in model.named_parameters()}
-    memory = None if section.attribution_offload == "disk" else MemorySums(dtype, devices)
-    sums: Sums = memory or file
+    sums = GradientSums(model, sums_dtype(section), section.attribution_offload, file)
     weights, rows = token_weights(examples, batch_size), section.attribution_batch_size
     was_training = model.training
     model.eval()
     try:
-        with deferring() as request, consume_gradients(model, sums):
-            first = partial.restore(sums, file.shapes, dtype) if partial else 0
-            losses = _weighted_losses(
+        with deferring() as request, sums.consuming(model):
+            first = partial.restore(sums) if partial else 0
+            rounds = _weighted_losses(
                 model, examples, weights, rows, pad_token_id, first, description
             )
-            for done, loss in losses:
+            for done, sums.present, loss in rounds:
                 loss.backward()
-                asked = request.kind is not None
+                sums.add_whole()
+                asked = ranks.any_of(request.kind is not None)
                 if partial:
-                    partial.after(done, sums, dtype, asked=asked)
+                    partial.after(done, sums, asked=asked)
                 if asked:
                     request.end()
-        if memory:
-            memory.move_to(file)
+        sums.finish()
     finally:
         model.train(was_training)
 
@@ -167,19 +99,28 @@ def _weighted_losses(
     pad_token_id: int,
     first: int,
     description: str,
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """The losses of the rows from a number on, each with the number of rows up to its last."""
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """The losses of this process's batches of the rows from a number on.
+
+    Each with the number of rows up to the last one of all processes' batches, and how many
+    processes have one. Those that have none in the last round run another's: all take the same
+    part.
+    """
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
+    starts = range(first, len(order), rows_at_once)
     with Progress(description, len(order)) as bar:
         bar.update(first)
-        for start in range(first, len(order), rows_at_once):
+        for number in range(0, len(starts), ranks.size()):
+            dealt = starts[number : number + ranks.size()]
+            start = dealt[min(ranks.rank(), len(dealt) - 1)]
             chosen = order[start : start + rows_at_once]
             batch = pad_batch([examples[i] for i in chosen], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             losses, rows = token_losses(model, batch)
             row_weights = torch.tensor([weights[i] for i in chosen], device=model.device)
-            yield start + len(chosen), (losses * row_weights[rows]).sum()
-            bar.update(len(chosen))
+            done = min(dealt[-1] + rows_at_once, len(order))
+            yield done, len(dealt), (losses * row_weights[rows]).sum()
+            bar.update(done - dealt[0])
 
 
 def cached_gradient_sums(

@@ -8,11 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from wagle import shards
 from wagle.catalogue import SCORES
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
+from wagle.errors import WagleError
 from wagle.optim.bitmask import Mask
 from wagle.unlearn.mask.gradients import OnResume, cached_gradient_sums
+from wagle.unlearn.mask.parts import part
 from wagle.unlearn.mask.scores import ScoreInputs, ScoreStream, score_stream
 from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.structure import (
@@ -37,6 +40,8 @@ def make_masks(
 ) -> dict[float, Mask]:
     """Make the masks of several ratios from one set of scores.
 
+    Several processes make the same masks as one: each works on its part of the model.
+
     Args:
         model: before unlearning.
         dataset: forget examples, each with the retain partner it has in the first epoch.
@@ -49,7 +54,11 @@ def make_masks(
         on_resume: as of :func:`wagle.unlearn.mask.gradients.cached_gradient_sums`.
 
     Returns:
-        A mask for each ratio.
+        A mask for each ratio, whole in every process.
+
+    Raises:
+        WagleError: scores are no finite numbers, or the cache cannot be written; or masks of
+            somebody's own rule are asked for while each process holds a part of the model.
     """
     score = SCORES[section.score_type]
     further: dict[str, Any] = {
@@ -57,6 +66,12 @@ def make_masks(
         "on_resume": on_resume,
     }
     if not score.ranks:
+        if score.code and shards.is_sharded(model):
+            raise WagleError(
+                f"unlearn.score_type {score.label} makes masks of the whole model, of which each "
+                "process holds a part; set parallel to ddp, or make the mask in one process first "
+                "(wagle mask)"
+            )
         return score.load()(model, dataset, ratios, section, cache_prefix, **further)
     return select_top(
         mask_scores(model, dataset, section, cache_prefix, **further),
@@ -64,6 +79,7 @@ def make_masks(
         ratios,
         scope=section.mask_scope,
         exclude=section.mask_exclude,
+        parts={name: part(p) for name, p in model.named_parameters()},
     )
 
 

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
-import torch
-
+from wagle import ranks
 from wagle.errors import WagleError
-from wagle.loggers.files import replacing
 from wagle.pace import Pace
 from wagle.terminal import say
 from wagle.training.checkpoint import resumption
-from wagle.unlearn.mask.tensor_file import TensorFile, unfinished
+from wagle.unlearn.mask.sums import GradientSums
+from wagle.unlearn.mask.tensor_file import TensorFile, filling, unfinished
 
 SECONDS_BETWEEN = 300.0
 MOST_TIME = 0.02  # of an attribution, for writing
 SPEED = 5e8  # bytes a second that a disk is taken to write, until it has shown what it does
-
-
-class Sums(Protocol):
-    """What gradients are added to, tensor by tensor: a :class:`TensorFile`, or memory.
-
-    Attributes:
-        shapes: of the tensors that have a sum, by name.
-    """
-
-    @property
-    def shapes(self) -> Mapping[str, torch.Size]: ...
-
-    def add(self, name: str, tensor: torch.Tensor) -> None: ...
-
-    def read(self, name: str) -> torch.Tensor: ...
-
-    def write(self, name: str, tensor: torch.Tensor) -> None: ...
 
 
 class PartialSums:
@@ -70,52 +51,53 @@ class PartialSums:
         self._resumed: list[dict[str, str]] = []
         self._pace = Pace(SECONDS_BETWEEN, MOST_TIME)
 
-    def restore(self, sums: Sums, shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> int:
+    def restore(self, sums: GradientSums) -> int:
         """Put the kept sums in place, if there are some and they are of these very rows.
 
         Args:
             sums: all zero so far.
-            shapes, dtype: of all that may have a sum.
 
         Returns:
             How many rows are in the sums; 0 where nothing can be used, which is said.
         """
-        values = sum(shape.numel() for shape in shapes.values())
-        self._pace = Pace(SECONDS_BETWEEN, MOST_TIME, values * dtype.itemsize / SPEED)
+        values = sum(shape.numel() for shape in sums.shapes.values())
+        self._pace = Pace(SECONDS_BETWEEN, MOST_TIME, values * sums.dtype.itemsize / SPEED)
+        done, self._resumed = ranks.first(lambda: self._kept(sums))
+        if done:
+            sums.read(TensorFile(self._path))
+            self._resumed.append(resumption(f"{done} rows of {self._what}"))
+        for entry in self._resumed:
+            self._on_resume(entry)
+        return done
+
+    def _kept(self, sums: GradientSums) -> tuple[int, list[dict[str, str]]]:
+        """How many rows are in the kept sums, 0 if they cannot be used, and when they went on."""
         if not self._path.exists():
-            return 0
+            return 0, []
         try:
             file = TensorFile(self._path)
             if file.metadata.get("fingerprint") != self._fingerprint:
                 raise WagleError(f"{self._path} belongs to another model, data or settings")
             file.verify()
-            done, self._resumed = _progress(file)
+            done, resumed = _progress(file)
             if not (
-                0 < done <= self._rows
-                and file.shapes.items() <= dict(shapes).items()
-                and file.holds(dtype)
+                0 < done <= self._rows and file.shapes == sums.shapes and file.holds(sums.dtype)
             ):
                 raise WagleError(f"{self._path} holds other sums than it should")
         except WagleError as error:
             say(f"{error}: beginning with the first row")
-            return 0
-        for name in file.shapes:
-            sums.write(name, file.read(name))
+            return 0, []
         say(f"going on after {done} of {self._rows} rows, from {self._path}")
-        self._resumed.append(resumption(f"{done} rows of {self._what}"))
-        for entry in self._resumed:
-            self._on_resume(entry)
-        return done
+        return done, resumed
 
-    def after(self, done: int, sums: Sums, dtype: torch.dtype, *, asked: bool) -> None:
+    def after(self, done: int, sums: GradientSums, *, asked: bool) -> None:
         """Write the sums down if it is time to; what keeps them from being written is only said.
 
         Args:
             done: rows that are in them.
-            dtype: of all of them.
             asked: write them in any case.
         """
-        if not (asked or self._pace.due()):
+        if not (asked or ranks.first(self._pace.due)):
             return
         metadata = {
             "fingerprint": self._fingerprint,
@@ -123,11 +105,11 @@ class PartialSums:
             "resumed": json.dumps(self._resumed),
         }
         try:
-            with self._pace.writing(), replacing(self._path, durable=True) as part:
-                file = TensorFile.create(part, sums.shapes, dtype, metadata)
-                for name in sums.shapes:
-                    file.write(name, sums.read(name))
-                file.seal()
+            with (
+                self._pace.writing(),
+                filling(self._path, sums.shapes, sums.dtype, metadata) as file,
+            ):
+                sums.write(file)
         except WagleError as error:
             say(f"warning: the sums so far are not kept: {error}")
         else:

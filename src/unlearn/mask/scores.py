@@ -14,12 +14,14 @@ from functools import partial
 import torch
 
 from wagle.catalogue import SCORES
+from wagle.unlearn.mask.parts import flat_part, part
 from wagle.unlearn.mask.tensor_file import TensorFile
 
 ScoreStream = Callable[[], Iterator[tuple[str, int, Callable[[], torch.Tensor]]]]
 """Called anew for every pass over the scores; yields (parameter name, start, form) in the order of
 ``named_parameters()``, chunk after chunk. ``form()`` gives the flat scores of the weights from
-``start`` on; whoever reads the stream may call it in any thread."""
+``start`` of the flat parameter on; whoever reads the stream may call it in any thread. Of several
+processes each has a stream of its part of every parameter (:mod:`wagle.unlearn.mask.parts`)."""
 
 CHUNK = 1 << 18  # weights per chunk, a multiple of 8: all that is made of them stays in the cache
 RANDOM_BLOCK = 1 << 17  # weights per state of the random generator: part of what a seed means
@@ -108,12 +110,14 @@ def random(
 ) -> torch.Tensor:
     """Uniform in [0, 1), the same for a seed whatever the chunks are."""
     position, start = where
+    stop = start + len(weight)
     scores = torch.empty_like(weight)
-    for offset in range(0, len(weight), RANDOM_BLOCK):
-        place = repr((inputs.seed, (position, start + offset)))
-        digest = hashlib.sha256(place.encode()).digest()
+    for block in range(start - start % RANDOM_BLOCK, stop, RANDOM_BLOCK):
+        digest = hashlib.sha256(repr((inputs.seed, (position, block))).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        scores[offset : offset + RANDOM_BLOCK].uniform_(generator=generator)
+        ahead = max(start - block, 0)  # of the block, what other processes have
+        drawn = scores.new_empty(min(stop - block, RANDOM_BLOCK)).uniform_(generator=generator)
+        scores[block + ahead - start : block + len(drawn) - start] = drawn[ahead:]
     return scores
 
 
@@ -123,7 +127,7 @@ def score_stream(
     sums: Mapping[str, TensorFile],
     inputs: ScoreInputs,
 ) -> ScoreStream:
-    """Scores of a model's parameters, formed chunk by chunk whenever they are asked for.
+    """Scores of this process's part of a model, formed chunk by chunk whenever they are asked for.
 
     Args:
         sums: gradient sums by kind, as the score type needs them.
@@ -134,16 +138,29 @@ def score_stream(
 
     @torch.no_grad()
     def form(where: Place, weights: torch.Tensor, sums_of: Gradients) -> torch.Tensor:
-        part = slice(where[1], where[1] + CHUNK)
-        gradients = {kind: s[part] / inputs.accumulation_steps for kind, s in sums_of.items()}
+        gradients = {kind: s / inputs.accumulation_steps for kind, s in sums_of.items()}
         dtype = next((g.dtype for g in gradients.values()), torch.float32)
-        return function(weights[part].to("cpu", dtype), gradients, inputs, where)
+        return function(weights.to("cpu", dtype), gradients, inputs, where)
 
     def chunks() -> Iterator[tuple[str, int, Callable[[], torch.Tensor]]]:
         for position, (name, parameter) in enumerate(model.named_parameters()):
-            weights = parameter.detach().reshape(-1)
-            sums_of = {kind: sums[kind].read(name).view(-1) for kind in score.gradients}
-            for start in range(0, weights.numel(), CHUNK):
-                yield name, start, partial(form, (position, start), weights, sums_of)
+            mine, weights = part(parameter), flat_part(parameter)
+            sums_of = {
+                kind: sums[kind].read(name).view(-1)[mine.start : mine.stop]
+                for kind in score.gradients
+            }
+            first = -mine.start % CHUNK or CHUNK  # chunks end at the same places in every part
+            for start in (0, *range(first, len(mine), CHUNK)) if mine else ():
+                chunk = slice(start, start + CHUNK if start else first)
+                yield (
+                    name,
+                    mine.start + start,
+                    partial(
+                        form,
+                        (position, mine.start + start),
+                        weights[chunk],
+                        {kind: s[chunk] for kind, s in sums_of.items()},
+                    ),
+                )
 
     return chunks

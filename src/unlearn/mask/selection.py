@@ -5,6 +5,10 @@ of the k-th largest pattern: it counts the next digit of the patterns that agree
 so far. Two such passes give the exact threshold of float32 scores, four that of float64 scores. A
 last pass marks what lies above the threshold and as many equals as are still due, the earliest
 first. Nothing as long as the scores is kept but one bit per score and ratio.
+
+Several processes each count and mark the scores of their part of every parameter. Their counts are
+added up after each pass, so all of them find the same threshold. How many equals each may still
+mark, they tell each other tensor by tensor, and then their bits.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import takewhile
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from wagle import ranks
 from wagle.errors import WagleError
 from wagle.model.architecture import KINDS, layer_index, parameter_kind
 from wagle.optim.bitmask import BitMask, Mask
@@ -39,7 +45,7 @@ SCOPES: dict[str, Callable[[str], str]] = {
 # How many bits each counting pass fixes; the sign bit is always clear.
 _DIGITS = {torch.float32: (16, 15), torch.float64: (16, 16, 16, 15)}
 _INFINITY = {torch.float32: 0xFF << 23, torch.float64: 0x7FF << 52}
-_NOTHING = np.empty(0, np.int64)
+_BLOCK = 1 << 15  # bytes of packed bits that are unpacked at once
 
 Outcome = TypeVar("Outcome")
 
@@ -68,25 +74,30 @@ class _Target:
         self.due -= int(from_top[index]) - self.candidates
         self.prefix = self.prefix * len(counts) + digit
 
-    def choose(self, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What may be selected of some patterns, as packed bits, and which are only equal.
+    @property
+    def splits(self) -> bool:
+        """Whether some of the scores equal to the smallest selected one are due, but not all."""
+        return 0 < self.due < self.candidates
 
-        Called from any thread. For :meth:`settle` to decide, the second has the positions of those
-        equal to the prefix where not all such can be selected.
+    def choose(self, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """What is selected of some patterns in any case, and what may be, as packed bits.
+
+        Called from any thread, while :meth:`settle` decides about earlier tensors.
         """
-        if not self.due:  # it never grows, so that no earlier chunk can want an equal any more
-            return np.packbits(patterns > self.prefix, bitorder="little"), _NOTHING
-        chosen = np.packbits(patterns >= self.prefix, bitorder="little")
-        if self.due == self.candidates:
-            return chosen, _NOTHING
-        return chosen, np.flatnonzero(patterns == self.prefix)
+        due = self.due
+        if due == self.candidates:
+            return np.packbits(patterns >= self.prefix, bitorder="little"), None
+        chosen = np.packbits(patterns > self.prefix, bitorder="little")
+        return chosen, np.packbits(patterns == self.prefix, bitorder="little") if due else None
 
-    def settle(self, chosen: np.ndarray, equal: np.ndarray) -> np.ndarray:
-        """The packed bits without the equals that are not due; called in the order of chunks."""
-        surplus = equal[self.due :]
-        np.bitwise_and.at(chosen, surplus >> 3, ~(1 << (surplus & 7)).astype(np.uint8))
-        self.due -= min(len(equal), self.due)
-        return chosen
+    def settle(self, equal: np.ndarray) -> None:
+        """Leave set, of a tensor's packed equals, only those that are due.
+
+        All processes call it, tensor by tensor, each with the bits of its part.
+        """
+        counts = ranks.everyone(_count_bits(equal))
+        _keep_first(equal, max(self.due - sum(counts[: ranks.rank()]), 0))
+        self.due -= min(self.due, sum(counts))
 
 
 def select_top(
@@ -96,6 +107,7 @@ def select_top(
     *,
     scope: str = "global",
     exclude: Sequence[str] = (),
+    parts: Mapping[str, range] | None = None,
 ) -> dict[float, Mask]:
     """Select the ``int(N · ratio)`` largest scores, for several ratios in the same passes.
 
@@ -105,17 +117,19 @@ def select_top(
 
     Args:
         scores: the stream of scores, all of one floating dtype; read three times (five times if
-            float64), and its first chunk once more. Its chunks start at multiples of 8 and are best
-            of a size that stays in a core's cache with what is made of them.
+            float64), and its first chunk once more. Its chunks are best of a size that stays in a
+            core's cache with what is made of them.
         shapes: shape of every parameter, in order.
         ratios: shares in [0, 1].
         scope: ``global``: one ranking over all weights; ``layer``: one in each decoder layer and
             one over everything outside the layers; ``tensor``: one in each tensor. N is the number
             of weights in the ranking.
         exclude: kinds of parameters (see ``KINDS``) that are never selected nor counted in N.
+        parts: which elements of every flat parameter the stream has; the other processes' streams
+            have the others, in the order of ranks. ``None``: all, of one process.
 
     Returns:
-        A mask over all parameters for each ratio, on the CPU.
+        A mask over all parameters for each ratio, on the CPU; the same in all processes.
 
     Raises:
         WagleError: a score is negative, infinite or not a number; the message names the tensor. Or
@@ -135,7 +149,8 @@ def select_top(
         )
     if wrong := [ratio for ratio in ratios if not 0 <= ratio <= 1]:
         raise ValueError(f"a ratio lies in [0, 1], got {wrong}")
-    ranking = _Ranking(scores, shapes, scope, exclude)
+    parts = parts or {name: range(math.prod(shape)) for name, shape in shapes.items()}
+    ranking = _Ranking(scores, shapes, parts, scope, exclude)
     targets = {
         group: [_Target(r, k, size) for r in dict.fromkeys(ratios) if (k := int(size * r))]
         for group, size in ranking.sizes.items()
@@ -151,7 +166,7 @@ class _Ranking:
 
     Attributes:
         groups: the group of every parameter that is ranked.
-        sizes: number of scores in each group.
+        sizes: number of scores in each group, of all processes.
         dtype: what scores are ranked in; float32 holds the 16-bit ones exactly.
     """
 
@@ -159,16 +174,22 @@ class _Ranking:
         self,
         scores: ScoreStream,
         shapes: Mapping[str, torch.Size],
+        parts: Mapping[str, range],
         scope: str,
         exclude: Sequence[str],
     ) -> None:
         self.scores = scores
         self.groups = {n: SCOPES[scope](n) for n in shapes if parameter_kind(n) not in exclude}
         self.sizes: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()  # of these, this process's
         for name, group in self.groups.items():
             self.sizes[group] += math.prod(shapes[name])
-        *_, form = next(scores())
-        self.dtype = torch.promote_types(form().dtype, torch.float32)
+            self._held[group] += len(parts[name])
+        self._last = {group: name for name, group in self.groups.items()}  # each group's last
+        dtype = torch.float32
+        for *_, form in islice(scores(), 1):
+            dtype = torch.promote_types(form().dtype, dtype)
+        self.dtype = reduce(torch.promote_types, ranks.everyone(dtype))
 
     def find_thresholds(self, targets: Mapping[str, list[_Target]]) -> None:
         """Give every target its whole prefix, one digit a pass."""
@@ -189,84 +210,106 @@ class _Ranking:
         )
         adding = threading.Lock()
 
-        def count(group: str, scores: np.ndarray) -> bool:
+        def count(group: str, start: int, scores: np.ndarray) -> int:
+            """Gives the number of scores that have no rank."""
             patterns = _patterns(scores)
             if number == 1 and not (scores.min() >= 0 and patterns.max() < _INFINITY[self.dtype]):
-                return False
+                return int(np.count_nonzero(~((scores >= 0) & (scores < math.inf))))
             prefixes = {target.prefix for target in targets[group]}
             for prefix, some in _agreeing(patterns, prefixes, below + width).items():
                 digits = (some >> below) & ((1 << width) - 1)
                 with adding:
                     count_of = counts[group][prefix]
                 _add_counts(digits, count_of, adding)
-            return True
+            return 0
 
-        missing = self.sizes.copy()
-        chunks = self._chunks(number, count)
-        for name, _, scores, usable in chunks:
-            if not usable:
-                self._refuse(name, scores, chunks)
-            group = self.groups[name]
-            missing[group] -= len(scores)
-            if not missing[group]:
+        missing = self._held.copy()
+        for name, chunks in self._tensors(number, count):
+            group, unusable = self.groups[name], 0
+            for _, length, bad in chunks:
+                missing[group] -= length
+                unusable += bad
+            if number == 1 and (bad := sum(ranks.everyone(unusable))):
+                raise WagleError(
+                    f"{bad} scores of {name} are not finite and non-negative; the gradients of "
+                    "this model and data overflow (try --overall.dtype float32)"
+                )
+            if name == self._last[group]:
+                if missing[group]:
+                    raise ValueError(
+                        "the stream lacks scores, or has too many (negative): "
+                        f"{missing[group]} of {group}"
+                    )
+                found = {target.prefix: counts[group][target.prefix] for target in targets[group]}
+                for count_of in found.values():
+                    ranks.add_up(torch.from_numpy(count_of))
                 for target in targets[group]:
-                    target.descend(counts[group][target.prefix])
+                    target.descend(found[target.prefix])
                 counts.pop(group, None)
-        if wrong := {group: count for group, count in missing.items() if count}:
-            raise ValueError(f"the stream lacks scores, or has too many (negative): {wrong}")
 
     def mark(self, targets: Mapping[str, list[_Target]], masks: Mapping[float, Mask]) -> None:
         """Last pass: set the bits of the selected scores."""
 
-        def choose(group: str, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        def choose(
+            group: str, start: int, scores: np.ndarray
+        ) -> list[tuple[np.ndarray, np.ndarray | None]]:
             patterns = _patterns(scores)
+            if start % 8:  # −1, which nothing selects, stands for what is before in the first byte
+                patterns = np.pad(patterns, (start % 8, 0), constant_values=-1)
             return [target.choose(patterns) for target in targets[group]]
 
-        for name, start, _, chosen in self._chunks(len(_DIGITS[self.dtype]) + 1, choose):
-            for target, found in zip(targets[self.groups[name]], chosen, strict=True):
-                packed, first = target.settle(*found), start // 8
-                masks[target.ratio][name].bits[first : first + len(packed)] = torch.from_numpy(
-                    packed
-                )
+        for name, chunks in self._tensors(len(_DIGITS[self.dtype]) + 1, choose):
+            wanted = targets[self.groups[name]]
+            bits = [masks[target.ratio][name].bits.numpy() for target in wanted]
+            pairs = list(zip(wanted, bits, strict=True))
+            equal = [np.zeros(len(into) * t.splits, np.uint8) for t, into in pairs]
+            for start, _, found in chunks:
+                for (chosen, undecided), into, aside in zip(found, bits, equal, strict=True):
+                    _set_bits(into, start, chosen)
+                    if undecided is not None and len(aside):
+                        _set_bits(aside, start, undecided)
+            for (target, into), aside in zip(pairs, equal, strict=True):
+                if target.splits:
+                    target.settle(aside)
+                    _set_bits(into, 0, aside)
+                ranks.add_up(torch.from_numpy(into))  # no bit is set in two processes
 
-    def _chunks(
-        self, number: int, work: Callable[[str, np.ndarray], Outcome]
-    ) -> Iterator[tuple[str, int, np.ndarray, Outcome]]:
-        """The ranked scores as (name, start, flat chunk, ``work(group, chunk)``), in order.
+    def _tensors(
+        self, number: int, work: Callable[[str, int, np.ndarray], Outcome]
+    ) -> Iterator[tuple[str, Iterator[tuple[int, int, Outcome]]]]:
+        """Every ranked tensor's name and its chunks, all of which have to be asked for.
 
-        Scores are formed and ``work`` runs in other threads, a few chunks ahead. Shows progress as
-        pass ``number``.
+        A chunk is (start, length, ``work(group, start, flat scores)``). Scores are formed and
+        ``work`` runs in other threads, a few chunks ahead. Shows progress as pass ``number``.
         """
 
         def outcome(
             item: tuple[str, int, Callable[[], torch.Tensor]],
-        ) -> tuple[str, int, np.ndarray, Outcome]:
+        ) -> tuple[str, tuple[int, int, Outcome]]:
             name, start, form = item
             chunk = form()
             if torch.promote_types(chunk.dtype, self.dtype) != self.dtype:
                 raise ValueError(f"scores of {name} are {chunk.dtype}, others {self.dtype}")
             scores = chunk.to("cpu", self.dtype).numpy()
-            return name, start, scores, work(self.groups[name], scores)
+            return name, (start, len(scores), work(self.groups[name], start, scores))
 
-        description = f"selecting, pass {number} of {len(_DIGITS[self.dtype]) + 1}"
-        with Progress(description, sum(self.sizes.values()), "score", scale=True) as bar:
-            for done in ordered_map(outcome, (i for i in self.scores() if i[0] in self.groups)):
-                yield done
-                bar.update(len(done[2]))
+        def progressing() -> Iterator[tuple[str, tuple[int, int, Outcome]]]:
+            description = f"selecting, pass {number} of {len(_DIGITS[self.dtype]) + 1}"
+            with Progress(description, sum(self._held.values()), "score", scale=True) as bar:
+                for done in ordered_map(outcome, (i for i in self.scores() if i[0] in self.groups)):
+                    yield done
+                    bar.update(done[1][1])
 
-    def _refuse(
-        self,
-        name: str,
-        scores: np.ndarray,
-        following: Iterator[tuple[str, int, np.ndarray, object]],
-    ) -> None:
-        """Refuse scores that have no rank; ``following`` gives the rest of the tensor's."""
-        rest = (chunk for _, _, chunk, _ in takewhile(lambda item: item[0] == name, following))
-        bad = sum(np.count_nonzero(~((s >= 0) & (s < math.inf))) for s in (scores, *rest))
-        raise WagleError(
-            f"{bad} scores of {name} are not finite and non-negative; the gradients of this model "
-            "and data overflow (try --overall.dtype float32)"
-        )
+        by_name = groupby(progressing(), key=itemgetter(0))
+        ahead = next(by_name, None)
+        for name in self.groups:
+            if ahead is not None and ahead[0] == name:
+                yield name, (chunk for _, chunk in ahead[1])
+                ahead = next(by_name, None)
+            else:  # none of it is this process's
+                yield name, iter(())
+        if ahead is not None:
+            raise ValueError(f"the stream has scores of {ahead[0]} in another place than shapes")
 
 
 def _patterns(scores: np.ndarray) -> np.ndarray:
@@ -294,3 +337,23 @@ def _agreeing(patterns: np.ndarray, prefixes: set[int], below: int) -> dict[int,
         agree = reduce(operator.or_, (upper == prefix for prefix in prefixes))
         patterns, upper = patterns[agree], upper[agree]
     return {prefix: patterns[upper == prefix] for prefix in prefixes}
+
+
+def _set_bits(bits: np.ndarray, start: int, found: np.ndarray) -> None:
+    """Set the packed bits that are found, of which the first byte has the bit ``start``."""
+    bits[start // 8 : start // 8 + len(found)] |= found
+
+
+def _count_bits(bits: np.ndarray) -> int:
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+
+def _keep_first(bits: np.ndarray, count: int) -> None:
+    """Clear, in packed bits, all that are set but the first ``count``."""
+    for start in range(0, len(bits), _BLOCK):
+        block = bits[start : start + _BLOCK]
+        ones = _count_bits(block)
+        if ones > count:
+            surplus = np.flatnonzero(np.unpackbits(block, bitorder="little"))[count:]
+            np.bitwise_and.at(block, surplus >> 3, ~(1 << (surplus & 7)).astype(np.uint8))
+        count -= min(count, ones)

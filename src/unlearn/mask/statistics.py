@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from wagle import ranks
 from wagle.errors import WagleError
 from wagle.model.architecture import KINDS, layer_index, parameter_kind
 from wagle.optim.bitmask import BitMask, Mask
@@ -220,7 +221,7 @@ class ScoreHistogram:
 
 
 def score_histogram(scores: ScoreStream) -> ScoreHistogram:
-    """Count scores in one pass over their stream.
+    """Count scores in one pass over their stream, those of all processes.
 
     Args:
         scores: the stream of scores, non-negative and finite.
@@ -228,14 +229,20 @@ def score_histogram(scores: ScoreStream) -> ScoreHistogram:
     Raises:
         WagleError: a score is negative, infinite or NaN.
     """
+    unusable = None
     counts = np.zeros((_HIGHEST - _LOWEST) * _BINS_PER_OCTAVE, dtype=np.int64)
     zeros = 0
     for name, values in ordered_map(lambda chunk: (chunk[0], chunk[2]().numpy()), scores()):
         if not (np.isfinite(values).all() and (values >= 0).all()):
-            raise WagleError(f"the scores of {name} are not all finite and at least 0")
+            unusable = name
+            break
         positive = values[values > 0]
         zeros += values.size - positive.size
         counts += np.bincount(_bins(positive), minlength=counts.size)
+    for name in filter(None, ranks.everyone(unusable)):
+        raise WagleError(f"the scores of {name} are not all finite and at least 0")
+    ranks.add_up(torch.from_numpy(counts))
+    zeros = sum(ranks.everyone(zeros))
     used = np.flatnonzero(counts)
     first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
     octaves, parts = np.divmod(np.arange(first, stop + 1), _BINS_PER_OCTAVE)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from wagle import ranks, shards
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.errors import WagleError
 from wagle.model.architecture import (
@@ -66,7 +67,7 @@ def wanda_masks(
     linears = block_linears(model)
     for name, module in Progress("wanda", len(linears), "layer").over(linears.items()):
         transposed = is_transposed(module)
-        weight = module.get_parameter("weight").detach()
+        weight = shards.whole(module.get_parameter("weight").detach())
         if transposed:
             weight = weight.T
         norm = norms.read(name).to(weight.device)
@@ -143,7 +144,8 @@ def measure_input_norms(
 ) -> None:
     """‖X_j‖₂ of every input feature of every linear layer of the decoder blocks, into a file.
 
-    X are the layer's inputs at the real tokens of all examples.
+    X are the layer's inputs at the real tokens of all examples. All processes run all of these few
+    batches, and one writes.
 
     Args:
         file: one vector ``(in_features,)`` for each of :func:`block_linears`, all zeros.
@@ -175,5 +177,5 @@ def measure_input_norms(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    for name, square in squares.items():
+    for name, square in squares.items() if ranks.is_first() else ():
         file.write(name, square.sqrt())

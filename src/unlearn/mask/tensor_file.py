@@ -11,8 +11,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import xxhash
 
+from wagle import ranks
 from wagle.errors import WagleError
 from wagle.loggers.files import locked, replacing
 from wagle.optim.threads import ordered_map
@@ -56,6 +57,13 @@ class TensorFile:
             self._open(path, path.open("rb"))
         except OSError as error:
             raise WagleError(f"{path} cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def writable(cls, path: Path) -> TensorFile:
+        """Open a file that :meth:`create` has made, to write to it."""
+        opened = cls.__new__(cls)
+        opened._open(path, path.open("r+b"))  # noqa: SLF001, its own
+        return opened
 
     def _open(self, path: Path, file: BinaryIO) -> None:
         self.path, self._file = path, file
@@ -115,19 +123,16 @@ class TensorFile:
         text += b" " * (-len(text) % 8)
         size = 8 + len(text) + offset
         try:
-            file = path.open("w+b")
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(size)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            file.seek(0)
+            with path.open("wb") as file:
+                file.write(struct.pack("<Q", len(text)) + text)
+                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise WagleError(
                 f"{path} cannot be written: {error.strerror}; {size / 2**30:.2f} GiB are needed"
             ) from error
-        made = cls.__new__(cls)
-        made._open(path, file)  # noqa: SLF001, its own
-        return made
+        return cls.writable(path)
 
     def holds(self, dtype: torch.dtype) -> bool:
         """Whether every tensor is of this dtype."""
@@ -137,24 +142,36 @@ class TensorFile:
         """The tensor, mapped from the file for as long as it is referenced; do not write to it."""
         return self._map(name, "c")
 
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Store a tensor of the declared shape."""
-        self._map(name, "r+").copy_(tensor)
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
+        """Store the elements of a tensor, from ``start`` of the flat one on.
 
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Add to the stored tensor."""
-        self._map(name, "r+").add_(tensor.to("cpu"))
+        Raises:
+            OSError: they cannot be written.
+        """
+        dtype, offset = self._entries[name]
+        content = tensor.detach().to("cpu", getattr(torch, dtype.__name__)).reshape(-1).numpy()
+        left, place = content.view(np.uint8).data, offset + start * content.itemsize
+        while left:  # what the system takes at once is limited
+            count = os.pwrite(self._file.fileno(), left, place)
+            left, place = left[count:], place + count
+
+    def mapped(self, name: str, part: range) -> torch.Tensor:
+        """Elements of the flat tensor; what is written to them is written to the file."""
+        return self._map(name, "r+").view(-1)[part.start : part.stop]
 
     def seal(self) -> None:
         """Give the finished file its checksum.
 
         Raises:
-            OSError: the file cannot be read or written.
+            WagleError: the file cannot be read or written.
         """
-        checksum = self._checksum()
-        self._file.seek(self._header().index(_UNKNOWN.encode()))
-        self._file.write(checksum.encode())
-        self._file.flush()
+        try:
+            checksum = self._checksum()
+            self._file.seek(self._header().index(_UNKNOWN.encode()))
+            self._file.write(checksum.encode())
+            self._file.flush()
+        except OSError as error:
+            raise WagleError(f"{self.path} cannot be written: {error.strerror}") from error
         self.metadata["checksum"] = checksum
 
     def verify(self) -> None:
@@ -210,29 +227,51 @@ def cached_tensors(
 ) -> TensorFile:
     """A file's tensors as they are stored, or, where they do not fit or are damaged, made anew.
 
-    Says which. Of several processes that want the same file, one makes it and the others wait.
+    Says which. Of several runs that want the same file, one makes it and the others wait. All
+    processes of a run fill it together; the first of them looks after the file.
 
     Args:
         path: final name of the file; it appears only complete.
         fingerprint: of everything that the tensors depend on.
         shapes, dtype: of the tensors.
-        fill: writes the tensors; those that it leaves out are zero.
+        fill: writes the tensors, each process its part; what they leave out is zero.
         lock_timeout: seconds to wait for another process; ``None`` sets no limit.
 
     Raises:
         WagleError: the file cannot be made.
     """
-    with locked(path, lock_timeout):
-        file = _stored(path, fingerprint, shapes, dtype)
-        if file is None:
-            with replacing(path, durable=True) as part:
-                file = TensorFile.create(part, shapes, dtype, {"fingerprint": fingerprint})
+    with ranks.first_in(lambda: locked(path, lock_timeout)):
+        if ranks.first(lambda: _fits(path, fingerprint, shapes, dtype)):
+            file = TensorFile(path)
+        else:
+            with filling(path, shapes, dtype, {"fingerprint": fingerprint}) as file:
                 fill(file)
-                file.seal()
-            file.path = path
-        with suppress(OSError):
-            unfinished(path).unlink()
+        if ranks.is_first():
+            with suppress(OSError):
+                unfinished(path).unlink()
         return file
+
+
+@contextmanager
+def filling(
+    path: Path, shapes: Mapping[str, torch.Size], dtype: torch.dtype, metadata: Mapping[str, str]
+) -> Iterator[TensorFile]:
+    """A new file of zeros for all processes to write to; it has its name at the end of the block.
+
+    Raises:
+        WagleError: it cannot be made or written.
+    """
+
+    def create(part: Path) -> None:
+        TensorFile.create(part, shapes, dtype, metadata)
+
+    with ranks.first_in(lambda: replacing(path, durable=True)) as part:
+        ranks.first(lambda: create(part))
+        file = TensorFile.writable(part)
+        file.path = path
+        yield file
+        ranks.everyone(None)  # each has written its part
+        ranks.first(file.seal)
 
 
 def unfinished(path: Path) -> Path:
@@ -240,22 +279,22 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}.unfinished")
 
 
-def _stored(
+def _fits(
     path: Path, fingerprint: str, shapes: Mapping[str, torch.Size], dtype: torch.dtype
-) -> TensorFile | None:
-    """The file if it can be used; otherwise says why not."""
+) -> bool:
+    """Whether the file can be used; says it, or why not."""
     if not path.is_file():
-        return None
+        return False
     try:
         file = TensorFile(path)
         if file.metadata.get("fingerprint") != fingerprint:
             say(f"{path} was made from another model, data or settings: making it anew")
-            return None
+            return False
         file.verify()
         if file.shapes != dict(shapes) or not file.holds(dtype):
             raise WagleError(f"{path} holds other tensors than it should")
     except WagleError as error:
         say(f"{error}: making it anew")
-        return None
+        return False
     say(f"using {path}")
-    return file
+    return True

@@ -9,11 +9,11 @@ from tests.gradient_sums import random_examples, sums_by_hand
 from wagle.config.keys import UnlearnSection
 from wagle.unlearn.mask.gradients import (
     cached_gradient_sums,
-    consume_gradients,
     sum_gradients,
     sums_dtype,
 )
 from wagle.unlearn.mask.scores import HESSIAN_FLOOR, ScoreInputs, score_stream
+from wagle.unlearn.mask.sums import consume_gradients
 from wagle.unlearn.mask.tensor_file import TensorFile
 
 from conftest import make_model
@@ -203,9 +203,6 @@ def test_gradients_are_consumed_one_by_one(model):
     class Sums:
         def add(self, name, gradient):
             alive.append(sum(p.grad is not None for p in model.parameters()))
-
-        def finish(self, file):
-            pass
 
     with consume_gradients(model, Sums()):
         model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()

@@ -1,0 +1,121 @@
+"""Masks that several processes make together: the sums and the bits of one process."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from several import together
+
+from tests.gradient_sums import random_examples
+from tests.unlearning import make_dataset, make_objective
+from wagle import shards
+from wagle.config.keys import UnlearnSection
+from wagle.errors import WagleError
+from wagle.model import head
+from wagle.unlearn.mask import scores
+from wagle.unlearn.mask.gradients import cached_gradient_sums
+from wagle.unlearn.mask.make import make_masks, mask_scores
+from wagle.unlearn.mask.statistics import score_histogram
+
+from conftest import VOCABULARY, make_model
+
+RATIOS = [0.05, 0.3, 0.8]
+SUMS = {  # the model's dtype, rows that are run together, where the sums live, their dtype
+    "plain": (torch.float32, 1, "none", "float32"),
+    "wide": (torch.float64, 2, "cpu", "float64"),
+    "narrow": (torch.bfloat16, 2, "disk", "float32"),
+}
+MASKS = {  # the score, the scope
+    "wagle": "global",
+    "gradient": "layer",
+    "random": "tensor",
+    "magnitude": "global",
+    "snip": "tensor",
+    "wanda": "global",
+    "ffn": "global",
+}
+
+
+def _model(kind, sharded, dtype=torch.float32):
+    model = make_model(kind).to(dtype)
+    if sharded:
+        shards.shard(model)
+    return model
+
+
+def _make(kind, sharded, folder):
+    """The sums, which stay in the folder, and everything that is made of them."""
+    batches = {"batch_size": 2, "pad_token_id": 2}
+    for name, (dtype, rows, offload, sums_dtype) in SUMS.items():
+        section = UnlearnSection(
+            attribution_batch_size=rows, attribution_offload=offload, attribution_dtype=sums_dtype
+        )
+        model, examples = _model(kind, sharded, dtype), {"forget": random_examples(5, seed=1)}
+        cached_gradient_sums(model, examples, section, folder / name, **batches)
+
+    model = make_model(kind)
+    dataset = make_dataset(make_objective("GA+FT"), model)
+    rough = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in rough.parameters():  # many equals, and all of some tensors
+            parameter.copy_(parameter.mul(4).round())
+    if sharded:
+        shards.shard(model)
+        shards.shard(rough)
+
+    def arguments(model, score, scope="global"):
+        section = UnlearnSection(score_type=score, mask_scope=scope, attribution_batch_size=3)
+        return (model, dataset, section, folder / "m"), {**batches, "seed": 0}
+
+    def masks_of(*which):
+        (model, dataset, *others), named = arguments(*which)
+        return make_masks(model, dataset, RATIOS, *others, **named)
+
+    def histogram_of(*which):
+        others, named = arguments(*which)
+        return score_histogram(mask_scores(*others, **named))
+
+    masks = {name: masks_of(model, name, scope) for name, scope in MASKS.items()}
+    for scope in ("global", "layer", "tensor"):
+        masks[f"equals, {scope}"] = masks_of(rough, "magnitude", scope)
+    histogram = histogram_of(model, "wagle")
+    with torch.no_grad():
+        for parameter in rough.parameters():
+            shards.local(parameter).fill_(float("inf"))
+    failures = []
+    for work in (masks_of, histogram_of):
+        with pytest.raises(WagleError) as failure:
+            work(rough, "magnitude")
+        failures.append(str(failure.value))
+    return masks, histogram, failures
+
+
+def _make_in_small_pieces(kind, sharded, folder):
+    """With chunks of tokens and of weights so small that there are some in a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "CHUNK_BYTES", 4 * VOCABULARY * 3)
+        patch.setattr(scores, "CHUNK", 64)
+        patch.setattr(scores, "RANDOM_BLOCK", 32)
+        return _make(kind, sharded, folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "sharded"), [("llama", 3, True), ("gpt2", 2, True), ("llama", 2, False)]
+)
+def test_the_sums_and_masks_are_those_of_one_process(tmp_path, kind, size, sharded):
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    expected = _make_in_small_pieces(kind, False, alone)
+    for masks, histogram, failures in together(size, _make_in_small_pieces, kind, sharded, several):
+        assert failures == expected[2]
+        for name, of_ratio in expected[0].items():
+            for ratio, mask in of_ratio.items():
+                assert masks[name][ratio] == mask, (name, ratio)
+        assert (histogram.counts == expected[1].counts).all()
+        assert histogram.zeros == expected[1].zeros
+    files = sorted(path.name for path in alone.iterdir())
+    assert files == sorted(path.name for path in several.iterdir())
+    assert len([name for name in files if name.endswith(".safetensors")]) == 6
+    for name in files:
+        assert (alone / name).read_bytes() == (several / name).read_bytes(), name
