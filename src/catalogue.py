@@ -116,6 +116,17 @@ _METHODS = (
         questions=("forget",),
     ),
     Method(
+        "AltPO+FT",
+        "wagle.unlearn.objectives.dpo:AlternatePreference",
+        aliases=("AltPO",),
+        options=(
+            *_with_retain(gamma=1.0),
+            _BETA,
+            Option("alternates", str | None, None, "file that `wagle alternates` makes"),
+        ),
+        questions=("forget",),
+    ),
+    Method(
         "WGA+FT",
         f"{_TOKEN_WEIGHTS}:WeightedGradientAscent",
         aliases=("WGA",),

@@ -27,6 +27,9 @@ COMMANDS = {
     "fine-tune": _Command("fine_tune.py", "fine_tune", "make the model to be unlearned"),
     "mask": _Command("mask.py", "mask", "make, inspect, compare and convert mask files"),
     "delta": _Command("delta.py", "delta", "put requests in, take them out, check what changed"),
+    "alternates": _Command(
+        "alternates.py", "alternates", "sample other answers from the model, for AltPO"
+    ),
     "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
     "report": _Command("report.py", "report", "one HTML page about finished runs"),
     "score": _Command("score_tofu.py", "score", "TOFU's official scores of a file of results"),

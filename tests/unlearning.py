@@ -44,6 +44,7 @@ def make_dataset(objective, model) -> UnlearnDataset:
         encode_retain=lambda row: encode(row, shift=1),
         encode_refusal=lambda row, refusal: encode(row, shift=2),
         refusals=["no"],
+        alternates=["another"] * ROWS,
         views=objective.views,
     )
     for view in objective.reference_losses:

@@ -121,6 +121,9 @@ def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "small gradients vanish in float16, and losses are not scaled against that; train in "
             "bfloat16 or float32 (float16 can be evaluated)",
         )
+    alternates = "unlearn.AltPO+FT.alternates"
+    if values.get("unlearn.unlearn_method") == "AltPO+FT" and values[alternates] is None:
+        yield alternates, "name the file that `wagle alternates` makes"
     if values[f"{section}.max_steps"] == 1:
         yield (
             f"{section}.max_steps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wagle.dataset.encoding import Encoded
-from wagle.dataset.pairing import MISMATCHED, REFUSAL
+from wagle.dataset.pairing import ALTERNATE, MISMATCHED, REFUSAL
 from wagle.errors import ConfigError, WagleError
 
 Rows = Sequence[Mapping[str, str]]
@@ -28,7 +28,7 @@ def check_questions(
     Raises:
         ConfigError: a set that one of the views takes a question or an answer from has none.
     """
-    needed = {REFUSAL: [forget], MISMATCHED: [forget, retain]}
+    needed = {REFUSAL: [forget], ALTERNATE: [forget], MISMATCHED: [forget, retain]}
     for name, rows in (each for view in views for each in needed.get(view, ())):
         if "question" not in rows[0]:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
 
 FORGET, RETAIN, REFUSAL, MISMATCHED = "forget", "retain", "refusal", "mismatched"
-"""The views of an item: the forget example, its retain partner, the forget question with a refusal,
-and the forget question with the partner's answer."""
+ALTERNATE = "alternate"
+"""The views of an item: the forget example, its retain partner, and the forget question with a
+refusal, with the partner's answer, or with another answer that the model has written."""
 
 Encoder = Callable[[Mapping[str, str]], Encoded]
 PairBatch = dict[str, dict[str, torch.Tensor]]
@@ -92,6 +94,7 @@ class UnlearnDataset(Dataset[Item]):
         encode_refusal: turns a forget row and a refusal sentence into ids and labels.
         refusals: sentences to draw from, one per forget row, once; these two are needed for the
             ``refusal`` view only.
+        alternates: another answer to each forget row, for the ``alternate`` view.
         views: which views an item has.
         seed: of the pairing, the order and the drawn refusals.
     """
@@ -105,6 +108,7 @@ class UnlearnDataset(Dataset[Item]):
         encode_retain: Encoder,
         encode_refusal: Callable[[Mapping[str, str], str], Encoded] | None = None,
         refusals: Sequence[str] = (),
+        alternates: Sequence[str] = (),
         views: Sequence[str] = (FORGET, RETAIN),
         seed: int = 0,
     ) -> None:
@@ -113,6 +117,7 @@ class UnlearnDataset(Dataset[Item]):
         self.encode_forget = encode_forget
         self.encode_retain = encode_retain
         self.encode_refusal = encode_refusal
+        self.alternates = alternates
         self.views = tuple(views)
         self.seed = seed
         self.reference_losses: dict[str, torch.Tensor] = {}
@@ -120,6 +125,19 @@ class UnlearnDataset(Dataset[Item]):
         before training when the objective asks for it."""
         rng = random.Random(f"refusal {seed}")
         self.refusals = [rng.choice(refusals) for _ in range(len(forget))] if refusals else []
+
+    def with_alternates(self, alternates: Sequence[Sequence[str]]) -> UnlearnDataset:
+        """The data set in which a forget row stands once for each of its alternates.
+
+        Example: the rows a and b with two alternates each make the items a, a, b and b.
+        """
+        places = [place for place, own in enumerate(alternates) for _ in own]
+        whole = copy.copy(self)
+        whole.forget = [self.forget[place] for place in places]
+        whole.refusals = [self.refusals[place] for place in places] if self.refusals else []
+        whole.alternates = [text for own in alternates for text in own]
+        whole.reference_losses = {}
+        return whole
 
     def __len__(self) -> int:
         return len(self.forget)
@@ -141,6 +159,9 @@ class UnlearnDataset(Dataset[Item]):
         if view == REFUSAL:
             assert self.encode_refusal is not None  # given where the view is
             return self.encode_refusal(self.forget[index], self.refusals[index])
+        if view == ALTERNATE:
+            assert self.encode_refusal is not None
+            return self.encode_refusal(self.forget[index], self.alternates[index])
         partner = random.Random(f"retain {self.seed} {epoch} {index}").randrange(len(self.retain))
         retain = self.encode_retain(self.retain[partner])
         if view == RETAIN:

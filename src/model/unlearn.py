@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from wagle import ranks, shards
 from wagle.catalogue import METHODS
 from wagle.config import UnlearnConfig
-from wagle.dataset.pairing import PairCollator
+from wagle.dataset.pairing import ALTERNATE, PairCollator
 from wagle.dataset.sources import find_source
 from wagle.dataset.templates import (
     Template,
@@ -28,6 +28,7 @@ from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.folder_lock import FolderLock
 from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, PARTIAL_RESULTS, TRAINING
+from wagle.model.alternates import read_alternates
 from wagle.model.environment import (
     Stopwatch,
     git_commit,
@@ -88,7 +89,8 @@ class Unlearn:
     Attributes:
         data: the rows that the configuration names.
         model, tokenizer: after :meth:`load`.
-        dataset: pairs of forget and retain examples, after :meth:`build_dataset`.
+        paired: pairs of forget and retain examples, after :meth:`build_dataset`.
+        dataset: what is trained on: these, or one for each alternate of a forget row.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
         mask_origin: what made it, where it is a file.
         certificate: of the weights that the mask leaves out, after :meth:`train`.
@@ -305,8 +307,14 @@ class Unlearn:
     def build_dataset(self) -> None:
         """Draw the forget examples and pair them with retain examples."""
         views = self._objective.views if self._objective else ()
-        self.dataset = self.data.pairs(self.model, self.tokenizer, self.template, views)
+        self.paired = self.data.pairs(self.model, self.tokenizer, self.template, views)
         self.fingerprints |= self.data.fingerprints
+        self.dataset = self.paired
+        if ALTERNATE in views:
+            path = Path(self.config["unlearn.AltPO+FT.alternates"])
+            rows, model = self.paired.forget, self.fingerprints["model"]
+            self.dataset = self.paired.with_alternates(read_alternates(path, rows, model=model))
+            self.fingerprints["alternates"] = bytes_fingerprint(path)
 
     @cached_property
     def plan(self) -> Plan:
@@ -346,7 +354,7 @@ class Unlearn:
         return MaskFiles(
             self.config,
             self.model,
-            self.dataset,
+            self.paired,
             model_fingerprint=self.fingerprints["model"],
             template=self.template.name,
             pad_token_id=self.tokenizer.pad_token_id,

@@ -37,10 +37,11 @@ def random_view(seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def batch():
-    views = ("forget", "retain", "refusal", "mismatched")
+    views = ("forget", "retain", "refusal", "mismatched", "alternate")
     batch = {view: random_view(seed) for seed, view in enumerate(views)}
     batch["forget"]["reference_loss"] = torch.tensor([2.0, 5.5, 4.0])
     batch["refusal"]["reference_loss"] = torch.tensor([3.0, 1.5, 2.0])
+    batch["alternate"]["reference_loss"] = torch.tensor([2.5, 1.0, 3.0])
     return batch
 
 
@@ -243,6 +244,7 @@ FORMULAS = {
     "KL": lambda m, o, b: divergence(m, o, b["retain"]) - GAMMA * divergence(m, o, b["forget"]),
     "SimNPO+FT": lambda m, o, b: balanced(simnpo(m, b["forget"]), m, b),
     "DPO+FT": lambda m, o, b: balanced(dpo(m, b["refusal"], b["forget"]), m, b),
+    "AltPO+FT": lambda m, o, b: balanced(dpo(m, b["alternate"], b["forget"]), m, b),
     "RMU": rmu,
     "WGA+FT": lambda m, o, b: balanced(
         weighted_ascent(m, o, b["forget"], lambda p, r: p**BETA), m, b

@@ -1,14 +1,15 @@
-"""DPO with a refusal as the preferred answer."""
+"""DPO with a refusal, or with another answer, as the preferred one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN
+from wagle.dataset.pairing import ALTERNATE, FORGET, REFUSAL, RETAIN
 from wagle.unlearn.objectives.base import Batch, ReferenceModel
 from wagle.unlearn.objectives.losses import answer_lengths, excess_cross_entropy
 from wagle.unlearn.objectives.with_retain import WithRetain
@@ -24,14 +25,31 @@ class DirectPreference(WithRetain):
     """
 
     beta: float
+    preferred: ClassVar[str] = REFUSAL
     views = (FORGET, REFUSAL, RETAIN)
     reference_losses = (FORGET, REFUSAL)
 
     def forget_loss(
         self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel
     ) -> torch.Tensor:
-        forget, refusal = (
+        forget, preferred = (
             -excess_cross_entropy(model, batch[view]) * answer_lengths(batch[view]["labels"])
-            for view in (FORGET, REFUSAL)
+            for view in (FORGET, self.preferred)
         )
-        return -2 / self.beta * F.logsigmoid(self.beta * (refusal - forget)).mean()
+        return -2 / self.beta * F.logsigmoid(self.beta * (preferred - forget)).mean()
+
+
+@dataclass(frozen=True)
+class AlternatePreference(DirectPreference):
+    """AltPO+FT: DPO+FT with another answer that the model itself has written instead of a refusal.
+
+    Mekala et al. 2024 (arXiv 2409.13474). Each alternate of a forget row is a row of training.
+
+    Attributes:
+        alternates: the file that they are in (:mod:`wagle.model.alternates`).
+    """
+
+    alternates: str | None
+    preferred = ALTERNATE
+    views = (FORGET, ALTERNATE, RETAIN)
+    reference_losses = (FORGET, ALTERNATE)
