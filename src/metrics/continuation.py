@@ -8,9 +8,13 @@ answers in fewer steps (prompt lookup decoding, a form of Leviathan et al. 2023,
 from __future__ import annotations
 
 import inspect
+import math
+import statistics
+import time
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -23,10 +27,39 @@ from wagle.model.reading import additive_mask
 LEAST_COLUMNS = 256  # of the cache, unless there can be no more tokens than fewer
 REPEATING = 8  # tokens in a row that were as expected of a text that repeats itself
 DRAFT = 8  # tokens expected at once
-# For so many tokens a step computes as long as it takes however few they are (on a CPU as measured
-# with 135M weights, on others the operations they do in the time that a byte of the weights takes).
-CPU_STEP_TOKENS = 26
-STEP_TOKENS = 150
+CPU_STEP_TOKENS = 26  # :func:`step_tokens`, as measured with 135M weights
+MANY_TOKENS = 512  # that are enough for their number to decide how long a step takes
+
+_step_tokens: WeakKeyDictionary[PreTrainedModel, float] = WeakKeyDictionary()
+
+
+def step_tokens(model: PreTrainedModel) -> float:
+    """For so many tokens a step computes as long as it takes however few they are.
+
+    On a CPU a constant, so that every run takes the same steps. Elsewhere it is measured, once for
+    a model: a step that takes 31 ms for one token and 133 ms for 512 takes 0.2 ms for each and
+    30.8 ms in any case, as long as for 154; the next power of two is 128, and so is that of another
+    run, most likely.
+    """
+    if devices.on_cpu(model):
+        return CPU_STEP_TOKENS
+    if model not in _step_tokens:
+        one, many = _seconds(model, 1), _seconds(model, MANY_TOKENS)
+        each = max((many - one) / (MANY_TOKENS - 1), 1e-9)
+        _step_tokens[model] = 2.0 ** round(math.log2(max((one - each) / each, 1.0)))
+    return _step_tokens[model]
+
+
+@torch.inference_mode()
+def _seconds(model: PreTrainedModel, count: int) -> float:
+    """What a step takes for so many texts of one token; the first of some does not count."""
+    ids = torch.zeros((count, 1), dtype=torch.int64, device=model.device)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        float(model(input_ids=ids, use_cache=False).logits[0, 0, 0])  # waits for it
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 class Text:
@@ -76,7 +109,6 @@ class CachedTexts:
         self._model, self._limit, self._pad = model, limit, pad_token_id
         columns = limit + DRAFT  # padding may lie behind the limit
         self._cache = InPlaceCache(model, capacity, columns)
-        self._step_tokens = CPU_STEP_TOKENS if devices.on_cpu(model) else STEP_TOKENS
 
     def add(self, texts: Sequence[Text]) -> None:
         """Read more texts."""
@@ -97,7 +129,7 @@ class CachedTexts:
         """
         count = len(self.texts)
         repeating = sum(text.streak >= REPEATING for text in self.texts)
-        if repeating * self._step_tokens > count * (count - repeating):
+        if repeating and repeating * step_tokens(self._model) > count * (count - repeating):
             most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
             return [text.expected(min(most, self._room(text))) for text in self.texts]
         return [[]] * count
