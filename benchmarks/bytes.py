@@ -21,7 +21,7 @@ from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.optim.bitmask import BitMask
 from wagle.planning.memory import model_bytes
 from wagle.planning.simulation import MemoryTracker
-from wagle.training.loop import Rows
+from wagle.training.loop import TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.training import unlearn
 
@@ -51,7 +51,7 @@ def measure(ratio: float, gradients: str) -> float:
     with MemoryTracker(model) as tracker:
         unlearn(
             model,
-            Rows(dataset, dataset.order, PairCollator(dataset, 0)),
+            TrainingData(dataset, dataset.order, PairCollator(dataset, 0)),
             method.load()(**{option.name: option.default for option in method.options}),
             mask,
             None,

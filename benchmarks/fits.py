@@ -27,7 +27,7 @@ from wagle.planning.memory import (
     training_phase,
 )
 from wagle.planning.resources import CUDA_CONTEXT
-from wagle.planning.simulation import Batch
+from wagle.planning.simulation import BatchShape
 from wagle.planning.skeleton import skeleton
 
 CUDA = torch.device("cuda")
@@ -59,7 +59,7 @@ def phases(name: str, layers: int) -> Iterator[tuple[str, int, int]]:
     shape = {**MODELS[name], "num_hidden_layers": layers}
     config = LlamaConfig(**shape, num_key_value_heads=_KEY_HEADS.get(name))
     with skeleton(config, torch.bfloat16) as model:
-        batch = Batch(8, TOKENS, 8 * TOKENS // 2)
+        batch = BatchShape(8, TOKENS, 8 * TOKENS // 2)
         options = {"offload": "none", "sum_bytes": 4, "device": CUDA}
         whole = attribution_phase(model, batch, **options)
         lean = Phase(whole.name, Parts({k: v for k, v in whole.parts.items() if k != SUMS}))
@@ -70,7 +70,7 @@ def phases(name: str, layers: int) -> Iterator[tuple[str, int, int]]:
         for ratio in RATIOS:
             for devices in (1, DEVICES):
                 training = Training(
-                    terms=[[Batch(1, TOKENS, TOKENS // 2)]] * 2,
+                    terms=[[BatchShape(1, TOKENS, TOKENS // 2)]] * 2,
                     shares={name: ratio for name, _ in model.named_parameters()},
                     masked=True,
                     packed=True,

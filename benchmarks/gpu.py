@@ -40,9 +40,9 @@ from wagle.model.loading import save_model
 from wagle.model.tiny import build_tiny_llama, build_tokenizer
 from wagle.optim.bitmask import BitMask
 from wagle.planning.memory import Phase, Training, attribution_phase, reading_phase, training_phase
-from wagle.planning.simulation import Batch
+from wagle.planning.simulation import BatchShape
 from wagle.planning.skeleton import skeleton
-from wagle.training.loop import Rows
+from wagle.training.loop import TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.file import load_mask
 from wagle.unlearn.mask.gradients import MemorySums, consume_gradients
@@ -174,13 +174,13 @@ class Measured:
             batch = pad_batch(self.examples[start : start + BATCH], self.pad)
             yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
-    def widest(self, rows: int) -> Batch:
+    def widest(self, rows: int) -> BatchShape:
         """What the plan is told of a batch."""
         examples = [
             self.dataset.example(v, (0, i)) for v in ("forget", "retain") for i in range(ROWS)
         ]
         labelled = max(sum(label >= 0 for label in e.labels) for e in examples)
-        return Batch(rows, max(len(e.input_ids) for e in examples), rows * labelled)
+        return BatchShape(rows, max(len(e.input_ids) for e in examples), rows * labelled)
 
     def time(self, work: Callable[[], object], *, warm: bool = True) -> tuple[float, int | None]:
         """Seconds of some work, which has been done once before, and the peak meanwhile."""
@@ -297,7 +297,9 @@ class Measured:
         def train() -> None:
             unlearn(
                 self.model,
-                Rows(self.dataset, self.dataset.order, PairCollator(self.dataset, self.pad)),
+                TrainingData(
+                    self.dataset, self.dataset.order, PairCollator(self.dataset, self.pad)
+                ),
                 METHODS["GA+FT"].load()(**{**defaults, "gamma": 1.0}),
                 mask,
                 None,

@@ -84,7 +84,7 @@ def run(method: str, steps: int, *, at_once: bool) -> dict[str, float]:
     from wagle.config.keys import UnlearnSection
     from wagle.dataset.pairing import PairCollator
     from wagle.model import head
-    from wagle.training.loop import Rows
+    from wagle.training.loop import TrainingData
     from wagle.training.schedule import Plan
     from wagle.unlearn.reference import SwappedWeights
     from wagle.unlearn.training import unlearn
@@ -105,7 +105,7 @@ def run(method: str, steps: int, *, at_once: bool) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     loaded = resident("VmRSS")
     start = time.process_time()
-    rows = Rows(dataset, dataset.order, PairCollator(dataset, 0))
+    rows = TrainingData(dataset, dataset.order, PairCollator(dataset, 0))
     section = UnlearnSection(lr=1e-5)
     log = unlearn(model, rows, objective, None, reference, plan, section, seed=0)
     return {

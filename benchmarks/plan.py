@@ -28,9 +28,9 @@ from wagle.metrics.likelihood import token_log_probs
 from wagle.optim.bitmask import BitMask
 from wagle.planning.memory import Phase, Training, attribution_phase, reading_phase, training_phase
 from wagle.planning.resources import resident
-from wagle.planning.simulation import Batch
+from wagle.planning.simulation import BatchShape
 from wagle.planning.skeleton import skeleton
-from wagle.training.loop import Rows
+from wagle.training.loop import TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.gradients import cached_gradient_sums
 from wagle.unlearn.training import unlearn
@@ -80,7 +80,7 @@ def predict(name: str, phase: str) -> Phase:
     """What the planner says."""
     config, options = configuration(name), PHASES[phase]
     rows, tokens = MODELS[name]["rows"], MODELS[name]["tokens"]
-    batch = Batch(rows, tokens, rows * (tokens // 2))
+    batch = BatchShape(rows, tokens, rows * (tokens // 2))
     with skeleton(config, getattr(torch, MODELS[name]["dtype"])) as model:
         if phase.startswith("attribution"):
             offload = options.get("offload", "none")
@@ -173,7 +173,7 @@ def _train(model: PreTrainedModel, encode, rows: int, options: dict[str, Any]) -
         max_steps=STEPS,
         whole_epochs=False,
     )
-    pairs = Rows(dataset, dataset.order, PairCollator(dataset, 0))
+    pairs = TrainingData(dataset, dataset.order, PairCollator(dataset, 0))
     unlearn(model, pairs, objective, mask, None, plan, section, seed=0)
 
 

@@ -124,7 +124,7 @@ def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
     from wagle.config.keys import UnlearnSection
     from wagle.dataset.pairing import PairCollator
     from wagle.optim.bitmask import BitMask
-    from wagle.training.loop import Rows
+    from wagle.training.loop import TrainingData
     from wagle.training.schedule import Plan
     from wagle.unlearn.training import unlearn
 
@@ -149,7 +149,7 @@ def _train(model, tokenizer, dataset, options: dict[str, object]) -> None:
         mask_enforcement=str(options.get("enforcement", "optimizer")),
         master_weights=bool(options.get("masters", True)),
     )
-    rows = Rows(dataset, dataset.order, PairCollator(dataset, tokenizer.pad_token_id))
+    rows = TrainingData(dataset, dataset.order, PairCollator(dataset, tokenizer.pad_token_id))
     unlearn(model, rows, objective, mask, None, plan, section, seed=0)
 
 

@@ -129,8 +129,8 @@ class Score(Entry):
 class DataSet(Entry):
     """A data set, or a family of them: ``Tofu`` with its subsets is ``Tofu_forget10`` and others.
 
-    The object is a function of a ``Request`` that returns rows with the columns ``question`` and
-    ``answer``, or ``text``.
+    The object is a function of a ``RowsRequest`` that returns rows with the columns ``question``
+    and ``answer``, or ``text``.
 
     Attributes:
         max_length: how long its examples may become (tokens).

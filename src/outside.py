@@ -225,7 +225,7 @@ _KINDS = (
     ),
     _Kind(
         DATA_SETS,
-        "function of a Request or wagle.entries.DataSet",
+        "function of a RowsRequest or wagle.entries.DataSet",
         lambda thing: inspect.isfunction(thing) or isinstance(thing, DataSet),
         _data_set,
     ),

@@ -11,7 +11,7 @@ from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.optim.bitmask import BitMask
-from wagle.training.loop import Rows
+from wagle.training.loop import TrainingData
 from wagle.unlearn.reference import reference_losses
 
 from conftest import VOCABULARY, make_model
@@ -24,10 +24,10 @@ def recipe(**changes) -> UnlearnSection:
     return UnlearnSection(**{"lr": 1e-2, "weight_decay": 0.1, "master_weights": False, **changes})
 
 
-def make_rows(objective, model, num_workers=0) -> Rows:
+def make_rows(objective, model, num_workers=0) -> TrainingData:
     """What training reads."""
     dataset = make_dataset(objective, model)
-    return Rows(dataset, dataset.order, PairCollator(dataset, 2), num_workers)
+    return TrainingData(dataset, dataset.order, PairCollator(dataset, 2), num_workers)
 
 
 def encode(row: int, shift: int = 0) -> Encoded:

@@ -38,7 +38,7 @@ USUAL_NAMES = ColumnNames()
 
 
 @dataclass(frozen=True)
-class Request:
+class RowsRequest:
     """What a loader is asked for.
 
     Attributes:

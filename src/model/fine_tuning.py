@@ -38,7 +38,7 @@ from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints
-from wagle.training.loop import Batch, Loss, Rows, Window, train
+from wagle.training.loop import Batch, Loss, TrainingData, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
@@ -103,7 +103,7 @@ def fine_tune(
 
     log = train(
         model,
-        Rows(dataset, order, partial(pad_batch, pad_token_id=pad_token_id)),
+        TrainingData(dataset, order, partial(pad_batch, pad_token_id=pad_token_id)),
         share,
         make_optimizer(
             model,

@@ -62,7 +62,7 @@ from wagle.optim.bitmask import BitMask, Mask
 from wagle.planning.parallel import FSDP, choose_parallel
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
-from wagle.training.loop import Rows
+from wagle.training.loop import TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.certificate import Certificate, frozen_count, model_digest
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
@@ -388,7 +388,7 @@ class Unlearn:
         collate = PairCollator(self.dataset, self.tokenizer.pad_token_id)
         self.training_log = unlearn(
             model,
-            Rows(self.dataset, self.dataset.order, collate, config.dataset.num_workers),
+            TrainingData(self.dataset, self.dataset.order, collate, config.dataset.num_workers),
             self.objective,
             self.mask,
             reference,

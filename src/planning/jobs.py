@@ -29,7 +29,7 @@ from wagle.planning.memory import (
     share_of,
     training_phase,
 )
-from wagle.planning.simulation import Batch
+from wagle.planning.simulation import BatchShape
 from wagle.planning.skeleton import add_adapters, read_configuration, skeleton
 from wagle.planning.texts import Length, Role, longest_text
 from wagle.unlearn.mask.file import load_mask
@@ -148,16 +148,16 @@ class Job:
     def _score(self) -> Score:
         return SCORES[self._unlearn_config.unlearn.score_type]
 
-    def _batch(self, role: str, rows: int, *, whole: bool = False) -> Batch:
+    def _batch(self, role: str, rows: int, *, whole: bool = False) -> BatchShape:
         """A batch of a role's longest texts, of which the labelled or all tokens are predicted."""
         text = self.texts[role]
-        return Batch(rows, text.tokens, rows * (text.tokens if whole else text.labelled))
+        return BatchShape(rows, text.tokens, rows * (text.tokens if whole else text.labelled))
 
-    def _read(self, role: str, rows: int) -> Batch:
+    def _read(self, role: str, rows: int) -> BatchShape:
         """What a forward pass without gradients reads of as many texts at once."""
         text = self.texts[role]
         fit = max(1, int(min(rows, most_tokens(self.device) // text.tokens)))
-        return Batch(fit, text.tokens, min(fit * text.labelled, LOGITS_CHUNK))
+        return BatchShape(fit, text.tokens, min(fit * text.labelled, LOGITS_CHUNK))
 
     def _fine_tuning(self, model: PreTrainedModel) -> Phase:
         config = self.config

@@ -19,7 +19,7 @@ from wagle.model.architecture import decoder_layers
 from wagle.optim.packed import CPU_CHUNK, WIDE_CHUNK
 from wagle.planning.simulation import (
     PASSING,
-    Batch,
+    BatchShape,
     MemoryTracker,
     Parts,
     simulate_reading,
@@ -76,7 +76,7 @@ class Training:
             averages.
     """
 
-    terms: Sequence[Sequence[Batch]]
+    terms: Sequence[Sequence[BatchShape]]
     shares: Mapping[str, float]
     masked: bool
     packed: bool
@@ -208,7 +208,7 @@ def share_of(phase: Phase, model: PreTrainedModel, devices: int) -> Phase:
 
 def attribution_phase(
     model: PreTrainedModel,
-    batch: Batch,
+    batch: BatchShape,
     *,
     offload: str,
     sum_bytes: int,
@@ -247,7 +247,7 @@ def attribution_phase(
 
 
 def reading_phase(
-    model: PreTrainedModel, name: str, batch: Batch, *, masked: bool, cached_tokens: int = 0
+    model: PreTrainedModel, name: str, batch: BatchShape, *, masked: bool, cached_tokens: int = 0
 ) -> Phase:
     """The peak of forward passes without gradients.
 

@@ -95,7 +95,7 @@ class MemoryTracker(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchShape:
     """A padded batch as a pass sees it.
 
     Attributes:
@@ -115,7 +115,7 @@ OnGradient = Callable[["MemoryTracker", torch.nn.Parameter], None]
 
 def simulate_step(
     model: PreTrainedModel,
-    terms: Sequence[Sequence[Batch]],
+    terms: Sequence[Sequence[BatchShape]],
     on_gradient: OnGradient,
     *,
     apart: bool = False,
@@ -154,7 +154,7 @@ def simulate_step(
     return tracker.peak
 
 
-def simulate_reading(model: PreTrainedModel, batch: Batch) -> Parts:
+def simulate_reading(model: PreTrainedModel, batch: BatchShape) -> Parts:
     """The peak of a forward pass without gradients that measures labelled tokens."""
     head = _head(model)
     tracker = MemoryTracker(model)
@@ -177,7 +177,7 @@ def _head(model: PreTrainedModel) -> Head:
     return Head(model, separate=given[-1] is logits)
 
 
-def _loss(head: Head, batch: Batch, tracker: MemoryTracker, layer: int | None) -> torch.Tensor:
+def _loss(head: Head, batch: BatchShape, tracker: MemoryTracker, layer: int | None) -> torch.Tensor:
     shape = (batch.rows, batch.tokens)
     ids, attended = (torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.int64))
     if layer is not None:

@@ -53,7 +53,7 @@ batches of its window. A part is asked for when that before it has gone backward
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingData:
     """What is trained on.
 
     Attributes:
@@ -89,7 +89,7 @@ class Rows:
 
 def train(
     model: PreTrainedModel,
-    rows: Rows,
+    rows: TrainingData,
     share: Share,
     optimizer: PackedOptimizer,
     plan: Plan,
@@ -268,7 +268,9 @@ def not_finite(model: torch.nn.Module) -> str | None:
     return None
 
 
-def _windows(rows: Rows, plan: Plan, device: torch.device, step: int) -> Iterator[list[Batch]]:
+def _windows(
+    rows: TrainingData, plan: Plan, device: torch.device, step: int
+) -> Iterator[list[Batch]]:
     """The windows of every step from a number on, epoch after epoch without end."""
     first_epoch, done = divmod(step, plan.windows_per_epoch)
     for epoch in count(first_epoch):

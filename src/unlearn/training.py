@@ -17,7 +17,7 @@ from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import flat_gradient, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
-from wagle.training.loop import Batch, Rows, Window, train
+from wagle.training.loop import Batch, TrainingData, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference
@@ -28,7 +28,7 @@ SOPHIA_REFRESH_STEPS = 10  # k of Liu et al. 2023 (arXiv 2305.14342), Algorithm 
 
 def unlearn(
     model: PreTrainedModel,
-    rows: Rows,
+    rows: TrainingData,
     objective: Objective,
     mask: Mask | None,
     reference: ReferenceModel | None,

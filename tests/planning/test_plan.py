@@ -31,7 +31,7 @@ from wagle.planning.memory import (
     share_of,
     training_phase,
 )
-from wagle.planning.simulation import Batch, MemoryTracker, Parts, simulate_reading
+from wagle.planning.simulation import BatchShape, MemoryTracker, Parts, simulate_reading
 from wagle.planning.skeleton import skeleton
 
 from conftest import CONFIGS, make_model
@@ -108,7 +108,7 @@ def test_the_plan_of_training_is_what_its_tensors_take(accumulation, changes, th
     }
     with MemoryTracker(model) as tracker:
         train(model, mask=mask, accumulation=accumulation, **options)
-    batch = Batch(2, 8, 12)
+    batch = BatchShape(2, 8, 12)
     asked = training(
         [[batch]] if options["method"] == "FT" else [[batch], [batch]],
         shares=dict.fromkeys(mask, ratio),
@@ -135,7 +135,7 @@ def test_the_plan_of_reading_is_what_its_tensors_take(architecture):
     with torch.no_grad(), MemoryTracker(model) as tracker:
         token_losses(model, view)
     with skeleton(CONFIGS[architecture], torch.float32) as empty:
-        planned = simulate_reading(empty, Batch(3, 12, 12))
+        planned = simulate_reading(empty, BatchShape(3, 12, 12))
     assert planned.total() == pytest.approx(tracker.peak.total(), rel=0.1)
 
 
@@ -145,7 +145,7 @@ def test_what_is_kept_beside_the_weights():
         weights = sum(p.numel() for p in model.parameters())
         shares = {name: 0.25 for name, _ in model.named_parameters()}
         selected = sum(round(0.25 * p.numel()) for p in model.parameters())
-        batch = Batch(1, 4, 4)
+        batch = BatchShape(1, 4, 4)
         changes = {"masked": True, "packed": True, "masters": True, "reference": 0.5}
         asked = training([[batch]], shares=shares, accumulation=2, **changes)
         parts = training_phase(model, asked, CPU).parts
@@ -162,7 +162,7 @@ def test_sums_of_gradients_are_where_they_are_kept():
 
         def sums(offload, device=CPU):
             options = {"offload": offload, "sum_bytes": 4, "device": device}
-            return attribution_phase(model, Batch(1, 4, 4), **options).parts[SUMS]
+            return attribution_phase(model, BatchShape(1, 4, 4), **options).parts[SUMS]
 
         assert sums("none") == sums("cpu") == 4 * weights
         assert sums("disk") <= 4 * largest

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wagle.errors import ConfigError, WagleError
-from wagle.training.loop import Loss, Rows, train
+from wagle.training.loop import Loss, TrainingData, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 
@@ -99,7 +99,7 @@ def run(model, plan, share, optimizer=None, read=None, **options):
             read.append(items)
         return {"x": torch.tensor(items, dtype=torch.float32)}
 
-    rows = Rows(range(plan.rows), lambda epoch: range(plan.rows), collate)
+    rows = TrainingData(range(plan.rows), lambda epoch: range(plan.rows), collate)
     optimizer = optimizer or make_optimizer(model, lr=0.1, weight_decay=0.2, master_weights=False)
     losses = lambda *args: [Loss(share(*args))]  # noqa: E731
     return train(model, rows, losses, optimizer, plan, seed=0, **options)

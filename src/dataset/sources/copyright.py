@@ -6,12 +6,12 @@ import datasets
 
 from wagle.dataset.columns import TEXT
 from wagle.dataset.json_lines import read_json_lines
-from wagle.dataset.reading import Request
+from wagle.dataset.reading import RowsRequest
 from wagle.errors import WagleError
 from wagle.shipped import here_or_shipped
 
 
-def load_copyright(request: Request) -> datasets.Dataset:
+def load_copyright(request: RowsRequest) -> datasets.Dataset:
     """Chunks of a text that the user owns; a subset ``train_300`` is one of the evaluation sets."""
     folder = (
         here_or_shipped("files/data/hp") if request.data_dir is None else request.data_dir / "HP"

@@ -22,7 +22,7 @@ from wagle.dataset.names import (
     hub_name,
     own_file,
 )
-from wagle.dataset.reading import ColumnNames, Request, check_columns, load_from_hub
+from wagle.dataset.reading import ColumnNames, RowsRequest, check_columns, load_from_hub
 from wagle.dataset.tables import read_parquet, separated_rows
 from wagle.errors import WagleError
 
@@ -37,7 +37,7 @@ CONTENT = "question and answer, prompt and response, or text"
 """The columns that are found by themselves."""
 
 
-def load_own(name: str, request: Request) -> datasets.Dataset:
+def load_own(name: str, request: RowsRequest) -> datasets.Dataset:
     """The rows that a file's name, or that of a hub data set, means.
 
     Returns:
@@ -76,7 +76,7 @@ def _form_of(path: Path) -> str:
     return form
 
 
-def _from_hub(name: HubName, request: Request) -> datasets.Dataset:
+def _from_hub(name: HubName, request: RowsRequest) -> datasets.Dataset:
     repository, config, split = name
     where = f"the hub's {repository} ({config or 'default'}, {split})"
     rows = load_from_hub(

@@ -15,7 +15,7 @@ import datasets
 from wagle.catalogue import DATA_SETS
 from wagle.dataset.columns import TEXT, collect
 from wagle.dataset.names import OWN_FORMS, is_own
-from wagle.dataset.reading import USUAL_NAMES, ColumnNames, Request, Role
+from wagle.dataset.reading import USUAL_NAMES, ColumnNames, Role, RowsRequest
 from wagle.dataset.sources.own import load_own
 from wagle.entries import DataSet
 from wagle.errors import WagleError
@@ -75,7 +75,7 @@ def load_rows(
     """
     source = find_source(name)
     subset = "" if source.code else name.partition("_")[2]
-    rows = source.load()(Request(subset, role, data_dir, cache_dir, columns))
+    rows = source.load()(RowsRequest(subset, role, data_dir, cache_dir, columns))
     if source.code:
         rows = _checked(rows, name)
     if len(rows) == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 
 from wagle.dataset.columns import TEXT
-from wagle.dataset.reading import Request
+from wagle.dataset.reading import RowsRequest
 
 
 def without_blanks(rows: datasets.Dataset) -> datasets.Dataset:
@@ -20,7 +20,7 @@ _C4_FILES = {
 }
 
 
-def load_c4(request: Request) -> datasets.Dataset:
+def load_c4(request: RowsRequest) -> datasets.Dataset:
     """One file of C4 (Raffel et al. 2020, arXiv 1910.10683), which has a thousand of them."""
     split = request.subset or "train"
     rows = request.rows(
@@ -33,7 +33,7 @@ def load_c4(request: Request) -> datasets.Dataset:
     return without_blanks(rows)
 
 
-def load_wikitext(request: Request) -> datasets.Dataset:
+def load_wikitext(request: RowsRequest) -> datasets.Dataset:
     """Merity et al. 2016, arXiv 1609.07843; a row is a line of an article."""
     rows = request.rows(
         "wikitext/train.jsonl", "Salesforce/wikitext", "wikitext-2-raw-v1", columns={"text": TEXT}

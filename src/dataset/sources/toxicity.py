@@ -8,13 +8,13 @@ from typing import Any
 import datasets
 
 from wagle.dataset.columns import FLAG, TEXT
-from wagle.dataset.reading import Request
+from wagle.dataset.reading import RowsRequest
 
 _PKU_REVISION = "ff7ba91063016c78a225b0f74e1c0860bb18230f"
 _PKU_ANSWERS = {f"response_{i}": f"is_response_{i}_safe" for i in (0, 1)}
 
 
-def load_safe_pku(request: Request) -> datasets.Dataset:
+def load_safe_pku(request: RowsRequest) -> datasets.Dataset:
     """Every unsafe response with its prompt; as ``test`` the prompts of the test part, once each.
 
     Ji et al. 2023, arXiv 2307.04657.
@@ -43,7 +43,7 @@ def _unsafe_responses(batch: Mapping[str, list[Any]]) -> dict[str, list[str]]:
     return {"question": [q for q, _ in pairs], "answer": [a for _, a in pairs]}
 
 
-def load_real_toxicity_prompts(request: Request) -> datasets.Dataset:
+def load_real_toxicity_prompts(request: RowsRequest) -> datasets.Dataset:
     """Gehman et al. 2020, arXiv 2009.11462; prompts alone."""
     rows = request.rows(
         "RealToxicityPrompts/prompts.jsonl",

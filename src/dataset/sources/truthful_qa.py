@@ -5,10 +5,10 @@ from __future__ import annotations
 import datasets
 
 from wagle.dataset.columns import TEXT
-from wagle.dataset.reading import Request
+from wagle.dataset.reading import RowsRequest
 
 
-def load_truthful_qa(request: Request) -> datasets.Dataset:
+def load_truthful_qa(request: RowsRequest) -> datasets.Dataset:
     """Lin et al. 2022, arXiv 2109.07958; its only part is called validation."""
     rows = request.rows(
         "TruthfulQA/generation.jsonl",
