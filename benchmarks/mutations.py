@@ -91,7 +91,7 @@ MUTATIONS = (
         ),
         ("score: without mu", "retain / mu", "retain"),
         ("score: floor of H", "HESSIAN_FLOOR = 1e-12", "HESSIAN_FLOOR = 1e-7"),
-        ("score: without 1/A", "s[part] / inputs.accumulation_steps", "s[part]"),
+        ("score: without 1/A", "s / inputs.accumulation_steps", "s"),
         (
             "score: sum in H, no mean",
             "inputs.accumulation_steps / inputs.batches",
@@ -104,9 +104,20 @@ MUTATIONS = (
         "unlearn/mask/selection",
         "test_selection",
         ("selection: rounded up", "int(size * r)", "math.ceil(size * r)"),
-        ("selection: last equals first", "equal[self.due :]", "equal[: len(equal) - self.due]"),
+        ("selection: last equals first", '"little"))[count:]', '"little"))[: ones - count]'),
         ("selection: infinity passes", "patterns.max() < _INFINITY", "patterns.max() <= _INFINITY"),
         ("selection: excluded kinds counted", "if parameter_kind(n) not in exclude", "if n"),
+    ),
+    *_of(
+        "unlearn/mask/selection",
+        "test_masks_together",
+        ("selection: equals of earlier processes", "sum(counts[: ranks.rank()])", "0"),
+        ("selection: bytes of two processes", "if start % 8:", "if False:"),
+    ),
+    *_of(
+        "unlearn/mask/sums",
+        "test_masks_together",
+        ("sums: batches that do not count", "pieces[: self.present]", "pieces"),
     ),
     *_of(
         "model/head",
@@ -114,7 +125,7 @@ MUTATIONS = (
         ("head: taken for all of the logits", "return succeeds(equal)", "return True"),
         ("head: labels not shifted", "labels.take(places + 1)", "labels.take(places)"),
         ("head: tried in every step", "if model not in _separate", "if True"),
-        ("head: all logits at once", "if len(states) <= size", "if True"),
+        ("head: all logits at once", "if len(chunks) == 1", "if True"),
         (
             "head: chunks kept for the backward pass",
             "checkpoint(measured, *chunk, use_reentrant=False)",

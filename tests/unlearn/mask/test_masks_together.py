@@ -14,7 +14,8 @@ from wagle import shards
 from wagle.config.keys import UnlearnSection
 from wagle.errors import WagleError
 from wagle.model import head
-from wagle.unlearn.mask import scores
+from wagle.pace import Pace
+from wagle.unlearn.mask import gradients, scores
 from wagle.unlearn.mask.gradients import cached_gradient_sums
 from wagle.unlearn.mask.make import make_masks, mask_scores
 from wagle.unlearn.mask.statistics import score_histogram
@@ -119,3 +120,37 @@ def test_the_sums_and_masks_are_those_of_one_process(tmp_path, kind, size, shard
     assert len([name for name in files if name.endswith(".safetensors")]) == 6
     for name in files:
         assert (alone / name).read_bytes() == (several / name).read_bytes(), name
+
+
+def _sum(folder):
+    section = UnlearnSection(attribution_batch_size=1)
+    kinds = {"forget": random_examples(5, seed=1)}
+    cached_gradient_sums(make_model(), kinds, section, folder / "m", batch_size=2, pad_token_id=2)
+
+
+def _break_off(folder):
+    """In the second round, with the sums of the first one kept."""
+    token_losses, rounds = gradients.token_losses, []
+
+    def breaking(*arguments):
+        rounds.append(arguments)
+        if len(rounds) == 2:
+            raise WagleError("broken off")
+        return token_losses(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradients, "token_losses", breaking)
+        patch.setattr(Pace, "due", lambda self: True)
+        with pytest.raises(WagleError, match="broken off"):
+            _sum(folder)
+
+
+def test_one_process_goes_on_from_the_sums_of_two(tmp_path, capsys):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    together(2, _break_off, broken)
+    capsys.readouterr()
+    for folder in (straight, broken):
+        _sum(folder)
+    assert "going on after 2 of 5 rows" in capsys.readouterr().out
+    name = "m.forget_gradients.safetensors"
+    assert (straight / name).read_bytes() == (broken / name).read_bytes()
