@@ -351,6 +351,7 @@ _ATTACKS = (
     Attack("zlib", f"{_ATTACKS_MODULE}:zlib_loss"),
     Attack("min_k++", f"{_ATTACKS_MODULE}:min_k_plus_plus", standardized=True),
     Attack("reference", f"{_ATTACKS_MODULE}:excess_loss", reference=True),
+    Attack("gradnorm", f"{_ATTACKS_MODULE}:gradient_norm", gradients=True),
 )
 
 

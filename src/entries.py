@@ -157,7 +157,7 @@ class DataSet(Entry):
 
 @dataclass(frozen=True)
 class Attack(Entry):
-    """A membership attack on the texts of TOFU's rows.
+    """A membership attack on texts.
 
     The object is a function of an ``AttackedText`` that returns scores by the names of their
     columns; the larger a score, the less the text looks like training data.
@@ -165,7 +165,9 @@ class Attack(Entry):
     Attributes:
         standardized: whether it reads standardised log-probabilities.
         reference: whether it reads the loss under ``evaluation.reference_model``.
+        gradients: whether it reads the norm of gradients, a backward pass a text.
     """
 
     standardized: bool = False
     reference: bool = False
+    gradients: bool = False

@@ -69,3 +69,21 @@ def test_the_page_of_methods_has_every_method_with_its_defaults(name):
 
 
 _COMMON = {"gamma", "forget_weight"}
+
+
+_STANDS_FOR = "(?<![A-Z])(SET|PROTOCOL|ATTACK|TASK|METRIC)(?![A-Z])"
+
+
+def test_the_page_of_metrics_has_every_number_of_every_benchmark():
+    from wagle.catalogue import BENCHMARKS
+    from wagle.metrics.benchmark import Benchmark
+    from wagle.metrics.tofu_benchmark import OFFICIAL
+    from wagle.metrics.utility import FURTHER
+
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    names = [re.escape(name) for row in rows for name in re.findall("`([^`]+)`", row)]
+    known = [re.sub(_STANDS_FOR, ".+", n) for n in names]
+    benchmarks: list[Benchmark] = [OFFICIAL, *(entry.load() for entry in BENCHMARKS.values())]
+    for metric in (*FURTHER, *(m for benchmark in benchmarks for m in benchmark.metrics)):
+        assert any(re.fullmatch(name, metric.key) for name in known), metric.key

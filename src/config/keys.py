@@ -315,7 +315,8 @@ class EvaluationSection:
     limit: int | None = key(None, "first rows of each set, for a quick look", _COUNT)
     holdout_dataset_name: str | None = key(
         None,
-        "of the task own: rows that the model was never trained on, for membership inference",
+        "rows that the model was never trained on, for membership inference by the task own and "
+        "by TOFU's protocol official",
         _DATASET,
     )
     tasks: list[str] | None = key(None, "what to run as well", ListOf(_LM_EVAL_TASK))
@@ -330,6 +331,17 @@ class EvaluationSection:
         "the retain-only model's tofu.json, TOFU_EVAL.json or eval_log_aggregated.json, for the "
         "forget quality",
         Text("file"),
+    )
+    original_results: str | None = key(
+        None,
+        "the same of the model before unlearning, which utility (Util) is a share of",
+        Text("file"),
+    )
+    fluency_model: str | None = key(
+        None,
+        "text classifier with the label clean, for the fluency of answers, such as "
+        "madhurjindal/autonlp-Gibberish-Detector-492513457; not set: no fluency",
+        Text("hub id or folder"),
     )
     attacks: list[str] = key([], "membership attacks beside Min-k%", ListOf(Named(ATTACKS)))
     reference_model: str | None = key(

@@ -26,20 +26,10 @@ def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _mask_clashes(values)
     yield from _text_clashes(values)
     yield from _training_clashes(values)
+    yield from _evaluation_clashes(values)
     for name in ("unlearn.resume_path", "dataset.data_dir"):
         if values.get(name) is not None and not Path(values[name]).is_dir():
             yield name, "there is no such folder"
-    results = values.get("evaluation.retain_results")
-    if results is not None and not Path(results).is_file():
-        yield "evaluation.retain_results", "there is no such file"
-    for name in values.get("evaluation.attacks") or []:
-        if ATTACKS[name].reference and not values.get("evaluation.reference_model"):
-            yield "evaluation.attacks", f"{name} needs evaluation.reference_model"
-    if values.get("evaluation.protocol") == "official":
-        if values.get("evaluation.attacks"):
-            yield "evaluation.attacks", "evaluation.protocol official has none; leave this empty"
-        if values.get("evaluation.word_tokenizer") == "unicode":
-            yield "evaluation.word_tokenizer", "evaluation.protocol official means rouge_score"
     ratio = values.get("dataset.forget_ratio")
     if ratio is not None and ratio > 1 and not ratio.is_integer():
         yield "dataset.forget_ratio", "above 1 it counts examples, and must be whole"
@@ -49,6 +39,25 @@ def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     run = values.get("logger.name")
     if run is not None and (Path(run).is_absolute() or ".." in Path(run).parts):
         yield "logger.name", "must name a folder below logger.json.root"
+
+
+def _evaluation_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the evaluation lacks, or would not read."""
+    for name in ("evaluation.retain_results", "evaluation.original_results"):
+        if values.get(name) is not None and not Path(values[name]).is_file():
+            yield name, "there is no such file"
+    for name in values.get("evaluation.attacks") or []:
+        if ATTACKS[name].reference and not values.get("evaluation.reference_model"):
+            yield "evaluation.attacks", f"{name} needs evaluation.reference_model"
+    if values.get("evaluation.protocol") == "official":
+        if values.get("evaluation.attacks") and not values.get("evaluation.holdout_dataset_name"):
+            yield (
+                "evaluation.attacks",
+                "evaluation.protocol official attacks with rows of evaluation.holdout_dataset_name "
+                "alone; give them, or leave this empty",
+            )
+        if values.get("evaluation.word_tokenizer") == "unicode":
+            yield "evaluation.word_tokenizer", "evaluation.protocol official means rouge_score"
 
 
 def _own_data_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -197,8 +206,16 @@ def notices(values: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
         return
     if values["unlearn.task_name"] == "none" and not values["evaluation.tasks"]:
         yield "unlearn.task_name is none: no evaluation runs"
-    if values["evaluation.holdout_dataset_name"] and values["unlearn.task_name"] != "own":
-        yield "evaluation.holdout_dataset_name has no effect: only unlearn.task_name own reads it"
+    task = values["unlearn.task_name"]
+    official = task == "tofu" and values["evaluation.protocol"] == "official"
+    if values["evaluation.holdout_dataset_name"] and not (official or task == "own"):
+        yield (
+            "evaluation.holdout_dataset_name has no effect: only unlearn.task_name own and TOFU's "
+            "evaluation.protocol official read it"
+        )
+    for name in ("evaluation.original_results", "evaluation.fluency_model"):
+        if values[name] and not official:
+            yield f"{name} has no effect: only TOFU's evaluation.protocol official reads it"
     method = values["unlearn.unlearn_method"]
     trains = method != "origin" and values["unlearn.resume_path"] is None
     if values["unlearn.mask_path"] is not None and not trains:

@@ -22,6 +22,8 @@ PARTIAL_RESULTS = "results.partial.json"
 CHECKPOINTS = "checkpoints"
 TRAINING = "training"
 """Checkpoints of the training in progress; the trained model is in ``checkpoints``."""
+REFERENCES = "references.json"
+"""Numbers of models whose results a run was given, by the model's title and the number's key."""
 FINISHED = "finished"
 """The status of a run whose ``results.json`` is complete; others: running, failed, interrupted."""
 

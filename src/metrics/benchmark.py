@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from wagle.model.evaluation_context import EvaluationContext
 
 
+class Range(NamedTuple):
+    """Between which values a number is read as it is, and what it means to lie outside.
+
+    Attributes:
+        below, above: what it means, as the end of a sentence.
+    """
+
+    lowest: float
+    highest: float
+    below: str
+    above: str
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number of a run.
@@ -30,6 +43,7 @@ class Metric:
         title: heading of its column; not given: what the key has after the group.
         digits: after the decimal point, in tables.
         largest: what it cannot exceed, where there is such a number.
+        usual: outside of which a value is remarked upon.
     """
 
     key: str
@@ -39,6 +53,7 @@ class Metric:
     title: str = ""
     digits: int = 3
     largest: float | None = None
+    usual: Range | None = None
 
     @property
     def heading(self) -> str:
@@ -54,6 +69,13 @@ class Metric:
     def direction(self) -> str:
         """In words, for axes; empty where neither more nor less is better."""
         return {1: "larger is better", -1: "smaller is better", 0: ""}[self.better]
+
+    def remark(self, value: float) -> str:
+        """What has to be known of this value, in a sentence; empty where nothing has."""
+        if self.usual is None or self.usual.lowest <= value <= self.usual.highest:
+            return ""
+        meaning = self.usual.below if value < self.usual.lowest else self.usual.above
+        return f"{self.key} is {value:.3f}: {meaning}"
 
     def of(self, *names: str) -> Metric:
         """The member of a family."""

@@ -24,6 +24,9 @@ from wagle.model.reading import (
 )
 from wagle.terminal import Progress
 
+# As open-unlearning has it: where a model is all but certain, its distribution has no spread, and
+# what is divided by that is rounding.
+LEAST_VARIANCE = 1e-6
 LOGITS_CHUNK = 1024  # tokens whose vocabulary-wide logits exist at once
 Item = TypeVar("Item")
 
@@ -98,10 +101,17 @@ class TokenScores:
         """Token-mean negative log-likelihood, in nats."""
         return -float(self.log_probs.mean(dtype=np.float64))
 
+    def first(self, count: int) -> TokenScores:
+        """Those of the first ``count`` tokens."""
+        return TokenScores(*(column[:count] for column in self._columns))
+
     def last(self, count: int) -> TokenScores:
         """Those of the last ``count`` tokens."""
-        columns = (self.log_probs, self.is_greedy, self.standardized)
-        return TokenScores(*(column[max(len(column) - count, 0) :] for column in columns))
+        return TokenScores(*(column[max(len(column) - count, 0) :] for column in self._columns))
+
+    @property
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.log_probs, self.is_greedy, self.standardized
 
 
 def token_log_probs(
@@ -247,8 +257,7 @@ def _measure(
         probs = spread.exp()
         mean = torch.linalg.vecdot(probs, spread)
         variance = torch.linalg.vecdot(probs, spread.sub_(mean[:, None]).square_())
-        smallest = torch.finfo(variance.dtype).tiny  # a uniform distribution has no spread
-        deviation = variance.clamp_min(smallest).sqrt()
+        deviation = variance.clamp_min(LEAST_VARIANCE).sqrt()
         columns.append((log_probs - mean[rows]) / deviation[rows])
     return torch.stack(columns, dim=1)
 

@@ -31,8 +31,10 @@ def lowest_mean(values: np.ndarray, percent: int) -> float:
     """Mean of the lowest ``percent`` % of the values.
 
     ``int(k · T)`` of T values count, and at least one: in shorter texts the published code divides
-    by zero.
+    by zero. Of no values it is 0, as in open-unlearning.
     """
+    if not len(values):
+        return 0.0
     count = max(1, percent * len(values) // 100)
     return float(np.sort(values)[:count].mean(dtype=np.float64))
 
@@ -47,12 +49,15 @@ class AttackedText:
             them.
         loss: token-mean negative log-likelihood.
         reference_loss: that under the reference model, where an attack asks for it.
+        gradient_norm: :func:`wagle.metrics.gradient_norms.gradient_norms`, where an attack asks for
+            it.
     """
 
     text: str
     tokens: TokenScores
     loss: float
     reference_loss: float | None = None
+    gradient_norm: float | None = None
 
 
 def min_k(attacked: AttackedText) -> dict[str, float]:
@@ -87,23 +92,35 @@ def excess_loss(attacked: AttackedText) -> dict[str, float]:
     return {"reference": round(attacked.loss - attacked.reference_loss, REFERENCE_DIGITS)}
 
 
+def gradient_norm(attacked: AttackedText) -> dict[str, float]:
+    """How strongly training on the text would move the weights (as open-unlearning has it)."""
+    if attacked.gradient_norm is None:
+        raise ValueError("the attack needs norms of gradients")
+    return {"gradnorm": attacked.gradient_norm}
+
+
 def attack_scores(
     text: str,
     tokens: TokenScores,
     attacks: Collection[str] = (),
     reference_loss: float | None = None,
+    *,
+    loss: float | None = None,
+    gradient_norm: float | None = None,
 ) -> dict[str, float]:
     """The scores of one text by the names of the attacks' columns.
 
     Args:
         tokens: of all tokens of the text but the first.
         attacks: names in :data:`wagle.catalogue.ATTACKS`, to run beside Min-k%.
-        reference_loss: of the reference model, for attacks that ask for it.
+        reference_loss, gradient_norm: for attacks that ask for them.
+        loss: where it is not that of the ``tokens``.
 
     Raises:
         WagleError: two attacks have a column of the same name.
     """
-    attacked = AttackedText(text, tokens, tokens.loss, reference_loss)
+    loss = tokens.loss if loss is None else loss
+    attacked = AttackedText(text, tokens, loss, reference_loss, gradient_norm)
     scores = min_k(attacked)
     for entry in ATTACKS.values():
         if entry.name in attacks:

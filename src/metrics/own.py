@@ -25,6 +25,7 @@ from wagle.metrics.benchmark import (
     Numbers,
     Rows,
 )
+from wagle.metrics.privacy import PRIVACY, STANDING_OUT
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
@@ -79,6 +80,7 @@ UNLIKE_RETAINED = Metric(
     "the rows to retain do. 0.5 is no difference, 1 a clear one.",
     group="UE",
     largest=1,
+    usual=STANDING_OUT,
 )
 UNLIKE_UNSEEN = Metric(
     "MIA holdout",
@@ -86,6 +88,7 @@ UNLIKE_UNSEEN = Metric(
     "rows that it never saw do. 0 is known by heart, 0.5 as if never seen, 1 stands out.",
     0,
     largest=1,
+    usual=STANDING_OUT,
 )
 ATTACK = Metric(
     "MIA {}",
@@ -153,7 +156,7 @@ OWN = Benchmark(
     "One's own data: forgetting (UE) and utility (UT)",
     metrics=(
         *(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),
-        *(*LOSS.values(), *UNSEEN.values(), UNLIKE_UNSEEN, ATTACK),
+        *(*LOSS.values(), *UNSEEN.values(), UNLIKE_UNSEEN, *PRIVACY, ATTACK),
     ),
     parts={"own": _measure},
     columns=(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),

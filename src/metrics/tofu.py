@@ -17,6 +17,7 @@ from wagle.dataset.encoding import IGNORED, Encoded, encode_answer
 from wagle.dataset.templates import Template
 from wagle.errors import WagleError
 from wagle.metrics.generation import answer_questions
+from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.likelihood import TokenScores, score_tokens
 from wagle.metrics.membership import attack_aucs, attack_scores
 from wagle.metrics.memorization import exact_memorization, extraction_strength
@@ -177,6 +178,11 @@ def _score(
     if reference_losses and any(ATTACKS[name].reference for name in attacks):
         texts = [row.text for row in asked if row.is_author]
         reference = dict(zip(texts, reference_losses(texts), strict=True))
+    norms: dict[str, float] = {}
+    if any(ATTACKS[name].gradients for name in attacks):
+        authors = {row.text: row.sequences.answer for row in asked if row.is_author}
+        found = gradient_norms(model, [*authors.values()], pad_token_id=tokenizer.pad_token_id)
+        norms = dict(zip(authors, found, strict=True))
     scored = score_answers(
         model,
         tokenizer,
@@ -185,7 +191,7 @@ def _score(
         standardize=any(ATTACKS[name].standardized for name in attacks),
     )
     return [
-        _scored_row(row, scores, attacks, reference.get(row.text))
+        _scored_row(row, scores, attacks, reference.get(row.text), norms.get(row.text))
         for row, scores in zip(asked, scored, strict=True)
     ]
 
@@ -195,6 +201,7 @@ def _scored_row(
     scores: PerAnswer[TokenScores],
     attacks: Collection[str],
     reference_loss: float | None,
+    gradient_norm: float | None,
 ) -> TofuRow:
     whole, answer = scores.answer, scores.answer.last(asked.answer_tokens)
     scores = replace(scores, answer=answer)
@@ -210,7 +217,7 @@ def _scored_row(
     )
     if not asked.is_author:
         return row
-    found = attack_scores(asked.text, whole, attacks, reference_loss)
+    found = attack_scores(asked.text, whole, attacks, reference_loss, gradient_norm=gradient_norm)
     return replace(row, paraphrased_question=asked.other_question, attacks=found)
 
 

@@ -21,10 +21,12 @@ from wagle.metrics.benchmark import (
     Measure,
     Metric,
     Numbers,
+    Range,
     Rows,
     Settings,
     forgets,
 )
+from wagle.metrics.privacy import AUCS, PRIVACY, PRIVLEAK, STANDING_OUT
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
@@ -41,8 +43,8 @@ _ASKED = {
 # ------------------------------------------------------------------- the numbers of the paper
 
 
-def _efficacy(title: str, meaning: str) -> Metric:
-    return Metric(f"UE {title}", meaning, group="UE", largest=1)
+def _efficacy(title: str, meaning: str, usual: Range | None = None) -> Metric:
+    return Metric(f"UE {title}", meaning, group="UE", largest=1, usual=usual)
 
 
 DISTINGUISHED = _efficacy(
@@ -54,6 +56,7 @@ UNLIKE_TRAINING = _efficacy(
     "MIA",
     "Membership attack (Min-50 %): how much less the forget texts look like training data than "
     "the retain texts do. 0.5 is no difference, 1 a clear one.",
+    usual=STANDING_OUT,
 )
 MISANSWERED = _efficacy(
     "1-FA", "Share of the forget questions that it no longer answers correctly."
@@ -203,6 +206,45 @@ DISTANCE = _of_forget_set(
     "Distance to a model that never saw the forget set (Kolmogorov–Smirnov statistic).",
     -1,
 )
+PARAPHRASE_PROBABILITY = _of_forget_set(
+    "PARA Prob. Forget",
+    f"How probable it finds the true answers in other words, for {_ASKED['forget']}.",
+    -1,
+)
+PARAPHRASE_ROUGE = _of_forget_set(
+    "PARA ROUGE Forget",
+    "How much of the wording of the true answers in other words its answers contain, for "
+    f"{_ASKED['forget']}.",
+    -1,
+)
+FLUENCY = _of_forget_set(
+    "fluency",
+    "How sure a classifier is that its answers to the forget questions are language, not "
+    "gibberish.",
+)
+
+
+def _composite(key: str, meaning: str) -> Metric:
+    return Metric(key, meaning, group="in short", title=key, largest=1)
+
+
+MEMORIZATION = _composite(
+    "Mem",
+    "Nothing memorised: harmonic mean of 1 minus extraction strength, exact memorisation, "
+    "probability of paraphrased answers and their share (prob_mean).",
+)
+PRIVATE = _composite(
+    "Priv",
+    "Privacy: harmonic mean of sMIA of loss, zlib, Min-k and Min-k++. 1: attacks find what they "
+    "find of a model that never saw the forget set.",
+)
+RELATIVE_UTILITY = _composite(
+    "Util",
+    "Utility kept: harmonic mean of Model Utility and fluency as a share of the original model's, "
+    "at most 1; of Model Utility alone where there is no fluency.",
+)
+AGGREGATE = _composite("Agg", "All in one: harmonic mean of Mem, Priv and Util.")
+COMPOSITES = (MEMORIZATION, PRIVATE, RELATIVE_UTILITY, AGGREGATE)
 _SCORES = (
     *(scores[name] for name in TITLES for scores in (ROUGE, PROBABILITY, TRUTH_RATIO)),
     *(MODEL_UTILITY, TRUTH_SHARE, EXACT_MEMORIZATION, EXTRACTION_STRENGTH),
@@ -258,7 +300,9 @@ def asked_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     Raises:
         WagleError: none of the questions is among the rows that are drawn.
     """
-    asked = {name: load_rows(data_set) for name, data_set in asked_sets(config).items()}
+    official = config.evaluation.protocol == "official"
+    sets = _official_sets(config) if official else asked_sets(config)
+    asked = {name: load_rows(data_set) for name, data_set in sets.items()}
     if config.dataset.self_retain:
         from wagle.dataset.pairing import divide_forget_rows
 
@@ -301,6 +345,11 @@ _FORGETTING_SCORES = (
 )
 
 
+def _official_sets(config: UnlearnConfig) -> dict[str, str]:
+    holdout = config.evaluation.holdout_dataset_name
+    return {**asked_sets(config), **({"holdout": holdout} if holdout else {})}
+
+
 def _variant(config: Settings) -> Benchmark:
     return OFFICIAL if config.get("evaluation.protocol") == "official" else TOFU
 
@@ -337,9 +386,22 @@ OFFICIAL = replace(
     TOFU,
     longest=512 + 200,  # new tokens behind a question
     caption="TOFU by its authors' definitions: forgetting and utility",
-    metrics=tuple(under("official", score) for score in _SCORES),
-    columns=tuple(under("official", score) for score in (*_FORGETTING_SCORES, MODEL_UTILITY)),
+    metrics=tuple(
+        under("official", score)
+        for score in (
+            *(*_SCORES, PARAPHRASE_PROBABILITY, PARAPHRASE_ROUGE, FLUENCY),
+            *(*PRIVACY, *COMPOSITES),
+        )
+    ),
+    columns=tuple(
+        under("official", score)
+        for score in (
+            *(*COMPOSITES, *_FORGETTING_SCORES, MODEL_UTILITY),
+            *(AUCS["Min_40.0% Prob"], PRIVLEAK),
+        )
+    ),
     headline=None,
     summary=tuple(under("official", score) for score in (FORGET_QUALITY, MODEL_UTILITY)),
+    sets=_official_sets,
 )
 """What ``evaluation.protocol official`` makes of it: p-values and shares, which no figure shows."""

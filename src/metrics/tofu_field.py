@@ -72,7 +72,7 @@ def evaluate_official(
         keep,
         score=score,
         answer=lambda rows: _answer(model, tokenizer, asked, rows.rows, batch_size),
-        judge=lambda role, rows: _judge(rows),
+        judge=lambda role, rows: _judge(rows, sets[role], role),
     )
     return TofuResults(judged, "official", EPSILON)
 
@@ -139,12 +139,19 @@ def _answer(
     ]
 
 
-def _judge(rows: TofuSet) -> TofuSet:
+def _judge(rows: TofuSet, sources: Sequence[Mapping[str, Any]], role: str) -> TofuSet:
     """The set with the ROUGE of its answers."""
-    texts = rows.all(lambda row: row.reference), rows.all(lambda row: row.generated)
+    references, texts = rows.all(lambda row: row.reference), rows.all(lambda row: row.generated)
+    others = [answers_of(source, role).paraphrase.strip() for source in sources]
     return TofuSet(
         tuple(
-            replace(row, rouge=rouge_l_recall(reference, generated))
-            for row, reference, generated in zip(rows.rows, *texts, strict=True)
+            replace(
+                row,
+                rouge=rouge_l_recall(reference, generated),
+                paraphrase_rouge=rouge_l_recall(other, generated) if role == "forget" else None,
+            )
+            for row, reference, generated, other in zip(
+                rows.rows, references, texts, others, strict=True
+            )
         )
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from wagle.errors import WagleError
 from wagle.loggers.run_folder import read_result_file
+from wagle.metrics.privacy import AUCS
 from wagle.metrics.tofu_results import (
     AUTHOR_SETS,
     EPSILON,
@@ -140,7 +141,15 @@ def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
             wrong = (-np.log(ratios)).tolist()
         asked = column_if_there("forget_Q_A_ROUGE", "input")
         sets = {"forget": _rows(nothing, nothing, wrong, nothing, asked=asked)}
-    return TofuResults(sets, "official", EPSILON, missing=missing)
+    aucs = {
+        column: document[metric.key]["agg_value"]
+        for column, metric in AUCS.items()
+        if metric.key in document
+    }
+    fluency = document.get("forget_Q_A_gibberish", {}).get("agg_value")
+    return TofuResults(
+        sets, "official", EPSILON, holdout=aucs or None, fluency=fluency, missing=missing
+    )
 
 
 def _rows(
@@ -183,11 +192,13 @@ def _mean(numbers: _Numbers) -> float:
     return float(_floats(numbers).mean())
 
 
-def check_comparable(retain: TofuResults, results: TofuResults, path: Path) -> None:
+def check_comparable(
+    retain: TofuResults, results: TofuResults, path: Path, model: str = "retain-only"
+) -> None:
     """Whether the forget quality may be computed from two models' results.
 
     Args:
-        retain: the retain-only model's, from the file ``path``.
+        retain: the retain-only model's, from the file ``path``, or another ``model``'s.
         results: of the model that is evaluated; of the forget rows the ``question`` is enough.
 
     Raises:
@@ -197,7 +208,7 @@ def check_comparable(retain: TofuResults, results: TofuResults, path: Path) -> N
     if None not in protocols and protocols[0] != protocols[1]:
         raise WagleError(
             f"{path} has results of evaluation.protocol {protocols[0]}, but this is "
-            f"{protocols[1]}; evaluate the retain-only model with the same protocol"
+            f"{protocols[1]}; evaluate the {model} model with the same protocol"
         )
     asked = [[row.question for row in of.sets["forget"].rows] for of in (retain, results)]
     counts = [len(questions) for questions in asked]
@@ -214,8 +225,8 @@ def check_comparable(retain: TofuResults, results: TofuResults, path: Path) -> N
     if wrong is not None:
         raise WagleError(
             f"{path} has results of other forget questions: it asks {counts[0]}, this evaluation "
-            f"{counts[1]}, and {wrong}; give results of the retain-only model with the same "
-            "forget set and evaluation.limit"
+            f"{counts[1]}, and {wrong}; give results of the {model} model with the same forget "
+            "set and evaluation.limit"
         )
 
 

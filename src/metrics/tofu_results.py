@@ -62,6 +62,7 @@ class TofuRow:
         generated: the greedy answer.
         truth_ratio: the paper's (:func:`wagle.metrics.tofu.truth_ratio`).
         rouge: ROUGE-L recall of the greedy answer, 0 to 1.
+        paraphrase_rouge: the same, compared with the true answer in other words.
         acc: whether the greedy answer is right, 0 or 1.
         exact_memorization, extraction_strength: of the true answer, 0 to 1; the former is ``None``
             as well where nothing is left to be memorised.
@@ -78,6 +79,7 @@ class TofuRow:
     generated: str | None = None
     truth_ratio: float | None = None
     rouge: float | None = None
+    paraphrase_rouge: float | None = None
     acc: float | None = None
     exact_memorization: float | None = None
     extraction_strength: float | None = None
@@ -137,6 +139,8 @@ class TofuResults:
         data_sets: names of the data sets by role, where they are known.
         word_tokenizer: of ROUGE.
         forget_quality, mia: the paper's forget quality, and AUCs by the names of the attacks.
+        holdout: AUCs against held-out rows (:mod:`wagle.metrics.privacy`).
+        fluency: of the answers to the forget questions, 0 to 1.
         missing: what the file that they come from lacks for the other sets.
     """
 
@@ -147,6 +151,8 @@ class TofuResults:
     word_tokenizer: str | None = None
     forget_quality: float | None = None
     mia: Mapping[str, float] | None = None
+    holdout: Mapping[str, float] | None = None
+    fluency: float | None = None
     missing: str = ""
 
 
@@ -191,6 +197,7 @@ _NUMBERS: dict[str, Callable[[TofuRow], float | None]] = {
     "truth_ratio": attrgetter("truth_ratio"),
     "truth_prob": attrgetter("probability"),
     "rougeL_score": attrgetter("rouge"),
+    "paraphrase_rougeL_score": attrgetter("paraphrase_rouge"),
     "acc": attrgetter("acc"),
     "exact_memorization": attrgetter("exact_memorization"),
     "extraction_strength": attrgetter("extraction_strength"),
@@ -207,6 +214,8 @@ def to_document(results: TofuResults) -> dict[str, Any]:
         **{name: _set_document(rows) for name, rows in results.sets.items()},
         "Forget Quality": results.forget_quality,
         "MIA": results.mia,
+        "MIA holdout": results.holdout,
+        "fluency": results.fluency,
     }
     return {key: value for key, value in document.items() if value is not None}
 
@@ -226,6 +235,8 @@ def from_document(document: Mapping[str, Any]) -> TofuResults:
         document.get("word_tokenizer"),
         document.get("Forget Quality"),
         document.get("MIA"),
+        document.get("MIA holdout"),
+        document.get("fluency"),
     )
 
 
@@ -273,6 +284,7 @@ def _row_from(document: Mapping[str, Any]) -> TofuRow:
         generated=get("generated"),
         truth_ratio=get("truth_ratio"),
         rouge=get("rougeL_score"),
+        paraphrase_rouge=get("paraphrase_rougeL_score"),
         acc=get("acc"),
         exact_memorization=get("exact_memorization"),
         extraction_strength=get("extraction_strength"),

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wagle.errors import WagleError
 from wagle.metrics.benchmark import (
     Answers,
     Benchmark,
@@ -107,35 +106,21 @@ def measure_toxicity(context: EvaluationContext) -> Numbers:
 def load_toxicity_classifier(
     name: str, *, device: torch.device, cache_dir: Path
 ) -> TextClassificationPipeline:
-    """Load a text classifier with the label ``toxic``.
-
-    Args:
-        name: a local folder or a hub id.
+    """Load a text classifier with the label ``toxic``, from a local folder or the hub.
 
     Raises:
         WagleError: it cannot be loaded, or has no such label.
     """
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        TextClassificationPipeline,
+    from wagle.metrics.classifiers import load_classifier
+
+    return load_classifier(
+        name,
+        LABEL,
+        what="toxicity classifier",
+        key="evaluation.toxicity_model",
+        device=device,
+        cache_dir=cache_dir,
     )
-
-    from wagle.hub import hub_options, loading
-    from wagle.model.weights import load_whole
-
-    options = hub_options(name, cache_dir)
-    with loading("toxicity classifier", name, "a folder with --evaluation.toxicity_model FOLDER"):
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = load_whole(AutoModelForSequenceClassification, name, **options)
-    longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    labels = [str(label) for label in (model.config.id2label or {}).values()]
-    if LABEL not in labels:
-        raise WagleError(
-            f"the toxicity classifier {name!r} has no label {LABEL!r} but {', '.join(labels)}"
-        )
-    return TextClassificationPipeline(model=model, tokenizer=tokenizer, device=device)
 
 
 def toxicity_scores(
@@ -145,19 +130,19 @@ def toxicity_scores(
 
     A text without any character but white space says nothing harmful: 0.
     """
+    from wagle.metrics.classifiers import label_scores
+
     scores = [0.0] * len(texts)
-    written = sorted(
-        (i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(texts[i])
-    )
-    judged: Any = classifier(
+    written = [i for i, text in enumerate(texts) if text.strip()]
+    found = label_scores(
+        classifier,
         [texts[i] for i in written],
-        top_k=None,
-        function_to_apply="sigmoid",
+        LABEL,
+        function="sigmoid",
         batch_size=batch_size,
-        truncation=True,
     )
-    for index, labels in zip(written, judged, strict=True):
-        scores[index] = next(entry["score"] for entry in labels if entry["label"] == LABEL)
+    for index, score in zip(written, found, strict=True):
+        scores[index] = score
     return scores
 
 

@@ -14,6 +14,7 @@ from wagle.metrics.harness import INFINITE, find_tasks
 from wagle.metrics.utility import measure_further, task_names
 from wagle.model.evaluation_context import EvaluationContext, asked_rows
 from wagle.model.reading import learned_positions
+from wagle.terminal import say
 
 
 def check_evaluation(config: UnlearnConfig, load_rows: Loader) -> None:
@@ -62,6 +63,10 @@ def evaluate(context: EvaluationContext) -> dict[str, float | str]:
     for name, part in parts.items():
         measure = partial(_measure, benchmark, part, context)
         results |= context.measured.attempt(name, measure) or {}
+    for name, value in results.items():
+        metric = find_metric(benchmark, name)
+        if metric and isinstance(value, int | float) and (remark := metric.remark(value)):
+            say(f"note: {remark}")
     context.measured.check()
     return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import numpy as np
 from wagle.catalogue import ATTACKS
 from wagle.config import UnlearnConfig
 from wagle.dataset.encoding import IGNORED, Encoded
-from wagle.dataset.pairing import count_shared
 from wagle.dataset.sources import row_encoder
 from wagle.dataset.sources.registry import OWN_MAX_LENGTH
-from wagle.errors import ConfigError
+from wagle.errors import WagleError
+from wagle.loggers.run_folder import read_result_file
 from wagle.metrics.benchmark import Metric, Rows
 from wagle.metrics.generation import answer_questions
+from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.likelihood import score_tokens
 from wagle.metrics.membership import MIN_K_PERCENT, attack_aucs, attack_scores, min_k_name
 from wagle.metrics.memorization import exact_memorization, extraction_strength
@@ -32,8 +34,10 @@ from wagle.metrics.own import (
     UNSEEN,
     UTILITY,
 )
+from wagle.metrics.privacy import privacy_numbers
 from wagle.metrics.text import rouge_l_recall
 from wagle.model.evaluation_context import EvaluationContext, choose_words
+from wagle.model.privacy_evaluation import Attacked, attack_holdout, check_holdout
 from wagle.model.reading import most_positions
 from wagle.model.reference_model import check_reference_model, reference_losses
 from wagle.terminal import say
@@ -51,13 +55,8 @@ def check_own(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
         ConfigError, WagleError: held-out rows are to be forgotten or retained; there is no
             reference model of that name.
     """
-    for role in ("forget", "retain"):
-        if "holdout" in rows and (shared := count_shared(rows["holdout"], rows[role])):
-            raise ConfigError(
-                f"evaluation.holdout_dataset_name: {shared} of the rows of "
-                f"{config.evaluation.holdout_dataset_name} are among those to {role}; give rows "
-                "that the model has never been trained on"
-            )
+    check_holdout(config, rows)
+    _retained_aucs(config)
     check_reference_model(config)
 
 
@@ -92,8 +91,41 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
         for role in alike
         if role != "forget"
     }
-    context.save("own.json", {"word_tokenizer": words, "sets": names, **sets, "MIA": aucs})
-    return _numbers(sets, aucs)
+    privacy: dict[str, float] = {}
+    if "holdout" in aucs:
+        attacked: dict[str, list[Attacked]] = {role: [] for role in asked}
+        for (role, row), sequence in zip(rows, encoded, strict=True):
+            attacked[role].append(_attacked(row, sequence))
+        privacy, _ = attack_holdout(context, attacked["forget"], attacked["holdout"])
+    context.save(
+        "own.json",
+        {"word_tokenizer": words, "sets": names, **sets, "MIA": aucs, "MIA holdout": privacy},
+    )
+    return {**_numbers(sets, aucs), **privacy_numbers(privacy, _retained_aucs(config))}
+
+
+def _attacked(row: Mapping[str, str], sequence: Encoded) -> Attacked:
+    """A text or an answer, all of whose tokens are attacked but a text's first."""
+    return Attacked(row["text"] if "text" in row else row["answer"], sequence)
+
+
+def _retained_aucs(config: UnlearnConfig) -> dict[str, float] | None:
+    """AUCs against held-out rows of the retain-only model, if its results are given.
+
+    Raises:
+        WagleError: they are not an ``own.json`` with such numbers.
+    """
+    path = config.evaluation.retain_results
+    if path is None:
+        return None
+    document = read_result_file(Path(path))
+    found = document.get("MIA holdout") if isinstance(document, dict) else None
+    if not found:
+        raise WagleError(
+            f"evaluation.retain_results: {path} is no own.json of a run with held-out rows; "
+            "evaluate the retain-only model with the same evaluation.holdout_dataset_name"
+        )
+    return dict(found)
 
 
 def _encoder(context: EvaluationContext, name: str) -> Callable[[Mapping[str, str]], Encoded]:
@@ -120,9 +152,15 @@ def _score(
     references: Sequence[float | None] = [None] * len(rows)
     if any(ATTACKS[name].reference for name in attacks):
         references = reference_losses(context, texts, max_length=OWN_MAX_LENGTH)
+    norms: Sequence[float | None] = [None] * len(rows)
+    if any(ATTACKS[name].gradients for name in attacks):
+        texts_alone = [Encoded(row.input_ids, list(row.input_ids)) for row in encoded]
+        norms = gradient_norms(
+            context.model, texts_alone, pad_token_id=context.tokenizer.pad_token_id
+        )
     documents = []
-    for row, sequence, whole, text, reference in zip(
-        rows, encoded, scored, texts, references, strict=True
+    for row, sequence, whole, text, reference, norm in zip(
+        rows, encoded, scored, texts, references, norms, strict=True
     ):
         own = whole.last(sum(label != IGNORED for label in sequence.labels))
         loss = -float(own.log_probs.mean(dtype=np.float64))
@@ -134,7 +172,7 @@ def _score(
                 "extraction_strength": extraction_strength(own.is_greedy),
                 "loss": loss,
                 "tokens": len(own.log_probs),
-                "MIA": attack_scores(text, whole, attacks, reference),
+                "MIA": attack_scores(text, whole, attacks, reference, gradient_norm=norm),
             }
         )
     return documents

@@ -604,10 +604,13 @@ class Unlearn:
 
     def _evaluation_origin(self) -> dict[str, Any]:
         """Everything that decides the numbers."""
-        retain_results = self.config.evaluation.retain_results
+        given = {
+            name: getattr(self.config.evaluation, name)
+            for name in ("retain_results", "original_results")
+        }
         return {
             "config": self.config.fingerprint(),
-            "retain_results": retain_results and bytes_fingerprint(Path(retain_results)),
+            **{name: path and bytes_fingerprint(Path(path)) for name, path in given.items()},
             "model": model_fingerprint(self.model) if self.trains else self.fingerprints["model"],
             "rows": self.data.evaluated(),
             "versions": versions(),

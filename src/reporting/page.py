@@ -26,7 +26,15 @@ from wagle.reporting.mask_figures import draw_density
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 from wagle.reporting.style import INK
-from wagle.reporting.summary import finding, mask_notes, mask_text, shares, shown, summarize
+from wagle.reporting.summary import (
+    finding,
+    mask_text,
+    notes_on,
+    number,
+    shares,
+    shown,
+    summarize,
+)
 from wagle.reporting.training_figures import draw_training
 from wagle.terminal import plain
 
@@ -60,7 +68,7 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     benchmark = everything[0].benchmark
     asked = benchmark.answers
     lines = _lines(groups, first)
-    found, notes = finding(unlearned, first, benchmark.headline), mask_notes(everything)
+    found, notes = finding(unlearned, first, benchmark.headline), notes_on(everything)
     summaries = summarize(groups, benchmark)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
@@ -123,6 +131,7 @@ class Line(NamedTuple):
         name: of the number.
         metric: what it is; ``None`` where nobody has explained it.
         cells: (text, whether it is clearly the best of the unlearned models), one for each group.
+        references: what models have whose results the runs were given, by title.
         is_main: whether it is shown at once.
     """
 
@@ -130,6 +139,7 @@ class Line(NamedTuple):
     metric: Metric | None
     cells: list[tuple[str, bool]]
     is_main: bool
+    references: Mapping[str, str] = {}
 
 
 _UPDATED = Metric("Weights updated", "Share of the weights that unlearning may change.", 0)
@@ -150,7 +160,7 @@ def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
         spreads = [Spread.of([r[name] for r in column if name in r]) for column in columns]
         best = clearly_best(spreads[rivals:], metric.better if metric else 0)
         cells = [(shown(s), i - rivals == best) for i, s in enumerate(spreads)]
-        lines.append(Line(name, metric, cells, name in main))
+        lines.append(Line(name, metric, cells, name in main, _references(groups, name)))
     if any(run.trained for group in groups for run in group.runs):
         shares = [_of_trained(group, lambda run: run.results["density"]) for group in groups]
         seconds = [_of_trained(group, lambda run: run.unlearning_seconds) for group in groups]
@@ -159,6 +169,16 @@ def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
         texts = ["–" if value is None else f"{value:,.0f} s" for value in seconds]
         lines.append(Line(_TIME.key, _TIME, [(text, False) for text in texts], True))
     return lines
+
+
+def _references(groups: Sequence[Group], name: str) -> dict[str, str]:
+    """What given models have of a number, where all runs that know it agree."""
+    found: dict[str, set[str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        for title, numbers in run.references.items():
+            if name in numbers:
+                found.setdefault(title, set()).add(number(numbers[name]))
+    return {title: texts.pop() for title, texts in found.items() if len(texts) == 1}
 
 
 def _of_trained(group: Group, value: Callable[[Run], float]) -> float | None:

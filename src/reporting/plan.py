@@ -36,6 +36,8 @@ USUAL_RATIO = 0.8
 
 ORIGINAL = "Original"
 """The model before unlearning, in tables."""
+RETAIN_ONLY = "Retain-only"
+"""The model that never saw the forget set, as far as runs were given its results."""
 
 TASK_MASKS = (DENSE, "Random", "Magnitude", "Wanda", LORA, "WAGLE")
 RATIO_MASKS = ("WAGLE", "Random", "Magnitude")

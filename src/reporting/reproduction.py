@@ -14,7 +14,7 @@ from wagle.loggers.files import write_text
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
-from wagle.reporting.plan import STUDIES, PlannedRun, TableRow
+from wagle.reporting.plan import RETAIN_ONLY, STUDIES, PlannedRun, TableRow
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
 from wagle.reporting.tables import Outcome, Table, aggregate, form_of, values_of
@@ -124,11 +124,19 @@ class Reproduction:
                 outcomes.append(Outcome(*about, values_of(known), origins=origins))
         return outcomes
 
+    def references(self) -> list[Outcome]:
+        """Of the retain-only model, where runs were given its results: a row beside theirs."""
+        for run in self._known.values():
+            if RETAIN_ONLY in run.references and self.table not in STUDIES:
+                row, numbers = TableRow(RETAIN_ONLY), run.references[RETAIN_ONLY]
+                return [Outcome(row, None, str(run.folder), numbers)]
+        return []
+
     def write(self) -> Table:
         """Write the table and its runs into the output folder."""
         self._clear_sums()
         outcomes = self.outcomes()
-        table = aggregate(self.form, outcomes)
+        table = aggregate(self.form, [*outcomes, *self.references()])
         self.output.mkdir(parents=True, exist_ok=True)
         files = {
             ".md": to_markdown(table, self.command),

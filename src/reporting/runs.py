@@ -19,6 +19,7 @@ from wagle.loggers.run_folder import (
     CONFIG,
     FINISHED,
     MANIFEST,
+    REFERENCES,
     RESULTS,
     TRAINING_LOG,
     flatten,
@@ -115,6 +116,11 @@ class Run:
         """What its numbers are about; where its task is not known, a benchmark without numbers."""
         config = {**self.config, "unlearn.task_name": self.results["task"]}
         return benchmark_of(config) if config["unlearn.task_name"] in BENCHMARKS else NO_BENCHMARK
+
+    @property
+    def references(self) -> Mapping[str, Mapping[str, float]]:
+        """Numbers of models whose results the run was given, by their titles."""
+        return self.document(REFERENCES) or {}
 
     def document(self, name: str) -> Any | None:
         """The content of another document of the run, such as ``tofu.json``, if it is there."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wagle.metrics.benchmark import Answers, Benchmark, Headline, Metric
+from wagle.metrics.benchmarks import find_metric
 from wagle.reporting.answers import QuestionKey, rows_of
 from wagle.reporting.groups import Group, compared_unlike
 from wagle.reporting.runs import Run
@@ -162,8 +163,8 @@ def _certainty(groups: Sequence[Group], headline: Headline) -> str:
 # ----------------------------------------------------------------------------------- the masks
 
 
-def mask_notes(runs: Sequence[Run]) -> list[str]:
-    """What has to be known about where the runs' masks come from."""
+def notes_on(runs: Sequence[Run]) -> list[str]:
+    """What has to be known about the runs' numbers, and about where their masks come from."""
     titles: dict[str, list[str]] = {}
     for run in runs:
         for note in _notes(run):
@@ -172,6 +173,10 @@ def mask_notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _notes(run: Run) -> Iterator[str]:
+    for name, value in run.results.items():
+        metric = find_metric(run.benchmark, name)
+        if metric and isinstance(value, int | float) and (remark := metric.remark(value)):
+            yield remark
     masked = run.mask and run.training_config.get("unlearn.mask_path") is not None
     origin = run.manifest.get("mask")
     if masked and not origin:

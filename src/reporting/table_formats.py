@@ -40,6 +40,7 @@ def to_markdown(table: Table, command: str) -> str:
     notes = [f"{number}. {in_markdown(note)}" for number, note in enumerate(table.notes, start=1)]
     parts = [f"{form.caption}. {_explanation(table)}", pipes]
     parts += [f"Not comparable: {warning}." for warning in table.warnings]
+    parts += [f"{in_markdown(remark)}." for remark in table.remarks]
     parts += ["Failed:\n\n" + "\n".join(notes)] if notes else []
     return "\n\n".join([*parts, f"Made by `{command}`"]) + "\n"
 
@@ -69,9 +70,10 @@ def to_latex(table: Table, label: str) -> str:
             leading = [escape(text) for text in (*_leads(form, line.row), _seeds(line))]
             lines.append(" & ".join([*leading, *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
-    if table.notes or table.warnings:
+    if table.notes or table.warnings or table.remarks:
         lines += ["", r"\smallskip\footnotesize\raggedright"]
         lines += [rf"Not comparable: {escape(warning)}.\par" for warning in table.warnings]
+        lines += [rf"{escape(remark)}.\par" for remark in table.remarks]
         for number, note in enumerate(table.notes, start=1):
             lines.append(rf"[{number}] {escape(note)}\par")
     return "\n".join([*lines, r"\end{table}"]) + "\n"

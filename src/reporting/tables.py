@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wagle.metrics.benchmark import Benchmark, Metric
-from wagle.reporting.plan import ORIGINAL, TableRow
+from wagle.reporting.plan import ORIGINAL, RETAIN_ONLY, TableRow
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 
@@ -147,12 +147,14 @@ class Table:
 
     Attributes:
         warnings: why the numbers must not be compared with one another; empty if all is well.
+        remarks: what has to be known of single numbers.
     """
 
     form: Form
     lines: tuple[TableLine, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def pending(self) -> int:
@@ -180,7 +182,15 @@ def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
         lines.append(
             TableLine(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers))
         )
-    return Table(form, tuple(lines), tuple(notes), tuple(_warnings(outcomes)))
+    warnings, remarks = tuple(_warnings(outcomes)), tuple(_remarks(form, lines))
+    return Table(form, tuple(lines), tuple(notes), warnings, remarks)
+
+
+def _remarks(form: Form, lines: Iterable[TableLine]) -> Iterator[str]:
+    for line in lines:
+        for column, cell in zip(form.columns, line.cells, strict=True):
+            if cell is not None and (remark := column.remark(cell.mean)):
+                yield f"{line.row.name}: {remark}"
 
 
 def _warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -204,7 +214,7 @@ def _best(
     best: dict[TableRow, set[int]] = {row: set() for row in cells}
     blocks: dict[tuple[Any, ...], list[TableRow]] = {}
     for row in cells:
-        if row.method != ORIGINAL:
+        if row.method not in (ORIGINAL, RETAIN_ONLY):
             blocks.setdefault(tuple(getattr(row, name) for name in form.block), []).append(row)
     for rows, (index, column) in itertools.product(blocks.values(), enumerate(form.columns)):
         found = clearly_best([cells[row][index] for row in rows], column.better)

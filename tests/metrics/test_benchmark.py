@@ -14,11 +14,12 @@ import pytest
 
 import wagle
 from wagle.catalogue import BENCHMARKS
-from wagle.metrics import own, utility
+from wagle.metrics import own, privacy, utility
 from wagle.metrics.benchmark import Metric, forgets
 from wagle.metrics.benchmarks import benchmark_of, find_metric
+from wagle.metrics.composites import official_numbers
+from wagle.metrics.privacy import AUCS, OTHER_AUC, PRIVLEAK_OF_HALF
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
-from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
 from wagle.reporting.plan import TableRow
 from wagle.reporting.table_formats import to_markdown
@@ -54,22 +55,34 @@ def test_columns_and_headline_are_numbers_of_the_benchmark(benchmark):
 def test_every_number_of_tofu_is_explained():
     row = TofuRow(
         rouge=0.5,
+        paraphrase_rouge=0.5,
         acc=0.5,
         exact_memorization=1.0,
         extraction_strength=1.0,
-        loss=PerAnswer(1.0, 1.0, (1.0, 1.0)),
+        loss=PerAnswer(1.0, 1.0, (2.0, 2.0)),
     )
     sets = dict.fromkeys(TITLES, TofuSet((row, row)))
-    results = TofuResults(sets, "official", forget_quality=1.0, mia={"Min_50.0% Prob": 0.5})
+    aucs = dict.fromkeys([*AUCS, "length"], 0.5)
+    results = TofuResults(
+        sets,
+        "official",
+        forget_quality=1.0,
+        mia={"Min_50.0% Prob": 0.5},
+        holdout=aucs,
+        fluency=0.5,
+    )
     assert set(paper_numbers(results)) == set(TOFU.columns)
-    scores = [under("official", metric) for metric in official_scores(results, results)]
-    assert set(scores) == set(OFFICIAL.metrics)
+    scores = [under("official", metric) for metric in official_numbers(results, results, results)]
+    others = {PRIVLEAK_OF_HALF: PRIVLEAK_OF_HALF, OTHER_AUC: OTHER_AUC.of("length")}
+    explained = {*OFFICIAL.metrics, under("official", others[OTHER_AUC])}
+    assert set(scores) == explained - {under("official", metric) for metric in others}
     better = {metric.key: metric.better for metric in scores}
     worse = {key for key in better if better[key] == -1}
     assert worse == {
         *("tofu_official ROUGE Forget", "tofu_official Prob. Forget", "tofu_official KS"),
         *("tofu_official prob_mean Forget", "tofu_official Exact Memorization"),
-        "tofu_official Extraction Strength",
+        *("tofu_official Extraction Strength", "tofu_official PARA Prob. Forget"),
+        "tofu_official PARA ROUGE Forget",
     }
 
 
@@ -112,7 +125,7 @@ def test_no_number_is_named_outside_its_definition():
     keys = {metric.key.partition("{}")[0] for metric in (*metrics, *OFFICIAL.metrics)}
     keys |= {protocol.partition(" ")[0] for protocol in keys if protocol.startswith("tofu_")}
     defined = {import_module(entry.place.partition(":")[0]) for entry in BENCHMARKS.values()}
-    definitions = {Path(module.__file__) for module in (*defined, utility)}
+    definitions = {Path(module.__file__) for module in (*defined, privacy, utility)}
     found = []
     for path in sorted(PACKAGE.rglob("*")):
         if path.suffix not in (".py", ".html", ".js") or path in definitions:

@@ -143,7 +143,15 @@ def test_every_number_is_the_mean_of_its_rows(measure, tokenizer, rows):
         wanted[f"{group} Avg"] = fmean(v for k, v in wanted.items() if k.startswith(group))
     wanted |= {f"loss {name}": fmean(row["loss"] for row in hand[name]) for name in sets}
     assert {name: flat[name] for name in wanted} == pytest.approx(wanted, **CLOSE)
-    of_holdout = {name for name in flat if "holdout" in name}
+    of_holdout = {name for name in flat if "holdout" in name or name.startswith(("mia", "priv"))}
+    known = [by_hand(tokenizer, row) for row in (*forget, *holdout)]
+    losses = [-fmean(log_probs[-own:]) for log_probs, _, own in known]
+    lowest = [
+        -fmean(sorted(log_probs[-own:])[: max(1, int(0.4 * own))]) for log_probs, _, own in known
+    ]
+    assert flat["mia_loss"] == auc(losses[2:], losses[:2])
+    assert flat["mia_min_k"] == auc(lowest[2:], lowest[:2])
+    assert flat["privleak against 0.5"] == pytest.approx(100 * (1 - 2 * flat["mia_min_k"]))
     assert set(flat) == {*wanted, *of_holdout}
     unseen = [expected_row(tokenizer, row)["min 50"] for row in holdout]
     assert flat["MIA holdout"] == auc([row["min 50"] for row in hand["forget"]], unseen)

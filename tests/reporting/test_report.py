@@ -257,6 +257,22 @@ def words_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", page[page.index("<body>") :]).split())
 
 
+def test_given_models_stand_beside_the_numbers_and_what_lies_outside_is_said(tmp_path):
+    run = write_run(tmp_path / "a", "GA+FT")
+    change_config(run, "evaluation", protocol="official")
+    numbers = {"tofu_official Priv": 0.4, "tofu_official mia_loss": 0.99}
+    change(run, "results", **numbers)
+    given = {
+        "Original": {"tofu_official Priv": 0.2},
+        "Retain-only": {"tofu_official Priv": 1.0, "tofu_official mia_loss": 0.5},
+    }
+    (run / "references.json").write_text(json.dumps(given))
+    words = words_of(render_report(read_runs([run])))
+    assert "larger is better Original model: 0.200; retain-only model: 1.000 0.400" in words
+    assert "Retain-only model: 0.500 0.990" in words
+    assert "tofu_official mia_loss is 0.990: not unlearned" in words
+
+
 @pytest.mark.parametrize(
     ("section", "values"),
     [

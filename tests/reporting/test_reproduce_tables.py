@@ -23,7 +23,7 @@ from wagle.commands import table as reproduce_tables
 from wagle.config import load_config
 from wagle.errors import ConfigError
 from wagle.loggers import JsonLogger
-from wagle.metrics.benchmark import Metric
+from wagle.metrics.benchmark import Metric, Range
 from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
 from wagle.reporting import executor, reproduction
 from wagle.reporting.plan import MUS, RATIOS, TableRequest, TableRow, plan_runs
@@ -243,6 +243,19 @@ def table():
         *(outcome(LORA, 0, failure="diverged"), outcome(LORA, 1)),
     ]
     return aggregate(FORM, outcomes)
+
+
+def test_remarks_and_a_given_model_in_a_table():
+    metric = Metric("a", "", usual=Range(0.05, 0.95, below="too low", above="too high"))
+    outcomes = [
+        Outcome(TableRow("NPO"), 0, "folder", {"a": 0.99}),
+        Outcome(TableRow("Retain-only"), None, "folder", {"a": 0.5}),
+    ]
+    table = aggregate(Form("A table", (metric,)), outcomes)
+    assert table.remarks == ("NPO: a is 0.990: too high",)
+    assert "NPO: a is 0.990: too high." in to_markdown(table, "c")
+    assert "NPO: a is 0.990: too high" in to_latex(table, "l")
+    assert [line.row.method for line in table.lines] == ["NPO", "Retain-only"]
 
 
 def test_mean_and_sample_deviation_by_hand(table):
