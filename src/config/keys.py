@@ -34,6 +34,11 @@ DATASET_KEYS = (
     *("evaluation.holdout_dataset_name", "finetune.dataset_name", "finetune.extra_dataset_names"),
 )
 """The keys that name data sets."""
+DURING_TRAINING = tuple(
+    f"evaluation.{name}"
+    for name in ("every_steps", "during", "during_rows", "keep_best", "utility_floor")
+)
+"""The keys of the evaluation that training depends on, or its log."""
 _SAVE_STEPS = "steps between checkpoints to go on from; not set: ten minutes"
 _ZERO_SHOT = (
     *("boolq", "rte", "hellaswag", "winogrande", "arc_challenge", "arc_easy"),
@@ -318,6 +323,26 @@ class EvaluationSection:
         "rows that the model was never trained on, for membership inference by the task own and "
         "by TOFU's protocol official",
         _DATASET,
+    )
+    every_steps: int | None = key(
+        None,
+        "steps of training between two measurements, the first before training; not set: none",
+        _COUNT,
+    )
+    during: Literal["subset", "everything"] = key(
+        "subset",
+        "what is measured during training; subset: loss, probability, memorisation and ROUGE of "
+        "some rows; everything: the whole evaluation",
+    )
+    during_rows: int = key(16, "rows to forget and rows to retain of the subset", _COUNT)
+    keep_best: str | None = key(
+        None,
+        "number that is measured during training, such as forget probability: the model of its "
+        "best step is kept; not set: of the last",
+        Text("number"),
+    )
+    utility_floor: float = key(
+        0.9, "share of the utility before training that the best step must have", _RATE
     )
     tasks: list[str] | None = key(None, "what to run as well", ListOf(_LM_EVAL_TASK))
     task_names: TaskNames = TaskNames()

@@ -17,6 +17,7 @@ from wagle.config.checking import resolve
 from wagle.config.declare import Key, keys_of, method_keys, section_of
 from wagle.config.help import help_text
 from wagle.config.keys import (
+    DURING_TRAINING,
     DataSection,
     EvaluationSection,
     FineTuneSection,
@@ -142,7 +143,10 @@ class Config(Mapping[str, Any]):
     def training_fingerprint(self) -> str:
         """As :meth:`fingerprint`, of the keys that influence the unlearned model."""
         return self._fingerprint(
-            lambda name: not name.startswith("evaluation.") and name != "unlearn.task_name"
+            lambda name: (
+                name in DURING_TRAINING
+                or (not name.startswith("evaluation.") and name != "unlearn.task_name")
+            )
         )
 
     def _fingerprint(self, counts: Callable[[str], bool]) -> str:

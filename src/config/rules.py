@@ -49,6 +49,8 @@ def _evaluation_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in values.get("evaluation.attacks") or []:
         if ATTACKS[name].reference and not values.get("evaluation.reference_model"):
             yield "evaluation.attacks", f"{name} needs evaluation.reference_model"
+    if values.get("evaluation.keep_best") and not values.get("evaluation.every_steps"):
+        yield "evaluation.keep_best", "needs evaluation.every_steps, which says when to measure"
     if values.get("evaluation.protocol") == "official":
         if values.get("evaluation.attacks") and not values.get("evaluation.holdout_dataset_name"):
             yield (

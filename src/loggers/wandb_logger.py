@@ -21,8 +21,8 @@ WandbMode = Literal["online", "offline", "disabled"]
 class WandbLogger(Logger):
     """Keeps the ordinary run folder, and logs the same run to Weights & Biases.
 
-    wandb gets the configuration, training curves (``train/…``), the per-row answers as tables, the
-    pictures, and the results as its summary. Its own files lie in the run folder.
+    wandb gets the configuration, curves (``train/…``, ``evaluation/…``), the per-row answers as
+    tables, the pictures, and the results as its summary. Its own files lie in the run folder.
 
     Args:
         folder: the run folder; its name is the name of the wandb run.
@@ -75,7 +75,11 @@ class WandbLogger(Logger):
     def log_step(self, entry: dict[str, float]) -> None:
         """Record one entry, as curves over its ``step``."""
         self._files.log_step(entry)
-        curves = {f"train/{name}": value for name, value in entry.items() if name != "step"}
+        curves = {
+            name.replace(" ", "/", 1) if name.startswith("evaluation ") else f"train/{name}": value
+            for name, value in entry.items()
+            if name != "step"
+        }
         self._run.log(curves, step=int(entry["step"]))
 
     def save(self, name: str, content: Any) -> None:

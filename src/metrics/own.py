@@ -120,7 +120,7 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
     return {role: name for role, name in names.items() if name is not None}
 
 
-def _rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
+def drawn_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """The rows drawn to be forgotten, rows to retain and those held out."""
     from wagle.dataset.pairing import divide_forget_rows
 
@@ -162,7 +162,7 @@ OWN = Benchmark(
     columns=(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),
     headline=Headline(FORGETTING, UTILITY),
     sets=_sets,
-    rows=_rows,
+    rows=drawn_rows,
     check=_check,
     is_default=lambda values: is_own(values["dataset.forget_dataset_name"] or ""),
     answers=Answers.within(

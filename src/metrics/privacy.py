@@ -62,6 +62,7 @@ SIMILARITIES = {
         f"How close the attack by {_TITLES[column][1]} comes to what it finds of a model that "
         "never saw the rows to forget: 1 is equal.",
         group="privacy",
+        title=f"sMIA {_TITLES[column][0]}",
         largest=1,
     )
     for column in ("LOSS", "zlib", "Min_40.0% Prob", "Min++_40.0% Prob")
@@ -72,6 +73,7 @@ PRIVLEAK = Metric(
     "are still recognised, above 0 they stand out, 0 is equal.",
     0,
     group="privacy",
+    title="privleak",
     digits=1,
 )
 PRIVLEAK_OF_HALF = Metric(
@@ -80,6 +82,7 @@ PRIVLEAK_OF_HALF = Metric(
     "comparable with privleak of others.",
     0,
     group="privacy",
+    title="privleak against 0.5",
     digits=1,
 )
 PRIVACY = (*AUCS.values(), *SIMILARITIES.values(), PRIVLEAK, PRIVLEAK_OF_HALF, OTHER_AUC)

@@ -214,7 +214,7 @@ def to_document(results: TofuResults) -> dict[str, Any]:
         **{name: _set_document(rows) for name, rows in results.sets.items()},
         "Forget Quality": results.forget_quality,
         "MIA": results.mia,
-        "MIA holdout": results.holdout,
+        "holdout AUC": results.holdout,
         "fluency": results.fluency,
     }
     return {key: value for key, value in document.items() if value is not None}
@@ -235,7 +235,7 @@ def from_document(document: Mapping[str, Any]) -> TofuResults:
         document.get("word_tokenizer"),
         document.get("Forget Quality"),
         document.get("MIA"),
-        document.get("MIA holdout"),
+        document.get("holdout AUC"),
         document.get("fluency"),
     )
 

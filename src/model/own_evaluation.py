@@ -99,7 +99,7 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
         privacy, _ = attack_holdout(context, attacked["forget"], attacked["holdout"])
     context.save(
         "own.json",
-        {"word_tokenizer": words, "sets": names, **sets, "MIA": aucs, "MIA holdout": privacy},
+        {"word_tokenizer": words, "sets": names, **sets, "MIA": aucs, "holdout AUC": privacy},
     )
     return {**_numbers(sets, aucs), **privacy_numbers(privacy, _retained_aucs(config))}
 
@@ -119,7 +119,7 @@ def _retained_aucs(config: UnlearnConfig) -> dict[str, float] | None:
     if path is None:
         return None
     document = read_result_file(Path(path))
-    found = document.get("MIA holdout") if isinstance(document, dict) else None
+    found = document.get("holdout AUC") if isinstance(document, dict) else None
     if not found:
         raise WagleError(
             f"evaluation.retain_results: {path} is no own.json of a run with held-out rows; "

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.folder_lock import FolderLock
 from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, PARTIAL_RESULTS, TRAINING
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.model.alternates import read_alternates
 from wagle.model.environment import (
     Stopwatch,
@@ -58,11 +59,12 @@ from wagle.model.record import (
     read_record,
 )
 from wagle.model.run_data import RunData
+from wagle.model.training_evaluation import choice_of, training_evaluation
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.planning.parallel import FSDP, choose_parallel
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
-from wagle.training.loop import TrainingData
+from wagle.training.loop import Hooks, TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.certificate import Certificate, frozen_count, model_digest
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
@@ -217,6 +219,8 @@ class Unlearn:
         # Without a network the model is missing first: its message says how to give all that is.
         check_model(self._model_name, self._cache_dir)
         check_evaluation(self.config, self.data.rows)
+        if self.trains:
+            choice_of(self.config)
         with self.watch.phase("load"):
             self.load()
         check_length(self.config, self.model)
@@ -386,6 +390,10 @@ class Unlearn:
         needs_reference = self.objective.needs_reference_model
         reference = self._reference(adapted) if needs_reference else None
         collate = PairCollator(self.dataset, self.tokenizer.pad_token_id)
+        watching = training_evaluation(
+            self._context(Logger().save, Measured(None, {})),
+            self.checkpoints and self.checkpoints.folder,
+        )
         self.training_log = unlearn(
             model,
             TrainingData(self.dataset, self.dataset.order, collate, config.dataset.num_workers),
@@ -399,9 +407,12 @@ class Unlearn:
                 master_weights=self._master_weights(),
             ),
             seed=config.overall.seed,
+            after_step=watching.after_step if watching else Hooks.after_step,
             on_log=self.logger.log_step,
             checkpoints=self.checkpoints,
         )
+        if watching:
+            watching.restore_best(self.training_log)
         if adapted is not None:
             self.model = merge_lora(adapted)
         self.model.eval()
@@ -560,10 +571,18 @@ class Unlearn:
             return
         # matplotlib takes its time to import
         from wagle.reporting.mask_figures import draw_density
-        from wagle.reporting.training_figures import draw_training
+        from wagle.reporting.training_figures import (
+            draw_evaluations,
+            draw_training,
+            measured_names,
+        )
 
         method = self.config.unlearn.unlearn_method
-        self.logger.save_figure("training", draw_training([(method, "", self.training_log)]))
+        curves = [(method, "", self.training_log)]
+        self.logger.save_figure("training", draw_training(curves))
+        columns = [metric.key for metric in benchmark_of(self.config).columns]
+        if names := measured_names(self.training_log, columns):
+            self.logger.save_figure("evaluations", draw_evaluations(curves, names))
         if self.mask is not None:
             shares = density_table(self.mask)
             self.logger.save("mask.json", {"density": self.density(), "by layer and kind": shares})
@@ -575,18 +594,22 @@ class Unlearn:
         What an earlier attempt has measured of the same weights, rows and code is taken over.
         """
         self.measured = self._find_measured()
-        context = EvaluationContext(
+        context = self._context(self.logger.save, self.measured)
+        task = self.config.unlearn.task_name
+        return {"task": task, **self._about(), **evaluate(context)}
+
+    def _context(self, save: Callable[[str, Any], None], measured: Measured) -> EvaluationContext:
+        """What an evaluation of the model works with."""
+        return EvaluationContext(
             config=self.config,
             model=self.model,
             tokenizer=self.tokenizer,
             template=self.template,
             load_rows=self.data.rows,
             forget_rows=self.data.forget_rows,
-            save=self.logger.save,
-            measured=self.measured,
+            save=save,
+            measured=measured,
         )
-        task = self.config.unlearn.task_name
-        return {"task": task, **self._about(), **evaluate(context)}
 
     def _find_measured(self) -> Measured:
         """What has been measured so far: in the run folder, or else in the cache."""

@@ -35,7 +35,7 @@ from wagle.reporting.summary import (
     shown,
     summarize,
 )
-from wagle.reporting.training_figures import draw_training
+from wagle.reporting.training_figures import draw_evaluations, draw_training, measured_names
 from wagle.terminal import plain
 
 _FILES = Path(__file__).parent
@@ -230,6 +230,14 @@ def _pictures(groups: Sequence[Group], headline: Headline | None) -> Iterator[Pi
             draw_training(logs),
             "Training",
             "Curves of forget loss, retain loss, gradient norm and learning rate over the steps.",
+        )
+    entries = (entry for *_, log in logs for entry in log)
+    columns = [metric.key for metric in groups[0].first.benchmark.columns]
+    if names := measured_names(entries, columns):
+        yield _picture(
+            draw_evaluations(logs, names),
+            "Measured during training",
+            "Curves of what the models still knew, a panel for each number, over the steps.",
         )
     masks: dict[str, tuple[Any, list[str]]] = {}  # runs that share a mask share its picture
     for group in groups:

@@ -17,6 +17,7 @@ from wagle.reporting.style import (
     shape_of,
     styled,
 )
+from wagle.training.loop import MEASURED
 
 _CURVES = {  # key of the training log -> (label, scale)
     "forget_loss": ("forget loss\n(nats)", "linear"),
@@ -45,11 +46,53 @@ def draw_training(
     told_apart = [{"forget_loss", "retain_loss"} & {k for e in log for k in e} for *_, log in logs]
     if all(told_apart):
         logged -= {"loss"}
-    curves = [key for key in _CURVES if key in logged]
+    return _draw(logs, {k: curve for k, curve in _CURVES.items() if k in logged}, width)
+
+
+@styled
+def draw_evaluations(
+    logs: Iterable[tuple[str, str, Sequence[Mapping[str, float]]]],
+    names: Iterable[str],
+    *,
+    width: float = SINGLE_COLUMN,
+) -> Figure:
+    """What was measured during training against the optimizer step.
+
+    Args:
+        logs: as for :func:`draw_training`.
+        names: of the numbers, as logs have them, each a panel.
+    """
+    return _draw(
+        list(logs),
+        {name: (name.removeprefix(MEASURED).replace(" ", "\n", 1), "linear") for name in names},
+        width,
+    )
+
+
+def measured_names(log: Iterable[Mapping[str, float]], columns: Iterable[str]) -> list[str]:
+    """Of the numbers measured during training those to be drawn: the benchmark's columns, or all.
+
+    Args:
+        columns: keys of the columns.
+    """
+    names = dict.fromkeys(k for entry in log for k in entry if k.startswith(MEASURED))
+    return [k for k in names if k.removeprefix(MEASURED) in set(columns)] or list(names)
+
+
+def _draw(
+    logs: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]],
+    curves: Mapping[str, tuple[str, str]],
+    width: float,
+) -> Figure:
+    """A panel for each key, with its label and scale."""
     figure = Figure(figsize=(width, 0.6 + 1.15 * len(curves)))
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False).flat
-    for axes, key in zip(panels, curves, strict=True):
+    for axes, (key, (label, scale)) in zip(panels, curves.items(), strict=True):
         _draw_curves(axes, key, logs)
+        axes.set_ylabel(label)
+        axes.set_yscale(scale)
+        if scale == "linear":
+            axes.ticklabel_format(axis="y", scilimits=(-2, 3))
     figure.align_ylabels()
     axes.set_xlabel("optimizer step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,8 +130,3 @@ def _draw_curves(
                 linewidth=1.2 + 0.9 * points[number + 1 :].count(curve),
                 marker="." if len(curve) == 1 else None,
             )
-    label, scale = _CURVES[key]
-    axes.set_ylabel(label)
-    axes.set_yscale(scale)
-    if scale == "linear":
-        axes.ticklabel_format(axis="y", scilimits=(-2, 3))

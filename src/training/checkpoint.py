@@ -20,7 +20,8 @@ import random
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,19 @@ class Standing:
         """Begin anew with the losses since the last entry of the log."""
         self.recent = 0.0
         self.terms.clear()
+
+
+@contextmanager
+def kept_generators(device: torch.device) -> Iterator[None]:
+    """Python's, numpy's and torch's generators are afterwards as they were before."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    accelerators = [] if devices.on_cpu(device) else [device]
+    try:
+        with torch.random.fork_rng(accelerators, device_type=device.type):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 class Checkpoints:

@@ -50,6 +50,10 @@ class Loss(NamedTuple):
 Share = Callable[[PreTrainedModel, Batch, Window], Iterable[Loss]]
 """The parts of a window's loss that one of its batches has. The loss of a step is the sum over the
 batches of its window. A part is asked for when that before it has gone backward."""
+Entry = dict[str, float]
+"""Of the log."""
+MEASURED = "evaluation "
+"""What keys of an entry begin with where they were measured during training."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,25 @@ class TrainingData:
         return (_to(batch, device) for batch in batches)
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What happens in a step beside its own work.
+
+    Attributes:
+        before_window: called with the number of the step, from 0, before its forward passes; it
+            leaves no gradients behind.
+        before_update: called with the number of the step between clipping and the optimizer's step;
+            may change gradients.
+        after_step: called with the number of steps done and the log so far, before the first step
+            and after each, before the checkpoint; what it returns goes into the log. It leaves
+            everything as it was.
+    """
+
+    before_window: Callable[[int, Window], None] = lambda step, window: None
+    before_update: Callable[[int], None] = lambda step: None
+    after_step: Callable[[int, Sequence[Entry]], Entry | None] = lambda step, log: None
+
+
 def train(
     model: PreTrainedModel,
     rows: TrainingData,
@@ -96,8 +119,7 @@ def train(
     *,
     seed: int,
     gradients: Gradients | None = None,
-    before_window: Callable[[int, Window], None] = lambda step, window: None,
-    before_update: Callable[[int], None] = lambda step: None,
+    hooks: Hooks = Hooks(),
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
@@ -113,10 +135,7 @@ def train(
     Args:
         optimizer: its groups' learning rates are the full ones; :meth:`Plan.rate` scales them.
         gradients: how they are kept and clipped; ``None``: whole, to norm 1.
-        before_window: called with the number of the step, from 0, before its forward passes; it
-            leaves no gradients behind.
-        before_update: called with the number of the step between clipping and the optimizer's step;
-            may change gradients.
+        hooks: what else happens in a step.
         on_log: gets each entry of the log as it is made, or restored.
         checkpoints: where training goes on from, and what it leaves to go on from.
 
@@ -138,6 +157,14 @@ def train(
     now = checkpoints.restore(optimizer, model.device) if checkpoints else Standing()
     for entry in now.log:
         on_log(entry)
+
+    def measure() -> None:
+        if entry := hooks.after_step(now.step, now.log):
+            now.log.append(entry)
+            on_log(entry)
+
+    if not now.step:
+        measure()
     started = time.perf_counter() - now.seconds
     windows = islice(_windows(rows, plan, model.device, now.step), plan.steps - now.step)
     with (
@@ -149,13 +176,13 @@ def train(
         for step, window in enumerate(windows, now.step):
             for group, full in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = full * plan.rate(step)
-            before_window(step, window)
+            hooks.before_window(step, window)
             if not ranks.is_first():
                 now.clear()  # the first process holds the sums so far
             _backward(model, window, share, gradients, now)
             norm, recent, *terms = _numbers(gradients.clip(), now.recent, *now.terms.values())
             _check_finite(step, loss=recent, gradient_norm=norm)
-            before_update(step)
+            hooks.before_update(step)
             optimizer.step()
             gradients.clear()
             since = step % plan.log_every + 1
@@ -167,6 +194,8 @@ def train(
                 on_log(now.log[-1])
                 now.clear()
             now.step, now.seconds = step + 1, time.perf_counter() - started
+            measure()
+            started += time.perf_counter() - started - now.seconds  # training's time alone counts
             asked = ranks.any_of(request.kind is not None)
             if checkpoints:
                 checkpoints.after_step(now, optimizer, model.device, steps=plan.steps, asked=asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
 from wagle.optim.packed import flat_gradient, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
-from wagle.training.loop import Batch, TrainingData, Window, train
+from wagle.training.loop import Batch, Entry, Hooks, TrainingData, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.objectives import Objective, ReferenceModel, no_reference
@@ -36,6 +36,7 @@ def unlearn(
     section: UnlearnSection,
     *,
     seed: int,
+    after_step: Callable[[int, Sequence[Entry]], Entry | None] = Hooks.after_step,
     on_log: Callable[[dict[str, float]], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
@@ -49,7 +50,7 @@ def unlearn(
         section: its ``master_weights`` are resolved; with ``mask_enforcement`` ``optimizer`` only
             selected weights are seen by the optimizer, with ``gradient`` gradients are multiplied
             by the mask before a dense step, as published (and frozen weights decay).
-        on_log, checkpoints: as for :func:`wagle.training.loop.train`.
+        after_step, on_log, checkpoints: as for :func:`wagle.training.loop.train`.
 
     Raises:
         WagleError: the mask selects nothing; training diverged.
@@ -114,8 +115,7 @@ def unlearn(
         plan,
         seed=seed,
         gradients=gradients,
-        before_window=before_window,
-        before_update=before_update,
+        hooks=Hooks(before_window, before_update, after_step),
         on_log=on_log,
         checkpoints=checkpoints,
     )

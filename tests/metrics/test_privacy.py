@@ -17,7 +17,6 @@ from tests.evaluations import TOFU, configure, rows
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
-from wagle.loggers import Logger
 from wagle.metrics.composites import official_numbers
 from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.privacy import (
@@ -124,7 +123,7 @@ def measure(tmp_path, tokenizer, monkeypatch):
             load_rows=lambda name, role="forget": rows(name),
             forget_rows=lambda: rows("Demo_forget10"),
             save=documents.__setitem__,
-            measured=Measured(Logger(), {}),
+            measured=Measured(None, {}),
         )
         check_evaluation(config, context.load_rows)
         return evaluate(context), documents
@@ -198,7 +197,7 @@ def test_beside_the_retain_only_and_the_original_model(measure, tmp_path):
         Path(f"{name}.json").write_text(json.dumps(documents["tofu.json"]))
         given[f"evaluation__{name}_results"] = tmp_path / f"{name}.json"
     flat, documents = measure(**given)
-    retained = json.loads(Path("retain.json").read_text())["MIA holdout"]
+    retained = json.loads(Path("retain.json").read_text())["holdout AUC"]
     similar = []
     for column, metric in SIMILARITIES.items():
         auc = flat[f"tofu_official {AUCS[column].key}"]

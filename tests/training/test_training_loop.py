@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wagle.errors import ConfigError, WagleError
-from wagle.training.loop import Loss, TrainingData, train
+from wagle.training.loop import Hooks, Loss, TrainingData, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 
@@ -140,7 +140,12 @@ def test_small_gradients_are_not_clipped():
 
     for scale in (0.01, 100.0):
         plan = make_plan(rows=2, batch_size=1, accumulation=1, max_steps=2)
-        run(model, plan, lambda m, b, w, s=scale: s * m.matrix.sum(), before_update=keep)
+        run(
+            model,
+            plan,
+            lambda m, b, w, s=scale: s * m.matrix.sum(),
+            hooks=Hooks(before_update=keep),
+        )
     assert norms == pytest.approx([0.01 * math.sqrt(3)] * 2 + [1.0] * 2, rel=1e-5)
 
 
@@ -197,7 +202,13 @@ def test_training_ends_at_the_step_that_diverges(step, what):
         return (model.matrix * 0).abs().sqrt().sum()  # 0 with an infinite slope
 
     with pytest.raises(WagleError, match=f"training diverged at step {step}: the {what} is nan"):
-        run(model, plan, share, on_log=logged.append, before_update=lambda step: steps.append(1))
+        run(
+            model,
+            plan,
+            share,
+            on_log=logged.append,
+            hooks=Hooks(before_update=lambda step: steps.append(1)),
+        )
     assert len(steps) == step - 1
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(math.isfinite(value) for entry in logged for value in entry.values())
