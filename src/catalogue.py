@@ -301,6 +301,12 @@ TOFU_SUBSETS = (
     *("real_authors_perturbed", "world_facts_perturbed"),
 )
 
+_MUSE_TEXTS = (
+    *("forget", "retain1", "retain2", "holdout"),
+    *(f"{part}_forget_{step}" for part in ("scal", "sust") for step in (1, 2, 3, 4)),
+)
+_MUSE_QA = ("qa", "qa_icl")
+
 _DATA_SETS = (
     DataSet(
         "Tofu",
@@ -327,6 +333,25 @@ _DATA_SETS = (
         asked=tuple(f"{part}_{n}" for part in ("train", "test") for n in (50, 100, 200, 300)),
         refusals="copyright",
         aliases=("Copyright",),
+    ),
+    *(
+        DataSet(
+            name,
+            f"{_SOURCES}.muse:{loader}",
+            max_length=2048,
+            subsets=_MUSE_TEXTS,
+            asked=(
+                *("verbmem_forget", "privleak_forget", "privleak_retain", "privleak_holdout"),
+                *(f"knowmem_{role}_{kind}" for role in ("forget", "retain") for kind in _MUSE_QA),
+            ),
+            texts=_MUSE_TEXTS,
+            pieces=True,
+        )
+        for name, loader in {
+            "MuseNews": "load_news",
+            "MuseBooks": "load_books",
+            "DemoMuse": "load_demo_muse",
+        }.items()
     ),
     DataSet("SafePku", f"{_SOURCES}.toxicity:load_safe_pku", asked=("test",)),
     DataSet("C4", f"{_SOURCES}.text:load_c4", asked=("validation",), texts=("",)),
@@ -362,6 +387,7 @@ _BENCHMARKS = (
     Entry("wmdp", "wagle.metrics.wmdp:WMDP"),
     Entry("copyright", "wagle.metrics.copyright:COPYRIGHT"),
     Entry("toxic", "wagle.metrics.toxicity:TOXICITY"),
+    Entry("muse", "wagle.metrics.muse:MUSE"),
     Entry("own", "wagle.metrics.own:OWN"),
     Entry("none", "wagle.metrics.benchmark:NO_BENCHMARK"),
 )

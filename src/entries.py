@@ -138,6 +138,7 @@ class DataSet(Entry):
         asked: the same, of those that are for evaluation alone.
         texts: of these, running text; the others hold questions with answers.
         any_subset: whether its loader knows others as well.
+        pieces: whether its running text is joined and cut into pieces of ``max_length`` tokens.
         refusals: which sentences refuse its questions; "": those for anything.
         aliases: other names.
     """
@@ -147,6 +148,7 @@ class DataSet(Entry):
     asked: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     any_subset: bool = False
+    pieces: bool = False
     refusals: str = ""
     aliases: tuple[str, ...] = ()
 

@@ -30,6 +30,11 @@ def rouge_l_recall(reference: str, text: str, tokenizer: str = "rouge_score") ->
     return _rouge_l(tokenizer).score(reference, text)["rougeL"].recall
 
 
+def rouge_l_f1(reference: str, text: str) -> float:
+    """ROUGE-L F1 (Lin 2004), on Porter stems, of a to z and 0 to 9: 0 to 1."""
+    return _rouge_l("rouge_score").score(reference, text)["rougeL"].fmeasure
+
+
 def bleu(reference: str, text: str, tokenizer: str = "rouge_score") -> float:
     """BLEU (Papineni et al. 2002) of a corpus of one pair, as sacrebleu defines it: 0 to 100.
 

@@ -94,8 +94,8 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
     privacy: dict[str, float] = {}
     if "holdout" in aucs:
         attacked: dict[str, list[Attacked]] = {role: [] for role in asked}
-        for (role, row), sequence in zip(rows, encoded, strict=True):
-            attacked[role].append(_attacked(row, sequence))
+        for (role, asked_row), sequence in zip(rows, encoded, strict=True):
+            attacked[role].append(_attacked(asked_row, sequence))
         privacy, _ = attack_holdout(context, attacked["forget"], attacked["holdout"])
     context.save(
         "own.json",

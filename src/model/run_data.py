@@ -12,7 +12,13 @@ from wagle.dataset.checking import NamedRows, Rows, check_questions, check_rows
 from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, divide_forget_rows
 from wagle.dataset.reading import ColumnNames
 from wagle.dataset.refusals import load_refusals
-from wagle.dataset.sources import find_source, load_rows, refusal_encoder, row_encoder
+from wagle.dataset.sources import (
+    cut_into_pieces,
+    find_source,
+    load_rows,
+    refusal_encoder,
+    row_encoder,
+)
 from wagle.dataset.templates import Template
 from wagle.model.environment import rows_fingerprint
 from wagle.model.evaluation_context import asked_sets
@@ -86,14 +92,14 @@ class RunData:
         """
         forget_name = self.config.dataset.forget_dataset_name
         retain_name = self.config.dataset.retain_dataset_name
-        all_forget = self.rows(forget_name)
+        all_forget = cut_into_pieces(forget_name, self.rows(forget_name), tokenizer)
         drawn, left = divide_forget_rows(len(all_forget), self.config.dataset)
         whole = self.config.dataset.self_retain
         if whole:
             retain_name = forget_name
             retain = all_forget.select(left)
         else:
-            retain = self.rows(retain_name, "retain")
+            retain = cut_into_pieces(retain_name, self.rows(retain_name, "retain"), tokenizer)
         forget = all_forget.select(drawn)
         if shared := count_shared(forget, retain):
             say(

@@ -392,7 +392,7 @@ class Unlearn:
         collate = PairCollator(self.dataset, self.tokenizer.pad_token_id)
         watching = training_evaluation(
             self._context(Logger().save, Measured(None, {})),
-            self.checkpoints and self.checkpoints.folder,
+            self.checkpoints.folder if self.checkpoints else None,
         )
         self.training_log = unlearn(
             model,

@@ -70,6 +70,13 @@ def test_every_data_set_goes_through_the_whole_command(run, task, forget, retain
     assert read(folder / "manifest.json")["fingerprints"]["retain"] == rows_fingerprint(rows)
 
 
+def test_the_miniature_of_muse_goes_through_the_whole_command(run):
+    folder = run("offline/muse", {"evaluation.limit": 2, "dataset.batch_size": 1})
+    assert read(folder / "results.json")["task"] == "muse"
+    for name in ("verbmem", "knowmem", "privleak"):
+        assert (folder / f"{name}.json").is_file()
+
+
 def test_tofu_from_local_files(run, tmp_path):
     """The embedded benchmark has TOFU's form, so it can stand in for it."""
     (tmp_path / "data").mkdir()

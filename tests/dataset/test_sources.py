@@ -109,10 +109,10 @@ def test_copyright_rows_keep_the_text_but_not_the_space_at_the_seams(name):
 
 def test_every_name_of_the_configuration_has_a_source():
     trained = [name for entry in DATA_SETS.values() for name in entry.names(entry.subsets)]
+    lengths = {"WMDP": 1024, "HP": 1024, "Muse": 2048, "DemoMuse": 2048}
     for name in trained:
-        assert find_source(name).max_length == (1024 if name.startswith(("WMDP", "HP")) else 512), (
-            name
-        )
+        wanted = next((n for start, n in lengths.items() if name.startswith(start)), 512)
+        assert find_source(name).max_length == wanted, name
     for name in ("Copyright", "HP_train_75", "SafePku_train", "nothing"):
         with pytest.raises(WagleError, match=rf"no data set {name}; there are Tofu_SUBSET.*HP_t"):
             find_source(name)

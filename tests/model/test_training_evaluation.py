@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.unlearning import ROWS, SETTINGS, make_dataset, make_objective
+from tests.unlearning import ROWS, make_objective, make_rows, recipe
 from wagle.commands import unlearn as unlearn_model
 from wagle.dataset.sources import load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
@@ -34,10 +34,9 @@ def forgets(model, watching=None, checkpoints=None):
         ROWS, batch_size=2, accumulation=1, num_epochs=1, max_steps=6, whole_epochs=False
     )
     hook = {"after_step": watching.after_step} if watching else {}
-    dataset = make_dataset(objective, model)
     return unlearn(
-        *(model, dataset, objective, None, None, plan, SETTINGS),
-        pad_token_id=2,
+        *(model, make_rows(objective, model), objective, None, None, plan, recipe(lr=1e-2)),
+        seed=0,
         checkpoints=checkpoints,
         **hook,
     )

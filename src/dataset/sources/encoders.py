@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
+import datasets
 from transformers import PreTrainedTokenizerBase
 
 from wagle.dataset.encoding import Encoded, encode_answer, encode_text
@@ -25,13 +27,30 @@ def row_encoder(
     return partial(_encode_row, tokenizer, template, max_length, eos)
 
 
+def cut_into_pieces(
+    name: str, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase
+) -> datasets.Dataset:
+    """Running text as a stream: joined by blank lines, and cut into pieces of as many tokens.
+
+    Without special tokens; the last piece is shorter. Of other data sets the rows as they are.
+    """
+    source = find_source(name)
+    if not source.pieces or "text" not in rows.column_names:
+        return rows
+    ids = tokenizer("\n\n".join(rows["text"]), add_special_tokens=False, verbose=False).input_ids
+    pieces = [ids[i : i + source.max_length] for i in range(0, len(ids), source.max_length)]
+    return datasets.Dataset.from_dict({"text": tokenizer.batch_decode(pieces), "input_ids": pieces})
+
+
 def _encode_row(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
     max_length: int,
     eos: bool,
-    row: Mapping[str, str],
+    row: Mapping[str, Any],
 ) -> Encoded:
+    if "input_ids" in row:
+        return Encoded(list(row["input_ids"]), list(row["input_ids"]))
     if "text" in row:
         encoded = encode_text(tokenizer, row["text"], max_length=max_length)
         if len(encoded.input_ids) < 2:

@@ -1,0 +1,290 @@
+"""The benchmark muse: texts that are to be forgotten word for word, in substance, without a trace.
+
+Shi et al. 2024 (arXiv 2407.06460); ROUGE with stems, as open-unlearning has it (2506.12618).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wagle.dataset.names import family_of
+from wagle.errors import ConfigError, WagleError
+from wagle.metrics.benchmark import ROUGE_OF_ANSWER, Answers, Benchmark, Metric, Numbers, Settings
+from wagle.metrics.privacy import AUCS, PRIVLEAK, PRIVLEAK_OF_HALF
+
+if TYPE_CHECKING:
+    from wagle.config import UnlearnConfig
+    from wagle.metrics.benchmark import Rows
+    from wagle.model.evaluation_context import EvaluationContext
+
+CONTINUED_TOKENS, ANSWER_TOKENS = 128, 32
+ENDS = ("\n\n", "\nQuestion", "Question:")
+"""Where an answer ends: the model goes on with questions of its own."""
+RELEASED = {"MuseNews": 0.4772, "MuseBooks": 0.5393}
+"""A of the retrained models that MUSE's authors have released."""
+MIDDLE = "Min_40.0% Prob"
+FAMILIES = ("MuseNews", "MuseBooks", "DemoMuse")
+
+VERBATIM = Metric(
+    "verbmem forget",
+    "How much of the wording of the text to forget its continuations have (ROUGE-L F1).",
+    -1,
+    group="forget",
+    title="VerbMem",
+    digits=1,
+    largest=100,
+)
+STRENGTH = Metric(
+    "verbmem Extraction Strength",
+    "Share of a continuation of the text to forget that it completes word for word.",
+    -1,
+    group="forget",
+    title="ES",
+    largest=1,
+)
+KNOWLEDGE = {
+    role: Metric(
+        f"knowmem {role}",
+        f"How well it answers questions about the text to {role} (ROUGE-L F1).",
+        better,
+        group=role,
+        title="KnowMem",
+        digits=1,
+        largest=100,
+    )
+    for role, better in (("forget", -1), ("retain", 1))
+}
+
+
+def measure_verbatim(context: EvaluationContext) -> Numbers:
+    """Continuations of the text to forget: ``verbmem.json``."""
+    from wagle.dataset.encoding import IGNORED, Encoded, tokenize
+    from wagle.metrics.likelihood import score_tokens
+    from wagle.metrics.memorization import extraction_strength
+    from wagle.metrics.text import rouge_l_f1
+
+    tokenizer, rows = context.tokenizer, _rows(context, "verbmem")
+    prompts = [tokenize(tokenizer, row["prompt"], _longest(context)) for row in rows]
+    true = [tokenizer(row["gt"], add_special_tokens=False).input_ids for row in rows]
+    true = [ids[:CONTINUED_TOKENS] for ids in true]
+    texts = _generate(context, prompts, CONTINUED_TOKENS)
+    scored = score_tokens(
+        context.model,
+        [
+            Encoded([*prompt, *ids], [IGNORED] * len(prompt) + ids)
+            for prompt, ids in zip(prompts, true, strict=True)
+        ],
+        batch_size=context.batch_size,
+        pad_token_id=tokenizer.pad_token_id,
+        description="scoring continuations",
+    )
+    documents = []
+    for row, ids, text, tokens in zip(rows, true, texts, scored, strict=True):
+        reference = str(tokenizer.decode(ids, skip_special_tokens=True))
+        documents.append(
+            {
+                "question": row["prompt"],
+                "answer": reference,
+                "generated": text,
+                "rougeL_score": rouge_l_f1(reference, text),
+                "extraction_strength": max(extraction_strength(tokens.is_greedy), 1 / len(tokens)),
+            }
+        )
+    context.save("verbmem.json", {"verbmem": {"rows": documents}})
+    return {
+        VERBATIM: 100 * _mean(documents, "rougeL_score"),
+        STRENGTH: _mean(documents, "extraction_strength"),
+    }
+
+
+def measure_knowledge(context: EvaluationContext) -> Numbers:
+    """Answers to questions behind a few examples: ``knowmem.json``."""
+    from wagle.dataset.encoding import tokenize
+    from wagle.metrics.text import rouge_l_f1
+
+    documents: dict[str, Any] = {}
+    for role in KNOWLEDGE:
+        examples = "".join(
+            f"Question: {row['question']}\nAnswer: {row['answer']}\n\n"
+            for row in context.load_rows(_name(context.config, f"knowmem_{role}_qa_icl"))
+        )
+        rows = _rows(context, f"knowmem_{role}")
+        prompts = [
+            tokenize(
+                context.tokenizer,
+                f"{examples}Question: {row['question']}\nAnswer: ",
+                _longest(context),
+            )
+            for row in rows
+        ]
+        texts = [cut_answer(text) for text in _generate(context, prompts, ANSWER_TOKENS)]
+        documents[f"knowmem_{role}"] = {
+            "rows": [
+                {
+                    "question": row["question"],
+                    "answer": row["answer"],
+                    "generated": text,
+                    "rougeL_score": rouge_l_f1(row["answer"], text),
+                }
+                for row, text in zip(rows, texts, strict=True)
+            ]
+        }
+    context.save("knowmem.json", documents)
+    return {
+        metric: 100 * _mean(documents[f"knowmem_{role}"]["rows"], "rougeL_score")
+        for role, metric in KNOWLEDGE.items()
+    }
+
+
+def cut_answer(text: str) -> str:
+    """An answer up to where the model asks itself another question."""
+    for end in ENDS:
+        text = text.partition(end)[0]
+    return text.strip()
+
+
+def measure_leakage(context: EvaluationContext) -> Numbers:
+    """Whether the text to forget is told from text that nobody learned: ``privleak.json``.
+
+    MUSE's A is 1 − AUC, so that its 100 · (A − A′) / A′ is the privleak of all benchmarks.
+    """
+    from wagle.dataset.encoding import encode_text
+    from wagle.metrics.privacy import privleak
+    from wagle.model.privacy_evaluation import Attacked, attack_holdout
+    from wagle.terminal import say
+
+    attacked = {
+        role: [
+            Attacked(
+                row["text"],
+                encode_text(context.tokenizer, row["text"], max_length=_longest(context)),
+            )
+            for row in _rows(context, f"privleak_{role}")
+        ]
+        for role in ("forget", "holdout")
+    }
+    aucs, scores = attack_holdout(context, attacked["forget"], attacked["holdout"])
+    context.save("privleak.json", {"AUC": aucs, "scores": scores})
+    retained, family = _retained_auc(context.config), _family(context.config)
+    if retained is None and family in RELEASED:
+        retained = 1 - RELEASED[family]
+        say(f"privleak: against MUSE's released retrained model, whose A is {RELEASED[family]}")
+    found = {metric: aucs[column] for column, metric in AUCS.items() if column in aucs}
+    if retained is None:
+        return {**found, PRIVLEAK_OF_HALF: privleak(aucs[MIDDLE], 0.5)}
+    return {**found, PRIVLEAK: privleak(aucs[MIDDLE], retained)}
+
+
+def _retained_auc(config: UnlearnConfig) -> float | None:
+    """Of the retain-only model, if its results are given.
+
+    Raises:
+        WagleError: they are no ``privleak.json`` of a run.
+    """
+    from wagle.loggers.run_folder import read_result_file
+
+    path = config.evaluation.retain_results
+    if path is None:
+        return None
+    document = read_result_file(Path(path))
+    try:
+        return float(document["AUC"][MIDDLE])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WagleError(
+            f"evaluation.retain_results: {path} is no privleak.json of a run of unlearn.task_name "
+            "muse; evaluate the retain-only model so"
+        ) from error
+
+
+def _generate(
+    context: EvaluationContext, prompts: Sequence[list[int]], new_tokens: int
+) -> list[str]:
+    from wagle.metrics.generation import end_tokens, generate_greedy
+
+    generated = generate_greedy(
+        context.model,
+        prompts,
+        eos_token_ids=end_tokens(context.model, context.tokenizer),
+        pad_token_id=context.tokenizer.pad_token_id,
+        max_total_length=max(map(len, prompts)) + new_tokens,
+        batch_size=context.batch_size,
+        description="continuing texts",
+    )
+    cut = [tokens[:new_tokens] for tokens in generated]
+    return [text.strip() for text in context.tokenizer.batch_decode(cut, skip_special_tokens=True)]
+
+
+def _longest(context: EvaluationContext) -> int:
+    """Tokens of a prompt, so that there is room for what follows."""
+    from wagle.model.reading import most_positions
+
+    return min(MUSE.longest, most_positions(context.model)) - CONTINUED_TOKENS
+
+
+def _rows(context: EvaluationContext, name: str) -> list[Mapping[str, str]]:
+    return list(context.asked_rows()[name])[: context.limit]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    return statistics.fmean(row[key] for row in rows)
+
+
+def _family(config: UnlearnConfig) -> str:
+    family = family_of(config.dataset.forget_dataset_name)
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"unlearn.task_name muse asks about {', '.join(FAMILIES)}, but "
+            f"dataset.forget_dataset_name is {config.dataset.forget_dataset_name}"
+        )
+    return family
+
+
+def _name(config: UnlearnConfig, subset: str) -> str:
+    return f"{_family(config)}_{subset}"
+
+
+def _sets(config: UnlearnConfig) -> dict[str, str]:
+    subsets = {"verbmem": "verbmem_forget"}
+    subsets |= {f"knowmem_{role}": f"knowmem_{role}_qa" for role in KNOWLEDGE}
+    subsets |= {f"privleak_{role}": f"privleak_{role}" for role in ("forget", "holdout")}
+    return {name: _name(config, subset) for name, subset in subsets.items()}
+
+
+def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
+    _retained_auc(config)
+
+
+def _is_default(values: Settings) -> bool:
+    return family_of(values["dataset.forget_dataset_name"] or "") in FAMILIES
+
+
+MUSE = Benchmark(
+    "muse",
+    "MUSE: memorisation, privacy and utility",
+    metrics=(
+        *(VERBATIM, *KNOWLEDGE.values(), STRENGTH, PRIVLEAK, PRIVLEAK_OF_HALF, *AUCS.values()),
+    ),
+    parts={
+        "verbmem": measure_verbatim,
+        "knowmem": measure_knowledge,
+        "privleak": measure_leakage,
+    },
+    columns=(VERBATIM, STRENGTH, KNOWLEDGE["forget"], PRIVLEAK, KNOWLEDGE["retain"]),
+    summary=(VERBATIM, KNOWLEDGE["forget"], PRIVLEAK, KNOWLEDGE["retain"]),
+    sets=_sets,
+    check=_check,
+    longest=2048,
+    is_default=_is_default,
+    answers=Answers(
+        {"verbmem": "Continued", "knowmem_forget": "Forget", "knowmem_retain": "Retain"},
+        [ROUGE_OF_ANSWER],
+        {
+            "verbmem": "verbmem.json",
+            "knowmem_forget": "knowmem.json",
+            "knowmem_retain": "knowmem.json",
+        },
+    ),
+)

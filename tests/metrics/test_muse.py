@@ -1,0 +1,185 @@
+"""MUSE, on its miniature, against its definitions written out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+
+from tests.evaluations import configure
+from tests.unlearning import batches, make_objective
+from wagle.dataset.sources import cut_into_pieces, load_rows, row_encoder
+from wagle.dataset.templates import TEMPLATES
+from wagle.errors import ConfigError, WagleError
+from wagle.metrics import muse
+from wagle.metrics.muse import MUSE, cut_answer
+from wagle.model.evaluation import check_evaluation, evaluate
+from wagle.model.evaluation_context import EvaluationContext
+from wagle.model.head import Head
+from wagle.model.measured import Measured
+from wagle.unlearn.objectives import no_reference
+
+from conftest import make_model
+
+SCORER = RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def rows(name, role="forget"):
+    return load_rows(name, data_dir=None, cache_dir=Path("unused"), role=role)
+
+
+def test_training_text_is_a_stream_in_pieces(tokenizer):
+    texts = rows("DemoMuse_retain1")
+    pieces = cut_into_pieces("DemoMuse_retain1", texts, tokenizer)
+    stream = tokenizer("\n\n".join(texts["text"]), add_special_tokens=False).input_ids
+    assert len(stream) > 2048
+    assert [len(piece) for piece in pieces["input_ids"]][:-1] == [2048] * (len(stream) // 2048)
+    encode = row_encoder("DemoMuse_retain1", tokenizer, TEMPLATES["question_answer"])
+    encoded = [encode(row) for row in pieces]
+    assert list(itertools.chain.from_iterable(row.input_ids for row in encoded)) == stream
+    assert all(row.labels == row.input_ids for row in encoded)
+    others = rows("Demo_forget01")
+    assert cut_into_pieces("Demo_forget01", others, tokenizer) is others
+
+
+def test_the_miniature_has_all_parts():
+    forget = rows("DemoMuse_forget")["text"]
+    assert not set(forget) & {*rows("DemoMuse_retain1")["text"], *rows("DemoMuse_holdout")["text"]}
+    assert not set(rows("DemoMuse_retain1")["text"]) & set(rows("DemoMuse_retain2")["text"])
+    scaled, chained = (
+        [rows(f"DemoMuse_{part}_forget_{step}")["text"] for step in (1, 2, 3, 4)]
+        for part in ("scal", "sust")
+    )
+    for step in range(1, 4):
+        assert scaled[step][: len(scaled[step - 1])] == scaled[step - 1]  # growing
+        assert not set(chained[step]) & set(chained[step - 1])  # one after the other
+    row = rows("DemoMuse_verbmem_forget")[0]
+    assert f"{row['prompt']} {row['gt']}" == forget[0]
+
+
+def test_answers_end_where_the_model_asks_on():
+    assert cut_answer(" In Rome.\n\nQuestion: and?") == "In Rome."
+    assert cut_answer("In Rome.\nQuestion: and?") == "In Rome."
+    assert cut_answer("In RomeQuestion: and?") == "In Rome"
+    assert cut_answer("In Rome,\nby the sea") == "In Rome,\nby the sea"
+
+
+@pytest.fixture
+def measure(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(muse, "CONTINUED_TOKENS", 12)
+    monkeypatch.setattr(muse, "ANSWER_TOKENS", 6)
+
+    def measure(**options):
+        config = configure(
+            dataset__forget_dataset_name="DemoMuse_forget",
+            dataset__retain_dataset_name="DemoMuse_retain1",
+            **options,
+        )
+        assert config["unlearn.task_name"] == "muse"
+        documents = {}
+        context = EvaluationContext(
+            config=config,
+            model=make_model(seed=3),
+            tokenizer=tokenizer,
+            template=TEMPLATES["question_answer"],
+            load_rows=rows,
+            forget_rows=lambda: rows("DemoMuse_forget"),
+            save=documents.__setitem__,
+            measured=Measured(None, {}),
+        )
+        check_evaluation(config, rows)
+        return evaluate(context), documents
+
+    return measure
+
+
+def generate(tokenizer, prompt, new_tokens):
+    ids = torch.tensor([tokenizer(prompt).input_ids])
+    output = make_model(seed=3).generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False
+    )
+    return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_numbers_are_those_of_their_definitions(measure, tokenizer):
+    flat, documents = measure()
+    scores, strengths = [], []
+    for row in rows("DemoMuse_verbmem_forget").select(range(2)):
+        true = tokenizer(row["gt"], add_special_tokens=False).input_ids[:12]
+        text = generate(tokenizer, row["prompt"], 12)
+        scores.append(SCORER.score(tokenizer.decode(true), text)["rougeL"].fmeasure)
+        prompt = tokenizer(row["prompt"]).input_ids
+        with torch.no_grad():
+            logits = make_model(seed=3)(torch.tensor([prompt + true])).logits[0]
+        right = (logits[len(prompt) - 1 : -1].argmax(-1) == torch.tensor(true)).tolist()
+        starts = [k for k in range(len(true)) if all(right[k:])]
+        strengths.append(1 - (starts[0] if starts else len(true) - 1) / len(true))
+    assert flat["verbmem forget"] == pytest.approx(100 * fmean(scores))
+    assert flat["verbmem Extraction Strength"] == pytest.approx(fmean(strengths))
+    for role in ("forget", "retain"):
+        examples = "".join(
+            f"Question: {row['question']}\nAnswer: {row['answer']}\n\n"
+            for row in rows(f"DemoMuse_knowmem_{role}_qa_icl")
+        )
+        scores = []
+        for row in rows(f"DemoMuse_knowmem_{role}_qa").select(range(2)):
+            prompt = f"{examples}Question: {row['question']}\nAnswer: "
+            text = cut_answer(generate(tokenizer, prompt, 6))
+            scores.append(SCORER.score(row["answer"], text)["rougeL"].fmeasure)
+        assert flat[f"knowmem {role}"] == pytest.approx(100 * fmean(scores))
+    lowest = {}
+    for role in ("forget", "holdout"):
+        lowest[role] = []
+        for row in rows(f"DemoMuse_privleak_{role}").select(range(2)):
+            ids = torch.tensor(tokenizer(row["text"], truncation=True, max_length=2036).input_ids)
+            with torch.no_grad():
+                table = make_model(seed=3)(ids[None]).logits[0].log_softmax(-1)
+            values = sorted(table[:-1].gather(1, ids[1:, None])[:, 0].tolist())
+            lowest[role].append(-fmean(values[: int(0.4 * len(values))]))
+    pairs = list(itertools.product(lowest["forget"], lowest["holdout"]))
+    a = fmean((holdout < forget) + (holdout == forget) / 2 for forget, holdout in pairs)
+    assert flat["privleak against 0.5"] == pytest.approx(100 * (a - 0.5) / 0.5)
+    assert set(documents) == {"verbmem.json", "knowmem.json", "privleak.json"}
+
+
+def test_privleak_against_own_or_released_results(measure, tmp_path, monkeypatch):
+    (tmp_path / "r.json").write_text(json.dumps({"AUC": {"Min_40.0% Prob": 0.4}}))
+    flat, _ = measure(evaluation__retain_results="r.json")
+    a = 1 - flat["mia_min_k"]
+    assert flat["privleak"] == pytest.approx(100 * (a - 0.6) / 0.6)
+    monkeypatch.setitem(muse.RELEASED, "DemoMuse", 0.4772)
+    flat, _ = measure()
+    assert flat["privleak"] == pytest.approx(100 * (a - 0.4772) / 0.4772)
+    assert muse.RELEASED == {"MuseNews": 0.4772, "MuseBooks": 0.5393, "DemoMuse": 0.4772}
+    (tmp_path / "r.json").write_text("{}")
+    with pytest.raises(WagleError, match=r"no privleak\.json"):
+        measure(evaluation__retain_results="r.json")
+
+
+def test_other_data_are_refused():
+    config = configure(
+        dataset__forget_dataset_name="Demo_forget10",
+        dataset__retain_dataset_name="Demo_retain90",
+        unlearn__task_name="muse",
+    )
+    with pytest.raises(ConfigError, match="asks about MuseNews"):
+        MUSE.sets(config)
+
+
+def test_npo_knows_probabilities_not_logits(monkeypatch):
+    """MUSE's own baseline takes logits for log-probabilities."""
+    objective = make_objective("NPO+FT")
+    batch, model = batches(objective)[0], make_model()
+    before = objective.terms(model, batch, no_reference)
+    logits = Head.logits
+    monkeypatch.setattr(Head, "logits", lambda self, states: logits(self, states) + 7.0)
+    after = objective.terms(model, batch, no_reference)
+    assert {k: float(v) for k, v in after.items()} == pytest.approx(
+        {k: float(v) for k, v in before.items()}, abs=1e-4
+    )
