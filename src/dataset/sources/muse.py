@@ -10,7 +10,7 @@ import datasets
 
 from wagle.dataset.columns import TEXT
 from wagle.dataset.json_lines import read_json_lines
-from wagle.dataset.reading import Request
+from wagle.dataset.reading import RowsRequest
 from wagle.shipped import shipped
 
 _QUESTIONS = {"question": TEXT, "answer": TEXT}
@@ -29,17 +29,17 @@ def _part(subset: str) -> tuple[str, str]:
 _PARTS = ("verbmem", "knowmem", "privleak", "scal", "sust")
 
 
-def load_news(request: Request) -> datasets.Dataset:
+def load_news(request: RowsRequest) -> datasets.Dataset:
     """BBC articles."""
     return _load(request, "MUSE-News")
 
 
-def load_books(request: Request) -> datasets.Dataset:
+def load_books(request: RowsRequest) -> datasets.Dataset:
     """Harry Potter: the books to forget, and a wiki about them to retain."""
     return _load(request, "MUSE-Books")
 
 
-def _load(request: Request, name: str) -> datasets.Dataset:
+def _load(request: RowsRequest, name: str) -> datasets.Dataset:
     part, split = _part(request.subset)
     return request.rows(
         f"{name}/{part}/{split}.jsonl",
@@ -50,7 +50,7 @@ def _load(request: Request, name: str) -> datasets.Dataset:
     )
 
 
-def load_demo_muse(request: Request) -> datasets.Dataset:
+def load_demo_muse(request: RowsRequest) -> datasets.Dataset:
     """The same parts, of invented authors: an author's facts are a text, which ends in a question.
 
     Of the facts of an author the first half is what is given, and the rest is to be continued.
