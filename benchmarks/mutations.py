@@ -163,7 +163,11 @@ MUTATIONS = (
     *_of(
         "unlearn/objectives/with_retain",
         "test_objectives",
-        ("forget weight", "self.forget_weight * self.forget_loss", "self.forget_loss"),
+        (
+            "forget weight",
+            "forget = self.forget_weight * self.forget_loss",
+            "forget = self.forget_loss",
+        ),
     ),
     *_of(
         "unlearn/objectives/losses",
@@ -202,7 +206,7 @@ MUTATIONS = (
     *_of(
         "unlearn/objectives/dpo",
         "test_objectives",
-        ("objective: DPO's order", "(refusal - forget)", "(forget - refusal)"),
+        ("objective: DPO's order", "(preferred - forget)", "(forget - preferred)"),
         ("objective: DPO by lengths", ' * answer_lengths(batch[view]["labels"])', ""),
     ),
     *_of(
@@ -421,8 +425,8 @@ MUTATIONS = (
         ),
         (
             "resuming: another training's checkpoint",
-            'if content["origin"] != self._origin:',
-            "if False:",
+            'if content["origin"] == self._origin:',
+            "if True:",
         ),
         (
             "resuming: losses since the last entry",
@@ -447,9 +451,13 @@ MUTATIONS = (
         ("optimizer: LayerNorm decays", "isinstance(module, torch.nn.LayerNorm)", "False"),
     ),
     *_of(
-        "unlearn/training",
+        "unlearn/window_loss",
         "test_training test_golden_training",
         ("unlearning: sum of a window", "total(terms) / len(window)", "total(terms)"),
+    ),
+    *_of(
+        "unlearn/training",
+        "test_training test_golden_training",
         (
             "unlearning: gradients not masked",
             "multiply_by_mask(flat_gradient(parameters[name]), own)",

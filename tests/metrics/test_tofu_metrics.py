@@ -16,13 +16,21 @@ from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
 from wagle.metrics.membership import attack_aucs
 from wagle.metrics.sentence import closest_candidates
-from wagle.metrics.tofu import MAX_TOTAL_LENGTH, evaluate_tofu
+from wagle.metrics.tofu import evaluate_tofu
 from wagle.metrics.tofu_benchmark import paper_numbers, tofu_subsets
 from wagle.metrics.tofu_results import TofuResults, TofuRow, TofuSet, to_document
 
 from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
+MAX_TOTAL_LENGTH = 80
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_answers():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("wagle.metrics.tofu.MAX_TOTAL_LENGTH", MAX_TOTAL_LENGTH)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +87,11 @@ def greedy(model, tokenizer, question, protocol):
     return tokenizer.decode(output[skipped:], skip_special_tokens=True).strip()
 
 
-@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("protocol", ["corrected", "published"])
-def test_every_row_follows_its_definition(model, tokenizer, corrected, protocol):
+def test_every_row_follows_its_definition(model, tokenizer, corrected, protocol, monkeypatch):
     result = corrected
-    if protocol == "published":
+    if protocol == "published":  # as any device but a CPU computes it
+        monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
         result = evaluate(model, tokenizer, protocol)
     rouge = RougeScorer(["rougeL"], use_stemmer=True)
     for name, sources in SETS.items():
