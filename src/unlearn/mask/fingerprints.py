@@ -27,7 +27,10 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
     named = (*model.named_parameters(), *model.named_buffers())
     if shards.is_sharded(model):  # one tensor at a time is whole
-        parts: Iterator[bytes] = (_digest((name, shards.whole(tensor))) for name, tensor in named)
+        parts: Iterator[bytes] = (
+            _digest((name, shards.whole(tensor).clone()))  # FSDP frees memory that numpy would keep
+            for name, tensor in named
+        )
     else:
         parts = ordered_map(_digest, named)
     for part in parts:
