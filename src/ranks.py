@@ -14,6 +14,7 @@ A process that runs alone is the first of one, and nothing here costs it anythin
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -148,12 +149,25 @@ def deal(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Value]
     Args:
         items: the same in all processes.
         work: gives a result for each item that it is given, whatever the others are.
+
+    Raises:
+        WagleError: in all processes, where the work has failed in one.
     """
     if size() == 1:
         return list(work(items))
+    share, failure = [], None
+    try:
+        share = list(work(items[rank() :: size()]))
+    except WagleError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        failure = WagleError(f"{type(error).__name__}: {error}")
     results: list[Value] = [None] * len(items)  # type: ignore[list-item]  # all are filled below
-    for number, share in enumerate(everyone(list(work(items[rank() :: size()])))):
-        results[number :: size()] = share
+    for number, (part, failed) in enumerate(everyone((share, failure))):
+        if failed is not None:
+            raise failed
+        results[number :: size()] = part
     return results
 
 

@@ -9,6 +9,7 @@ from itertools import takewhile
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from wagle import shards
 from wagle.dataset.encoding import tokenize
 from wagle.dataset.templates import Template
 from wagle.metrics.continuation import CachedTexts, PaddedTexts, Text, WholeTexts
@@ -104,10 +105,36 @@ def generate_greedy(
     Returns:
         The new tokens of each prompt, without the EOS, in the order given.
     """
-    texts = {tuple(prompt): Text(prompt) for prompt in prompts}
-    waiting = [text for text in texts.values() if len(text.tokens) < max_total_length]
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+
+    def continued(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        return _continue_distinct(
+            model,
+            prompts,
+            set(eos_token_ids),
+            pad_token_id,
+            max_total_length,
+            batch_size,
+            description,
+        )
+
+    answers = dict(zip(distinct, shards.deal(model, distinct, continued), strict=True))
+    return [answers[tuple(prompt)] for prompt in prompts]
+
+
+def _continue_distinct(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    stop: set[int],
+    pad_token_id: int,
+    max_total_length: int,
+    batch_size: int,
+    description: str,
+) -> list[list[int]]:
+    """:func:`generate_greedy` for prompts no two of which are equal."""
+    texts = [Text(prompt) for prompt in prompts]
+    waiting = [text for text in texts if len(text.tokens) < max_total_length]
     waiting.sort(key=lambda text: len(text.tokens), reverse=True)
-    stop = set(eos_token_ids)
 
     def next_texts(count: int) -> list[Text]:
         return [waiting.pop() for _ in range(min(count, len(waiting)))]
@@ -135,7 +162,7 @@ def generate_greedy(
             while waiting:
                 reader = (way or WholeTexts)(model, max_total_length, pad_token_id)
                 _continue_together(reader, next_texts(batch_size if way else 1), accept)
-    return [texts[tuple(prompt)].tokens[len(prompt) :] for prompt in prompts]
+    return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def _continue_together(

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from wagle import devices
+from wagle import devices, shards
 from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
-from wagle.metrics.trees import TreeRow, group_beginnings, make_row, pack, row_inputs
+from wagle.metrics.trees import TreeRow, beginning, group_beginnings, make_row, pack, row_inputs
 from wagle.model.head import Head
 from wagle.model.reading import (
     agree,
@@ -169,7 +169,40 @@ def score_tokens(
     """
     keys = [(tuple(sequence.input_ids), tuple(sequence.labels)) for sequence in sequences]
     distinct = dict(zip(keys, sequences, strict=True))
-    sequences = list(distinct.values())
+    # What begins alike is read together, so one of several processes does all of it.
+    groups: dict[tuple[int, ...], list[Encoded]] = {}
+    for (ids, _), sequence in distinct.items():
+        groups.setdefault(beginning(sequence) or ids, []).append(sequence)
+
+    def score(groups: Sequence[list[Encoded]]) -> list[list[TokenScores]]:
+        together = [sequence for group in groups for sequence in group]
+        scores = iter(
+            _score_distinct(
+                model, together, batch_size, pad_token_id, description, standardize, logits_chunk
+            )
+        )
+        return [[next(scores) for _ in group] for group in groups]
+
+    by_sequence = {
+        id(sequence): scores
+        for group, found in zip(
+            groups.values(), shards.deal(model, list(groups.values()), score), strict=True
+        )
+        for sequence, scores in zip(group, found, strict=True)
+    }
+    return [by_sequence[id(distinct[key])] for key in keys]
+
+
+def _score_distinct(
+    model: PreTrainedModel,
+    sequences: Sequence[Encoded],
+    batch_size: int,
+    pad_token_id: int,
+    description: str,
+    standardize: bool,
+    logits_chunk: int,
+) -> list[TokenScores]:
+    """:func:`score_tokens` of sequences no two of which are equal."""
     results: list[TokenScores] = [_as_scores(torch.empty(0, 2 + standardize))] * len(sequences)
     with (
         evaluating(model),
@@ -196,8 +229,7 @@ def score_tokens(
             for (index, _), values in zip(counts, parts, strict=True):
                 results[index] = _as_scores(values)
             bar.update(len(counts))
-    by_key = dict(zip(distinct, results, strict=True))
-    return [by_key[key] for key in keys]
+    return results
 
 
 def _as_scores(columns: torch.Tensor) -> TokenScores:

@@ -80,12 +80,17 @@ def make_row(sequences: Sequence[Encoded], members: Sequence[int]) -> TreeRow:
     return row
 
 
+def beginning(sequence: Encoded) -> tuple[int, ...]:
+    """The tokens that others may share with a sequence in a row: those that predict no label."""
+    prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
+    return tuple(sequence.input_ids[: max(prompt - 1, 0)])
+
+
 def group_beginnings(sequences: Sequence[Encoded], most: int) -> list[list[int]]:
     """Sequences with the same unlabelled beginning, at most ``most`` together; others alone."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
-        prompt = next((t for t, label in enumerate(sequence.labels) if label != IGNORED), 0)
-        groups.setdefault(tuple(sequence.input_ids[: max(prompt - 1, 0)]), []).append(index)
+        groups.setdefault(beginning(sequence), []).append(index)
     parts: list[list[int]] = []
     for shared, members in groups.items():
         tokens = BRANCHED_TOKENS
