@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from wagle import ranks, shards
 from wagle.config import FineTuneConfig
 from wagle.dataset.checking import check_rows
 from wagle.dataset.encoding import Encoded, pad_batch
@@ -36,6 +37,7 @@ from wagle.model.loading import (
 )
 from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
+from wagle.planning.parallel import FSDP, choose_parallel
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import Batch, Loss, TrainingData, Window, train
@@ -130,16 +132,23 @@ def fine_tune_from_config(config: FineTuneConfig) -> Path:
             cannot be.
     """
     output = Path(config.finetune.output_dir)
-    with FolderLock(output, "finetune.output_dir"):
-        if output.exists() and any(output.iterdir()):
-            shutil.rmtree(_training_folder(output), ignore_errors=True)  # of a kill at the end
-            _check_made(config, output)
+    device = ranks.join(resolve_device(config.overall.device))
+    sharded = choose_parallel(config, device) == FSDP
+    lock = FolderLock(output, "finetune.output_dir")
+    ranks.first(lock.acquire)
+    try:
+        if ranks.first(lambda: output.exists() and any(output.iterdir())):
+            if ranks.is_first():
+                shutil.rmtree(_training_folder(output), ignore_errors=True)  # of a kill at the end
+            _check_made(config, output, device, sharded)
         else:
-            _make(config, output)
+            _make(config, output, device, sharded)
+    finally:
+        lock.release()
     return output
 
 
-def _check_made(config: FineTuneConfig, output: Path) -> None:
+def _check_made(config: FineTuneConfig, output: Path, device: torch.device, sharded: bool) -> None:
     """Make sure that a model was made from this configuration, and from what it names today."""
     record = read_json(output / RECORD) if (output / RECORD).is_file() else {}
     if not isinstance(record, dict) or record.get("fingerprint") != config.fingerprint():
@@ -150,7 +159,7 @@ def _check_made(config: FineTuneConfig, output: Path) -> None:
     say(f"already made with this configuration: {output}")
     try:
         tables = _read_rows(config)
-        model, _ = _starting_model(config, tables.values())
+        model, _ = _starting_model(config, tables.values(), device, sharded)
     except WagleError as error:
         say(f"not checked whether it was made from the same model and rows: {error}")
         return
@@ -174,7 +183,7 @@ def _fingerprints(model: PreTrainedModel, tables: Mapping[str, datasets.Dataset]
 def _resolved(config: FineTuneConfig, model: PreTrainedModel) -> dict[str, Any]:
     """What was chosen where the configuration leaves the choice, by key."""
     return {
-        "overall.device": str(model.device),
+        "overall.device": model.device.type,
         "overall.dtype": str(model.dtype).removeprefix("torch."),
         "finetune.master_weights": _master_weights(config, model.dtype),
     }
@@ -200,13 +209,13 @@ def _read_rows(config: FineTuneConfig) -> dict[str, datasets.Dataset]:
     return tables
 
 
-def _make(config: FineTuneConfig, output: Path) -> None:
+def _make(config: FineTuneConfig, output: Path, device: torch.device, sharded: bool) -> None:
     seed_everything(config.overall.seed)
     tables = _read_rows(config)
     names = list(tables)
     plan = _plan(config, sum(map(len, tables.values())))
     say(f"training: {plan.describe()}")
-    model, tokenizer = _starting_model(config, tables.values())
+    model, tokenizer = _starting_model(config, tables.values(), device, sharded)
     longest = max(find_source(name).max_length for name in names)
     several = config.finetune.batch_size > 1
     check_readable(model, longest, tokenizer.pad_token_id, in_batches=several)
@@ -225,7 +234,7 @@ def _make(config: FineTuneConfig, output: Path) -> None:
     resolved = _resolved(config, model)
     fingerprints = _fingerprints(model, tables)
     say(", ".join(f"{key} {value}" for key, value in resolved.items()))
-    check_room(output.parent, sum(p.nbytes for p in model.parameters()))
+    check_room(output.parent, sum(p.numel() * p.element_size() for p in model.parameters()))
     parts = {name: (rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()}
     for name, (rows, encode) in parts.items():
         positions = learned_positions(model, find_source(name).max_length)
@@ -266,7 +275,8 @@ def _make(config: FineTuneConfig, output: Path) -> None:
             }
         },
     )
-    checkpoints.remove()
+    if ranks.is_first():
+        checkpoints.remove()
 
 
 def _training_folder(output: Path) -> Path:
@@ -275,20 +285,25 @@ def _training_folder(output: Path) -> Path:
 
 
 def _starting_model(
-    config: FineTuneConfig, tables: Iterable[datasets.Dataset]
+    config: FineTuneConfig,
+    tables: Iterable[datasets.Dataset],
+    device: torch.device,
+    sharded: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    device = resolve_device(config.overall.device)
     dtype = resolve_dtype(config.overall.dtype, device)
     if config.finetune.from_scratch:
         texts = [text for rows in tables for row in rows for text in row.values()]
         model, tokenizer = build_tiny_llama(texts, seed=config.overall.seed)
         model.to(device, dtype)  # type: ignore[arg-type]  # its wrapper hides the self of to
+        if sharded:
+            shards.shard(model)
         return model, tokenizer
     return load_model(
         config.overall.model_name,
         dtype=dtype,
         device=device,
         cache_dir=Path(config.overall.cache_dir),
+        sharded=sharded,
     )
 
 
@@ -296,7 +311,7 @@ def _plan(config: FineTuneConfig, rows: int) -> Plan:
     return Plan.make(
         rows,
         batch_size=config.finetune.batch_size,
-        accumulation=config.finetune.gradient_accumulation_steps,
+        accumulation=config.finetune.gradient_accumulation_steps * ranks.size(),
         num_epochs=config.finetune.num_epochs,
         max_steps=config.finetune.max_steps,
         whole_epochs=True,
