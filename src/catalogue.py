@@ -189,6 +189,13 @@ _METHODS = (
         questions=("forget",),
     ),
     Method(
+        "TaskArithmetic",
+        "wagle.unlearn.objectives.task_arithmetic:TaskArithmetic",
+        options=(
+            Option("scale", float, 1.0, "of the change by learning that is taken away", above=0),
+        ),
+    ),
+    Method(
         "PDU",
         "wagle.unlearn.objectives.pdu:PrimalDual",
         options=(

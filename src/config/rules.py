@@ -132,6 +132,15 @@ def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "small gradients vanish in float16, and losses are not scaled against that; train in "
             "bfloat16 or float32 (float16 can be evaluated)",
         )
+    published = values.get("unlearn.mask_enforcement") == "gradient"
+    if values.get("unlearn.unlearn_method") == "TaskArithmetic":
+        if values["unlearn.use_lora"]:
+            yield "unlearn.use_lora", "TaskArithmetic negates changes of weights, not adapters"
+        if published and values["unlearn.mask_path"]:
+            yield (
+                "unlearn.mask_enforcement",
+                "gradient lets weights decay that TaskArithmetic must not touch; set optimizer",
+            )
     alternates = "unlearn.AltPO+FT.alternates"
     if values.get("unlearn.unlearn_method") == "AltPO+FT" and values[alternates] is None:
         yield alternates, "name the file that `wagle alternates` makes"
@@ -144,7 +153,6 @@ def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     around = [name for name in ("sam_rho", "smoothing_std") if values.get(f"unlearn.{name}")]
     if len(around) == 2:
         yield "unlearn.sam_rho", "unlearn.smoothing_std is set too; choose one of them"
-    published = values.get("unlearn.mask_enforcement") == "gradient"
     if around and published and values["unlearn.mask_path"]:
         yield (
             f"unlearn.{around[0]}",

@@ -254,7 +254,8 @@ class Job:
             layer=layer,
             # A displacement, the weights before and, for a moment, those displaced; an average.
             beside=3 * bool(config.unlearn.sam_rho or config.unlearn.smoothing_std)
-            + (config.unlearn.average_from is not None),
+            + (config.unlearn.average_from is not None)
+            + (objective.extrapolation != 1),
         )
         return training_phase(model, training, self.device)
 

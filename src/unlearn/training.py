@@ -14,7 +14,7 @@ from wagle.errors import ConfigError, WagleError
 from wagle.model.head import Head, negative_log_likelihood
 from wagle.optim.bitmask import Mask
 from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
-from wagle.optim.packed import flat_gradient, multiply_by_mask
+from wagle.optim.packed import PackedOptimizer, flat_gradient, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import Batch, Entry, Hooks, TrainingData, Window, train
@@ -91,6 +91,8 @@ def unlearn(
         seed=seed,
     )
     average = WeightAverage(optimizer, section.average_from, plan.steps)
+    extrapolates = objective.extrapolation != 1
+    start = [weights.clone() for weights in optimizer.packed_weights()] if extrapolates else []
 
     def before_window(step: int, window: Window) -> None:
         average.add(step)
@@ -121,7 +123,22 @@ def unlearn(
     )
     average.add(plan.steps)
     average.install()
+    _extrapolate(optimizer, start, objective.extrapolation)
     return log
+
+
+def _between(old: torch.Tensor, new: torch.Tensor, by: float) -> torch.Tensor:
+    wide = torch.promote_types(old.dtype, torch.float32)
+    return torch.lerp(old.to(wide), new.to(wide), by).to(old.dtype)
+
+
+@torch.no_grad()
+def _extrapolate(optimizer: PackedOptimizer, start: Sequence[torch.Tensor], by: float) -> None:
+    """Multiply what has changed since ``start``; nothing where that is empty."""
+    if start:
+        pairs = zip(start, optimizer.packed_weights(), strict=True)
+        moved = [_between(old, new, by) for old, new in pairs]
+        optimizer.load_packed_weights(moved)
 
 
 def _check_selects(mask: Mask) -> None:

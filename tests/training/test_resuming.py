@@ -140,6 +140,7 @@ CASES = {
     "reference model": {"method": "GA+KL", "masked": True},
     "RMU": {"method": "RMU", "masked": True},
     "PDU": {"method": "PDU"},
+    "task arithmetic": {"method": "TaskArithmetic", "masked": True},
     "SAM, averaged": {"masked": True, "sam_rho": 0.01, "average_from": 12},
     "smoothing": {"method": "NPO+FT", "smoothing_std": 1e-2},
 }

@@ -75,6 +75,37 @@ def test_every_method_trains(model, method, masked):
     assert 0.3 * selected < moved <= selected
 
 
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"TaskArithmetic"}))
+def test_every_method_trains_adapters_alone(model, method):
+    before = copy.deepcopy(dict(model.named_parameters()))
+    adapted = add_lora(model)
+    train(adapted, method, reference=lambda: without_lora(adapted))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # zero before; those behind RMU's layer stay
+            assert parameter.any() or method == "RMU", name
+        elif "lora_A" not in name:
+            plain = name.removeprefix("base_model.model.").replace("base_layer.", "")
+            assert torch.equal(parameter, before[plain]), name
+
+
+def test_task_arithmetic_takes_away_what_learning_would_add(model):
+    """θ₀ − 2 (θ_ft − θ₀), with the frozen weights bit for bit as before."""
+    start, learnt = make_model(), make_model()
+    mask = make_mask(model)
+    objective = METHODS["TaskArithmetic"].load()
+    plan = Plan.make(ROWS, batch_size=2, accumulation=2, num_epochs=1, max_steps=4, whole_epochs=0)
+    for trained, scale in ((model, 2.0), (learnt, -1.0)):  # the latter is θ_ft itself
+        rows = make_rows(objective(scale=scale), trained)
+        unlearn(trained, rows, objective(scale=scale), mask, None, plan, recipe(), seed=0)
+    for (name, p), p0, ft in zip(
+        model.named_parameters(), start.parameters(), learnt.parameters(), strict=True
+    ):
+        frozen = ~mask[name].to_bool()
+        assert torch.equal(p[frozen], p0[frozen]), name
+        torch.testing.assert_close(p, p0 - 2 * (ft - p0), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(learnt.lm_head.weight, start.lm_head.weight)
+
+
 @pytest.mark.parametrize("method", ["KL", "RMU"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_reference_is_the_model_before_training(model, method, masked):

@@ -45,12 +45,14 @@ class Objective(ABC):
         reference_losses: views whose loss under the model before unlearning is needed; they are
             computed once before training and arrive as ``view["reference_loss"]``, ``(B,)``.
         needs_reference_model: whether the loss runs the model before unlearning itself.
+        extrapolation: at the end θ becomes θ₀ + this · (θ − θ₀), θ₀ the weights before training.
         state: tensors that :meth:`after_step` changes in place; checkpoints hold them.
     """
 
     views: ClassVar[tuple[str, ...]]
     reference_losses: ClassVar[tuple[str, ...]] = ()
     needs_reference_model: ClassVar[bool] = False
+    extrapolation: ClassVar[float] = 1.0
     state: ClassVar[Mapping[str, torch.Tensor]] = {}
 
     @abstractmethod
