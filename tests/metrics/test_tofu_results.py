@@ -32,6 +32,11 @@ from conftest import make_model
 TEMPLATE = TEMPLATES["question_answer"]
 
 
+@pytest.fixture(autouse=True)
+def _short_answers(monkeypatch):
+    monkeypatch.setattr(tofu, "MAX_TOTAL_LENGTH", 80)
+
+
 def measure(protocol, tokenizer):
     asked = (make_model(seed=4), tokenizer, TEMPLATE, SETS)
     if protocol == "official":
