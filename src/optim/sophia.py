@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from wagle.optim.bitmask import BitMask
-from wagle.optim.packed import PackedOptimizer, ParameterChunk, Selected
+from wagle.optim.chunks import ParameterChunk
+from wagle.optim.packed import PackedOptimizer, Selected
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits

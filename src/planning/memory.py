@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from wagle import devices
 from wagle.model.architecture import decoder_layers
-from wagle.optim.packed import CPU_CHUNK, WIDE_CHUNK
+from wagle.optim.chunks import CPU_CHUNK, WIDE_CHUNK
 from wagle.planning.simulation import (
     PASSING,
     BatchShape,

@@ -12,7 +12,7 @@ from wagle import shards
 from wagle.dataset.pairing import UnlearnDataset
 from wagle.metrics.likelihood import token_log_probs
 from wagle.optim.bitmask import BitMask, Mask
-from wagle.optim.packed import ParameterChunk, cut
+from wagle.optim.chunks import ParameterChunk, cut
 
 
 def reference_losses(
@@ -101,7 +101,7 @@ def exchange_selected(
 
     Args:
         weights: contiguous, of any shape and dtype.
-        chunks: those of the weights by their mask (:func:`wagle.optim.packed.cut`).
+        chunks: those of the weights by their mask (:func:`wagle.optim.chunks.cut`).
         packed: one for each selected weight, of the same dtype, in row-major order.
     """
     flat = weights.view(-1)

@@ -13,8 +13,9 @@ from wagle.config.keys import UnlearnSection
 from wagle.errors import ConfigError, WagleError
 from wagle.model.head import Head, negative_log_likelihood
 from wagle.optim.bitmask import Mask
+from wagle.optim.chunks import multiply_by_mask
 from wagle.optim.gradients import DenseGradients, Gradients, PackedGradients
-from wagle.optim.packed import PackedOptimizer, flat_gradient, multiply_by_mask
+from wagle.optim.packed import PackedOptimizer, flat_gradient
 from wagle.optim.sophia import SophiaG, sample_tokens
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import Batch, Entry, Hooks, TrainingData, Window, train

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wagle.optim.bitmask import BitMask
+from wagle.optim.chunks import CPU_CHUNK, multiply_by_mask
 from wagle.optim.masked_adamw import MaskedAdamW
-from wagle.optim.packed import CPU_CHUNK, multiply_by_mask
 from wagle.optim.sophia import SophiaG, sample_tokens
 
 pytestmark = pytest.mark.usefixtures("either_device")
@@ -268,7 +268,7 @@ def test_bit_masks_pack_and_unpack(bits, data):
 
 
 def test_gradients_are_multiplied_by_the_mask_in_chunks(monkeypatch):
-    monkeypatch.setattr("wagle.optim.packed.WIDE_CHUNK", 16)
+    monkeypatch.setattr("wagle.optim.chunks.WIDE_CHUNK", 16)
     generator = torch.Generator().manual_seed(0)
     selected = torch.rand(7, 9, generator=generator) < 0.4
     gradient = torch.randn(7, 9, generator=generator)

@@ -14,7 +14,7 @@ from wagle.catalogue import METHODS
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
 from wagle.optim.bitmask import BitMask
-from wagle.optim.packed import cut
+from wagle.optim.chunks import cut
 from wagle.unlearn.objectives.losses import cross_entropy, soft_cross_entropy
 from wagle.unlearn.objectives.rmu import hidden_states
 from wagle.unlearn.reference import SwappedWeights, exchange_selected
@@ -398,8 +398,8 @@ def test_rmu_refuses_a_layer_that_the_model_does_not_have(model):
 @pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_exchange_swaps_the_selected_weights_only(dtype, monkeypatch):
-    monkeypatch.setattr("wagle.optim.packed.CPU_CHUNK", 64)
-    monkeypatch.setattr("wagle.optim.packed.WIDE_CHUNK", 64)
+    monkeypatch.setattr("wagle.optim.chunks.CPU_CHUNK", 64)
+    monkeypatch.setattr("wagle.optim.chunks.WIDE_CHUNK", 64)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(13, 21, generator=generator).to(dtype)
     chosen = torch.rand(13, 21, generator=generator) < 0.4
