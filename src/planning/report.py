@@ -40,7 +40,7 @@ def show_plan(config: Config, wanted: Wanted, *, only_mask: bool = False) -> Non
     if room is None:
         raise ConfigError(f"how much is free on {job.device} is not known here: give --plan 24GB")
     program = program_memory(job.device)
-    parallel = config.get("overall.parallel", "auto") if devices > 1 else "none"
+    parallel = config["overall.parallel"] if devices > 1 else "none"
     job = replace(job, sharded=parallel == "fsdp")
     phases = job.phases()
     if parallel == "auto" and any(phase.total + program > room for phase in phases):
