@@ -8,6 +8,7 @@ into that folder, or goes on with what lies there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -60,7 +61,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             part.chmod(mode)  # some libraries write files for their owner alone
             if durable:
                 _sync(part)
-            part.replace(path)
+            _give_name(part, path)
         if durable:
             _sync(path.parent)
 
@@ -77,11 +78,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                     file.chmod(part.stat().st_mode & 0o666)
                 _sync(file)
             _sync(part)
-            with _part(path) as old:
-                if path.exists():  # a folder that is not empty cannot be replaced
-                    path.rename(old)
-                part.replace(path)
+            _give_name(part, path)
         _sync(path.parent)
+
+
+def _give_name(part: Path, path: Path) -> None:
+    """Rename a part to what it is a part of, over what has that name.
+
+    A folder that is not empty cannot be renamed over, and on some file systems (network shares)
+    nothing can: what is there is moved aside then, and back where that did not help.
+    """
+    try:
+        part.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        with _part(path) as old:
+            path.rename(old)
+            try:
+                part.replace(path)
+            except BaseException:
+                old.rename(path)
+                raise
 
 
 def check_room(folder: Path, size: int) -> None:
