@@ -26,12 +26,6 @@ QUICK = {
 resource = pytest.importorskip("resource", reason="limits of the size of files: POSIX only")
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """They take their time."""
-    monkeypatch.setattr(Unlearn, "draw", lambda self: None)
-
-
 @pytest.fixture
 def limited():
     """A function that forbids files of more than so many bytes, or of none."""

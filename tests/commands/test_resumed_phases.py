@@ -10,7 +10,6 @@ from wagle.commands import unlearn
 from wagle.errors import WagleError
 from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.model import evaluation
-from wagle.model.unlearn import Unlearn
 from wagle.pace import Pace
 from wagle.unlearn.mask import gradients
 
@@ -35,7 +34,6 @@ def measured(monkeypatch):
     metrics = tuple(Metric(name, "A number.") for name in counts)
     parts = {metric.key: part(metric) for metric in metrics}
     benchmark = Benchmark("quick", "", metrics, parts)
-    monkeypatch.setattr(Unlearn, "draw", lambda self: None)  # pictures take their time
     monkeypatch.setattr(evaluation, "benchmark_of", lambda config: benchmark)
     return counts
 
