@@ -65,7 +65,7 @@ def main() -> None:
 
 def run(command: str, argv: Sequence[str]) -> None:
     """Run one command, and exit."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or launch.number() > 0:
         # Libraries draw their bars into log files otherwise; they read these when imported.
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

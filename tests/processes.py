@@ -37,11 +37,16 @@ def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
 
 
 class Running:
-    """``wagle COMMAND``, started in a folder; what it says goes to a file beside that folder."""
+    """``wagle COMMAND``, started in a folder; what it says goes to a file beside that folder.
 
-    def __init__(self, command: str, argv: list[str], folder: Path) -> None:
+    ``environment`` is added to this process's.
+    """
+
+    def __init__(
+        self, command: str, argv: list[str], folder: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self._output = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.txt")
-        self._process = start(_run, command, argv, folder, self._output)
+        self._process = start(_run, command, argv, folder, self._output, environment or {})
 
     def wait_for(self, path: Path) -> None:
         """Until the file or folder is there."""
@@ -64,7 +69,9 @@ class Running:
         return self._process.exitcode, self._output.read_text()
 
 
-def _run(command: str, argv: list[str], folder: Path, output: Path) -> None:
+def _run(
+    command: str, argv: list[str], folder: Path, output: Path, environment: dict[str, str]
+) -> None:
     import torch
     from matplotlib.figure import Figure
 
@@ -73,6 +80,7 @@ def _run(command: str, argv: list[str], folder: Path, output: Path) -> None:
     Figure.savefig = lambda figure, path, **options: Path(path).touch()  # as in conftest.undrawn
 
     torch.set_num_threads(1)
+    os.environ.update(environment)
     os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
