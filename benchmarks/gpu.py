@@ -45,8 +45,8 @@ from wagle.planning.skeleton import skeleton
 from wagle.training.loop import TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.file import load_mask
-from wagle.unlearn.mask.gradients import MemorySums, consume_gradients
 from wagle.unlearn.mask.statistics import jaccard
+from wagle.unlearn.mask.sums import consume_gradients
 from wagle.unlearn.training import unlearn
 
 RATIO, ROWS, BATCH, STEPS, GENERATED = 0.1, 16, 4, 6, 32
@@ -138,6 +138,18 @@ def _run(folder: Path, kind: str, tiny: bool) -> tuple[Any, list[dict[str, Any]]
 
 
 # ------------------------------------------------------------------------- as plain torch
+
+
+class Sums:
+    """Float32 sums of gradients on the device, as of an attribution by one process."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        named = model.named_parameters()
+        self.sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in named}
+
+    def add(self, name: str, gradient: torch.Tensor) -> None:
+        """Add a gradient."""
+        self.sums[name].add_(gradient)
 
 
 class Measured:
@@ -247,8 +259,7 @@ class Measured:
         yield Line(self.name, "training step", self._train(), 2 * both * BATCH / ROWS, plan)
 
     def _attribute(self) -> None:
-        places = {name: self.device for name, _ in self.model.named_parameters()}
-        with consume_gradients(self.model, MemorySums(torch.float32, places)):
+        with consume_gradients(self.model, Sums(self.model)):
             for batch in self.batches():
                 token_losses(self.model, batch)[0].mean().backward()
 
