@@ -30,6 +30,7 @@ COMMANDS = {
     "alternates": _Command(
         "alternates.py", "alternates", "sample other answers from the model, for AltPO"
     ),
+    "attack": _Command("attack.py", "attack", "does forgetting survive few bits and relearning?"),
     "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
     "report": _Command("report.py", "report", "one HTML page about finished runs"),
     "score": _Command("score_tofu.py", "score", "TOFU's official scores of a file of results"),

@@ -15,6 +15,7 @@ from wagle.config.mask_names import mask_ratio, plain_number
 from wagle.config.resolved import (
     FINE_TUNE_KEYS,
     UNLEARN_KEYS,
+    AttackConfig,
     Config,
     FineTuneConfig,
     UnlearnConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "FINE_TUNE_KEYS",
     "REQUIRED",
     "UNLEARN_KEYS",
+    "AttackConfig",
     "Config",
     "DataSection",
     "FineTuneConfig",

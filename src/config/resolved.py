@@ -18,6 +18,7 @@ from wagle.config.declare import Key, keys_of, method_keys, section_of
 from wagle.config.help import help_text
 from wagle.config.keys import (
     DURING_TRAINING,
+    AttackSection,
     DataSection,
     EvaluationSection,
     FineTuneSection,
@@ -231,6 +232,12 @@ class FineTuneConfig(Config):
     finetune: FineTuneSection
     dataset: DataSection
     logger: LoggerSection
+
+
+class AttackConfig(Config):
+    """Of attacks on finished runs, which have data and model in their own configuration."""
+
+    attack: AttackSection
 
 
 UNLEARN_KEYS, FINE_TUNE_KEYS = UnlearnConfig.KEYS, FineTuneConfig.KEYS

@@ -124,6 +124,8 @@ def _mask_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _training_clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What would train nothing, or nothing right."""
     section = "unlearn" if "unlearn.unlearn_method" in values else "finetune"
+    if f"{section}.max_steps" not in values:
+        return
     if values.get("unlearn.unlearn_method") == "origin" or values.get("unlearn.resume_path"):
         return
     if values["overall.dtype"] == "float16":

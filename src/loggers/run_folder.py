@@ -24,6 +24,8 @@ TRAINING = "training"
 """Checkpoints of the training in progress; the trained model is in ``checkpoints``."""
 REFERENCES = "references.json"
 """Numbers of models whose results a run was given, by the model's title and the number's key."""
+ATTACK = "attack.json"
+"""What attacks on a finished run have found; it may be written, and grow, after the manifest."""
 FINISHED = "finished"
 """The status of a run whose ``results.json`` is complete; others: running, failed, interrupted."""
 
@@ -33,7 +35,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     documents = {
         path.name: bytes_fingerprint(path)
         for path in sorted(folder.glob("*.json"))
-        if path.name not in (MANIFEST, PARTIAL_RESULTS)
+        if path.name not in (MANIFEST, PARTIAL_RESULTS, ATTACK)
     }
     content = {**content, "documents": documents}
     write_json(folder / MANIFEST, {**content, "checksum": _checksum(content)}, durable=True)

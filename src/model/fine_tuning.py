@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from wagle.model.loading import (
 )
 from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
+from wagle.optim.bitmask import BitMask, Mask
 from wagle.planning.parallel import FSDP, choose_parallel
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints
@@ -80,6 +81,8 @@ def fine_tune(
     master_weights: bool,
     seed: int,
     pad_token_id: int,
+    mask: Mask | None = None,
+    before_step: Callable[[int], None] = lambda step: None,
     checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on the labelled tokens of ``dataset``.
@@ -89,6 +92,8 @@ def fine_tune(
 
     Args:
         master_weights: keep float32 masters of 16-bit weights.
+        mask: the weights that may change, every other stays bit for bit; ``None``: all may.
+        before_step: called with the number of each step, from 0, before it.
 
     Returns:
         The training log (:func:`wagle.training.loop.train`).
@@ -103,6 +108,10 @@ def fine_tune(
         generator = torch.Generator().manual_seed(seed + epoch)
         return torch.randperm(len(dataset), generator=generator).tolist()
 
+    parameters = dict(model.named_parameters())
+    masks: dict[torch.Tensor, BitMask] | None = None
+    if mask is not None:
+        masks = {parameters[name]: bits for name, bits in mask.items()}
     log = train(
         model,
         TrainingData(dataset, order, partial(pad_batch, pad_token_id=pad_token_id)),
@@ -112,9 +121,11 @@ def fine_tune(
             lr=lr,
             weight_decay=weight_decay,
             master_weights=master_weights,
+            masks=masks,
         ),
         plan,
         seed=seed,
+        before_window=lambda step, window: before_step(step),
         checkpoints=checkpoints,
     )
     model.eval()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from transformers import PreTrainedModel
 
+from wagle.dataset.encoding import Encoded
 from wagle.dataset.sources import row_encoder
 from wagle.metrics.likelihood import token_log_probs
 from wagle.model.unlearn import Unlearn
@@ -46,13 +48,27 @@ def interference(
 
 
 def answer_probability(run: Unlearn, name: str, description: str) -> float:
-    """Mean over the rows of a data set of e^{-a}, a the mean loss of a row's labelled tokens."""
+    """:func:`mean_probability` of the rows of a data set."""
     encode = row_encoder(name, run.tokenizer, run.template)
-    log_probs = token_log_probs(
+    return mean_probability(
         run.model,
         [encode(row) for row in run.data.rows(name)],
         batch_size=run.config.evaluation.batch_size,
         pad_token_id=run.tokenizer.pad_token_id,
         description=description,
+    )
+
+
+def mean_probability(
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    description: str = "asking",
+) -> float:
+    """Mean over rows of e^{-a}, a the mean loss of a row's labelled tokens."""
+    log_probs = token_log_probs(
+        model, rows, batch_size=batch_size, pad_token_id=pad_token_id, description=description
     )
     return float(np.mean([np.exp(float(row.mean())) for row in log_probs]))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wagle.loggers.run_folder import ATTACK
 from wagle.metrics.benchmark import Benchmark, Metric
+from wagle.reporting.attacks import Q, R, attack_numbers
 from wagle.reporting.plan import ORIGINAL, RETAIN_ONLY, TableRow
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
@@ -73,8 +75,9 @@ def form_of(table: str, benchmark: Benchmark) -> Form:
 def values_of(run: Run) -> dict[str, float]:
     """The numbers of a finished run by name.
 
-    Those of ``results.json``, and for each phase from the manifest ``seconds PHASE`` and ``memory
-    PHASE``: the peak in MiB up to its end, on the accelerators where they were used.
+    Those of ``results.json``, those of attacks, and for each phase from the manifest ``seconds
+    PHASE`` and ``memory PHASE``: the peak in MiB up to its end, on the accelerators where they were
+    used.
     """
     values = {
         name: value
@@ -86,7 +89,7 @@ def values_of(run: Run) -> dict[str, float]:
     for phase, peaks in run.manifest.get("peak_memory_bytes_after", {}).items():
         accelerators = sum(size for name, size in peaks.items() if name != "resident")
         values[f"memory {phase}"] = (accelerators or peaks["resident"]) / MEBIBYTE
-    return values
+    return values | attack_numbers(run.document(ATTACK))
 
 
 # -------------------------------------------------------------------------------- aggregation
@@ -163,8 +166,13 @@ class Table:
 
 
 def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
-    """Put runs together by row; rows keep the order in which they come first."""
+    """Put runs together by row; rows keep the order in which they come first.
+
+    Where runs have been attacked, the form gets columns of what came of that.
+    """
     outcomes = list(outcomes)
+    attacks = [m for m in (R, Q) if any(m.key in (o.values or {}) for o in outcomes)]
+    form = replace(form, columns=(*form.columns, *attacks))
     by_row: dict[TableRow, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
