@@ -20,6 +20,7 @@ _GROUPS = {
     "dataset": "the data",
     "evaluation": "the evaluation",
     "logger": "where a run is kept",
+    "attack": "attacks on finished runs",
 }
 
 
