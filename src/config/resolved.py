@@ -13,12 +13,12 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_type_hints, overl
 
 from wagle import launch
 from wagle.catalogue import METHODS
+from wagle.config.attack_keys import AttackSection
 from wagle.config.checking import resolve
 from wagle.config.declare import Key, keys_of, method_keys, section_of
 from wagle.config.help import help_text
 from wagle.config.keys import (
     DURING_TRAINING,
-    AttackSection,
     DataSection,
     EvaluationSection,
     FineTuneSection,

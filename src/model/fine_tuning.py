@@ -41,7 +41,7 @@ from wagle.optim.bitmask import BitMask, Mask
 from wagle.planning.parallel import FSDP, choose_parallel
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints
-from wagle.training.loop import Batch, Loss, TrainingData, Window, train
+from wagle.training.loop import Batch, Hooks, Loss, TrainingData, Window, train
 from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
@@ -125,7 +125,7 @@ def fine_tune(
         ),
         plan,
         seed=seed,
-        before_window=lambda step, window: before_step(step),
+        hooks=Hooks(before_window=lambda step, window: before_step(step)),
         checkpoints=checkpoints,
     )
     model.eval()
