@@ -416,6 +416,21 @@ MUTATIONS = (
         ("loop: norm of one step", '"grad_norm": norm,', '"grad_norm": min(norm, 1.0),'),
     ),
     *_of(
+        "unlearn/mask/partial_sums",
+        "test_partial_sums",
+        ("partial sums: of other rows", "!= self._fingerprint:", '== "":'),
+        ("partial sums: damaged", "            file.verify()\n", ""),
+    ),
+    *_of(
+        "unlearn/mask/gradients",
+        "test_partial_sums",
+        (
+            "partial sums: rows are summed twice",
+            "range(first, len(order), rows_at_once)",
+            "range(0, len(order), rows_at_once)",
+        ),
+    ),
+    *_of(
         "training/checkpoint",
         "test_resuming",
         (
