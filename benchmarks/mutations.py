@@ -54,6 +54,19 @@ def _of(file: str, tests: str, *faults: tuple[str, str, str]) -> tuple[Mutation,
 
 MUTATIONS = (
     *_of(
+        "unlearn/window_loss",
+        "test_window_loss",
+        ("smoothing: draws", "SMOOTHING_DRAWS = 3", "SMOOTHING_DRAWS = 2"),
+        ("SAM: which way", "scale = self.sam_rho /", "scale = -self.sam_rho /"),
+        ("average: from the step after", "done < self.start", "done <= self.start"),
+    ),
+    *_of(
+        "unlearn/objectives/pdu",
+        "test_objectives",
+        ("objective: PDU's warm-up", "epoch >= self.warmup_epochs", "epoch > self.warmup_epochs"),
+        ("objective: PDU's bound", ".clamp_(min=0)", ""),
+    ),
+    *_of(
         "catalogue",
         "test_recipe",
         ("default: NPO's beta", 'Option("beta", float, 0.1', 'Option("beta", float, 0.2'),
