@@ -107,6 +107,7 @@ class Checkpoints:
     Attributes:
         resumed: when training, or what came before, went on after what, over all attempts.
         beside: tensors that steps change in place and that are neither weights nor the optimizer's;
+            those packed as the weights of parameter 3 are have ``.3`` in their names;
             they are kept, and put back in place.
     """
 
@@ -222,8 +223,9 @@ class Checkpoints:
         *,
         with_state: bool,
     ) -> None:
-        tensors, masks = _pack(standing, optimizer, device, with_state=with_state)
-        tensors |= {f"beside.{name}": tensor.detach() for name, tensor in self.beside.items()}
+        tensors, masks = _pack(
+            standing, optimizer, device, beside=self.beside, with_state=with_state
+        )
         if not ranks.is_first():
             return
         version, words, gauss = random.getstate()
@@ -248,7 +250,12 @@ class Checkpoints:
 
 
 def _pack(
-    standing: Standing, optimizer: PackedOptimizer, device: torch.device, *, with_state: bool
+    standing: Standing,
+    optimizer: PackedOptimizer,
+    device: torch.device,
+    *,
+    beside: Mapping[str, torch.Tensor],
+    with_state: bool,
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a checkpoint by name, and which mask each parameter's state is packed by."""
     weights, lengths, digests = zip(*optimizer.parts, strict=True)
@@ -270,6 +277,10 @@ def _pack(
                 tensors[f"state.{index}.step"] = torch.tensor(step)
                 slots = (slot for slot in state if slot != "step")
                 tensors |= {f"state.{index}.{slot}": whole(index, state[slot]) for slot in slots}
+    for name, tensor in beside.items():
+        number = _parameter(name)
+        kept = tensor.detach()
+        tensors[f"beside.{name}"] = kept if number is None else whole(number, kept)
     if isinstance(standing.recent, torch.Tensor):
         tensors["recent"] = standing.recent
     terms = standing.terms.items()
@@ -280,6 +291,11 @@ def _pack(
     for rank, own in enumerate(ranks.everyone(generators)):
         tensors |= {f"{name}.{rank}" if rank else name: state for name, state in own.items()}
     return tensors, masks
+
+
+def _parameter(name: str) -> int | None:
+    """The number of the parameter whose packed vector has this name, such as ``average.3``."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def _load(path: Path, optimizer: PackedOptimizer) -> dict[str, torch.Tensor]:
@@ -293,12 +309,11 @@ def _load(path: Path, optimizer: PackedOptimizer) -> dict[str, torch.Tensor]:
     tensors = {}
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118, it is no dict
-            tensor, (group, *rest) = file.get_tensor(name), name.split(".")
-            if group in ("weights", "state") and tensor.dim():
-                index = int(rest[0])
-                weight, length, _ = optimizer.parts[index]
+            tensor, number = file.get_tensor(name), _parameter(name)
+            if number is not None and tensor.dim() and not name.startswith("generator"):
+                weight, length, _ = optimizer.parts[number]
                 if shards.is_cut(weight):
-                    tensor = tensor[before[index] :][:length].clone()
+                    tensor = tensor[before[number] :][:length].clone()
             tensors[name] = tensor
     own = f".{ranks.rank()}"
     generators = {name.removesuffix(own): t for name, t in tensors.items() if name.endswith(own)}

@@ -158,7 +158,7 @@ class WeightAverage:
         if start is not None:
             for number, weights in enumerate(optimizer.packed_weights()):
                 wide = torch.promote_types(weights.dtype, torch.float32)
-                self.vectors[f"average {number}"] = torch.zeros_like(weights, dtype=wide)
+                self.vectors[f"average.{number}"] = torch.zeros_like(weights, dtype=wide)
 
     @torch.no_grad()
     def add(self, done: int) -> None:

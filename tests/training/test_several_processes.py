@@ -30,6 +30,8 @@ CASES = {  # method, architecture, whether there is a mask, further settings
     "RMU": ("RMU", "llama", False, {}),
     "Sophia": ("GA+FT", "gpt2", True, {"sophia": True}),
     "LoRA": ("GA+FT", "llama", False, {}),
+    "SAM": ("GA+FT", "llama", True, {"sam_rho": 0.01, "average_from": 3}),
+    "PDU": ("PDU", "llama", True, {}),
 }
 
 
@@ -116,7 +118,7 @@ def _go_on(case, folder):
     return result
 
 
-@pytest.mark.parametrize("case", ["tied", "Sophia"])
+@pytest.mark.parametrize("case", ["Sophia", "SAM", "PDU"])
 def test_another_number_of_processes_goes_on(case, tmp_path):
     together(2, _begin, case, tmp_path / "training")
     log, weights = _train(case, sharded=False)
