@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wagle import ranks
 from wagle.errors import WagleError
 from wagle.loggers.files import read_json, write_json
 from wagle.terminal import say
@@ -30,7 +31,7 @@ class Measured:
     def __init__(self, path: Path | None, origin: Mapping[str, Any]) -> None:
         self._path = path
         self._origin = dict(origin)
-        self._values = self._kept()
+        self._values = ranks.first(self._kept)
         self.earlier = list(self._values)
         self.failures: dict[str, str] = {}
 
@@ -61,7 +62,7 @@ class Measured:
             return read(self._values[name])
         value = measure()
         self._values[name] = write(value)
-        if self._path is not None:
+        if self._path is not None and ranks.is_first():
             content = {"origin": self._origin, "measured": self._values}
             try:
                 write_json(self._path, content, durable=True)
@@ -98,7 +99,9 @@ class Measured:
         raise WagleError(f"not everything could be evaluated{reasons}{kept}")
 
     def remove(self) -> None:
-        """Remove the file."""
-        if self._path is not None:
+        """Remove the file, and the folders of the cache that are then empty."""
+        if self._path is not None and ranks.is_first():
             with suppress(OSError):
                 self._path.unlink()
+                for folder in list(self._path.parents)[:3]:
+                    folder.rmdir()

@@ -58,7 +58,8 @@ def test_numbers_beside_those_of_the_results(tmp_path, monkeypatch):
     refusal = load_refusals("Demo_forget10")[0]
     answers = [f" {refusal} ", "She was born in Oslo.", refusal.upper(), refusal]
     rows = [{"generated": answer} for answer in answers]
-    monkeypatch.setattr(Run, "document", lambda run, name: {"forget": {"rows": rows}})
+    documents = {"tofu.json": {"forget": {"rows": rows}}}
+    monkeypatch.setattr(Run, "document", lambda run, name: documents.get(name))
     results = {
         **{"UT real authors acc": 0.5, "UT world facts acc": 0.75},
         **{"tofu_corrected Forget Quality": 1e-7},

@@ -15,6 +15,7 @@ from wagle.commands import report as report_command
 from wagle.commands import unlearn as unlearn_command
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics.own import OWN
+from wagle.metrics.privacy import PRIVACY
 
 PLACES = {"Ada": "Lisbon", "Ben": "Oslo", "Cleo": "Cairo", "Dov": "Riga", "Eve": "Lima"}
 ROWS = [{"q": f"Where was {n} born?", "a": f"In {t}, {n} was."} for n, t in PLACES.items()]
@@ -67,7 +68,8 @@ def test_the_whole_command_from_files_to_a_report(base, capsys):
     found = results()
     assert found["task"] == "own"
     assert found["density"] == pytest.approx(0.5, abs=1e-3)
-    numbers = {metric.key for metric in OWN.metrics if "{}" not in metric.key}
+    asked = [metric for metric in OWN.metrics if metric not in PRIVACY]
+    numbers = {metric.key for metric in asked if "{}" not in metric.key}
     assert numbers <= set(found)
     assert all(f"│ {name}" in printed for name in numbers)
     document = json.loads(Path("runs/run/own.json").read_text())

@@ -17,7 +17,7 @@ from wagle.commands import prepare_text as prepare_copyright
 from wagle.config import load_config
 from wagle.dataset import reading
 from wagle.dataset.chunks import CHUNK_TOKENS, PROMPT_LENGTHS, cut_chunks, split_chunks
-from wagle.dataset.pairing import MISMATCHED, REFUSAL
+from wagle.dataset.pairing import ALTERNATE, MISMATCHED, REFUSAL
 from wagle.dataset.sources import find_source, load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
@@ -408,8 +408,8 @@ def test_no_hub_names_both_ways_out(tmp_path, name):
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_the_catalogue_says_which_sets_need_questions(method):
     views = method.load().views
-    refused = ("forget",) if REFUSAL in views else ()
-    assert method.questions == (("forget", "retain") if MISMATCHED in views else refused)
+    answered = ("forget",) if {REFUSAL, ALTERNATE} & set(views) else ()
+    assert method.questions == (("forget", "retain") if MISMATCHED in views else answered)
 
 
 def configure(values: Mapping[str, str]):

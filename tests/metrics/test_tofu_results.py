@@ -159,15 +159,15 @@ def never(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "module", "generate"),
+    ("protocol", "module", "generate", "before"),
     [
-        ("corrected", tofu, "answer_questions"),
-        ("published", tofu, "answer_questions"),
-        ("official", tofu_field, "generate_greedy"),
+        ("corrected", tofu, "answer_questions", 4),
+        ("published", tofu, "answer_questions", 4),
+        ("official", tofu_field, "generate_greedy", 6),  # forget rows have a paraphrase each
     ],
 )
 def test_an_attempt_that_failed_goes_on_where_it_stopped(
-    tokenizer, monkeypatch, tmp_path, protocol, module, generate
+    tokenizer, monkeypatch, tmp_path, protocol, module, generate, before
 ):
     """First while it generates, then in the third set (of two rows); the same bytes at the end."""
     options = {"evaluation__protocol": protocol}
@@ -177,7 +177,7 @@ def test_an_attempt_that_failed_goes_on_where_it_stopped(
 
     def third_set_fails(*texts):
         judged.append(texts)
-        if len(judged) == 5:
+        if len(judged) > before:
             raise WagleError("no ROUGE today")
         return rouge(*texts)
 
