@@ -17,6 +17,20 @@ def on_cpu(where: torch.Tensor | torch.nn.Module | torch.device) -> bool:
     return getattr(where, "device", where).type == "cpu"
 
 
+def settle_attention() -> None:
+    """Have torch compute attention in the plain way where its fused one does not work.
+
+    That is so for 64 tokens and more in bfloat16, on CPUs with matrix instructions (AMX) whose
+    vector instructions ATEN_CPU_CAPABILITY keeps torch from using: it raises "pack_vnni2 is only
+    supported when avx512 is supported".
+    """
+    tokens = torch.zeros(1, 1, 64, 16, dtype=torch.bfloat16)
+    try:
+        torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+    except RuntimeError:
+        torch.backends.cuda.enable_flash_sdp(False)  # the CPU's, too, in spite of the name
+
+
 def seed_everything(seed: int) -> None:
     """Seed the generators of Python, numpy and torch, those of all its devices included.
 

@@ -28,9 +28,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from wagle import devices
 from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.model.loading import save_model
 from wagle.model.tiny import build_tiny_llama
+
+devices.settle_attention()  # for models that no test has loaded
 
 # A shell that starts the tests in the background, and nohup, have these ignored; programs that the
 # tests start would inherit that.

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from wagle import ranks, shards
+from wagle import devices, ranks, shards
 from wagle.dataset.templates import TEMPLATE_FILE, Template, read_saved_template
 from wagle.errors import ConfigError, WagleError
 from wagle.hub import connect_to_hub, hub_options, loading
@@ -91,6 +91,8 @@ def load_model(
     Raises:
         WagleError: the model cannot be found or read.
     """
+    if devices.on_cpu(device):
+        devices.settle_attention()
     gguf = find_gguf(name)
     tokenizer = check_model(name, cache_dir)
     with loading("model", name, MODEL_HINT):
