@@ -10,7 +10,6 @@ All functions take tensors that are not cut as well: their part is the whole.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from wagle import launch, ranks
+from wagle import ranks
 from wagle.model.architecture import decoder_layers
 from wagle.planning.resources import free_memory
 
@@ -121,6 +120,11 @@ def open_up(model: PreTrainedModel) -> None:
     _opened.add(model)
 
 
+def weight_bytes(model: torch.nn.Module) -> int:
+    """What the weights of a whole model take."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
 def runs_alone(model: torch.nn.Module) -> bool:
     """Whether each process can run the model for itself: it holds, or has opened, all of it."""
     return model in _opened or not is_sharded(model)
@@ -140,8 +144,9 @@ def deal(
 @contextmanager
 def opened(model: PreTrainedModel) -> Iterator[None]:
     """Within, each process holds the whole model, where all have room for that."""
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if runs_alone(model) or ranks.any_of(size > _room(model.device)):
+    room = free_memory(model.device)
+    full = room is not None and weight_bytes(model) > SHARE_OF_ROOM * room
+    if runs_alone(model) or ranks.any_of(full):
         yield
         return
     open_up(model)
@@ -149,14 +154,6 @@ def opened(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         close_up(model)
-
-
-def _room(device: torch.device) -> float:
-    """Bytes that this process may fill with weights."""
-    free = free_memory(device)
-    if free is None:
-        return math.inf
-    return SHARE_OF_ROOM * (free // launch.processes_here() if device.type == "cpu" else free)
 
 
 def close_up(model: PreTrainedModel) -> None:

@@ -185,8 +185,9 @@ def options(tmp_path, model_folder, monkeypatch, undrawn):
         "logger.name": "a",
     }
 
-    def options(changes=None):
-        values = {**base, **(changes or {})}
-        return [f"--{key}={'null' if v is None else v}" for key, v in values.items()]
+    return lambda changes=None: words({**base, **(changes or {})})
 
-    return options
+
+def words(values) -> list[str]:
+    """A command line that gives keys their values."""
+    return [f"--{key}={'null' if value is None else value}" for key, value in values.items()]

@@ -240,6 +240,11 @@ def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
     write_text(path, text + "\n", durable=durable)
 
 
+def json_checksum(content: Any) -> str:
+    """XXH3-128, in hex, of what a JSON file can hold, whatever the order of its keys."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -68,9 +67,8 @@ class FolderLock:
                 f"nothing can be written to {self.folder}: {error.strerror}; {self._other}"
             ) from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         self.acquire()
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self.release()

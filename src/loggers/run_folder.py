@@ -6,15 +6,12 @@ changed on a disk, or by hand, is found when it is read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from wagle.errors import WagleError
-from wagle.loggers.files import bytes_fingerprint, read_json, write_json
+from wagle.loggers.files import bytes_fingerprint, json_checksum, read_json, write_json
 
 CONFIG, MANIFEST, RESULTS, TRAINING_LOG = "config.json", "manifest.json", "results.json", "log.json"
 PARTIAL_RESULTS = "results.partial.json"
@@ -38,7 +35,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
         if path.name not in (MANIFEST, PARTIAL_RESULTS, ATTACK)
     }
     content = {**content, "documents": documents}
-    write_json(folder / MANIFEST, {**content, "checksum": _checksum(content)}, durable=True)
+    write_json(folder / MANIFEST, {**content, "checksum": json_checksum(content)}, durable=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -55,7 +52,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise WagleError(f"{path} is no manifest of a run")
     checksum = manifest.pop("checksum", None)
     older = checksum is None and "documents" not in manifest
-    if not older and checksum != _checksum(manifest):
+    if not older and checksum != json_checksum(manifest):
         raise WagleError(f"{path} is damaged: its checksum is wrong")
     return manifest
 
@@ -102,7 +99,3 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

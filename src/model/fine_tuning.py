@@ -31,14 +31,13 @@ from wagle.model.head import token_losses
 from wagle.model.loading import (
     find_saved_template,
     load_model,
-    resolve_device,
     resolve_dtype,
     save_model,
 )
 from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
 from wagle.optim.bitmask import BitMask, Mask
-from wagle.planning.parallel import FSDP, choose_parallel
+from wagle.planning.parallel import join_processes
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import Batch, Hooks, Loss, TrainingData, Window, train
@@ -143,19 +142,14 @@ def fine_tune_from_config(config: FineTuneConfig) -> Path:
             cannot be.
     """
     output = Path(config.finetune.output_dir)
-    device = ranks.join(resolve_device(config.overall.device))
-    sharded = choose_parallel(config, device) == FSDP
-    lock = FolderLock(output, "finetune.output_dir")
-    ranks.first(lock.acquire)
-    try:
+    device, sharded = join_processes(config)
+    with ranks.first_in(lambda: FolderLock(output, "finetune.output_dir")):
         if ranks.first(lambda: output.exists() and any(output.iterdir())):
             if ranks.is_first():
                 shutil.rmtree(_training_folder(output), ignore_errors=True)  # of a kill at the end
             _check_made(config, output, device, sharded)
         else:
             _make(config, output, device, sharded)
-    finally:
-        lock.release()
     return output
 
 
@@ -245,7 +239,7 @@ def _make(config: FineTuneConfig, output: Path, device: torch.device, sharded: b
     resolved = _resolved(config, model)
     fingerprints = _fingerprints(model, tables)
     say(", ".join(f"{key} {value}" for key, value in resolved.items()))
-    check_room(output.parent, sum(p.numel() * p.element_size() for p in model.parameters()))
+    check_room(output.parent, shards.weight_bytes(model))
     parts = {name: (rows, row_encoder(name, tokenizer, template)) for name, rows in tables.items()}
     for name, (rows, encode) in parts.items():
         positions = learned_positions(model, find_source(name).max_length)
@@ -286,8 +280,7 @@ def _make(config: FineTuneConfig, output: Path, device: torch.device, sharded: b
             }
         },
     )
-    if ranks.is_first():
-        checkpoints.remove()
+    checkpoints.remove()
 
 
 def _training_folder(output: Path) -> Path:

@@ -172,7 +172,7 @@ def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
             f"warning: the tokenizer of {name} ends texts with token {tokenizer.eos_token_id}, and "
             f"the model's configuration with {ends}; answers end at any of them"
         )
-    if broken := next(filter(None, ranks.everyone(not_finite(model))), None):
+    if (broken := not_finite(model)) is not None:
         raise WagleError(f"weights of the model {name} are NaN or infinite: {broken}")
 
 

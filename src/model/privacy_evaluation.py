@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from wagle.catalogue import ATTACKS
@@ -17,7 +16,7 @@ from wagle.metrics.likelihood import TokenScores, score_tokens
 from wagle.metrics.membership import attack_aucs, attack_scores
 from wagle.metrics.privacy import HOLDOUT_ATTACKS
 from wagle.model.evaluation_context import EvaluationContext
-from wagle.model.loading import load_model
+from wagle.model.reference_model import load_reference
 
 
 class Attacked(NamedTuple):
@@ -117,15 +116,9 @@ def _reference_losses(context: EvaluationContext, sequences: Sequence[Encoded]) 
     Raises:
         WagleError: it has other tokens.
     """
-    name = context.config.evaluation.reference_model
-    assert name is not None  # an attack asks for it, and so has the configuration
-    model, tokenizer = load_model(
-        name,
-        dtype=context.model.dtype,
-        device=context.model.device,
-        cache_dir=Path(context.config.overall.cache_dir),
-    )
+    model, tokenizer = load_reference(context)
     if tokenizer.get_vocab() != context.tokenizer.get_vocab():
+        name = context.config.evaluation.reference_model
         raise WagleError(
             f"evaluation.reference_model {name} has another vocabulary than the model, and its "
             "losses are of other tokens; give a model with the same tokenizer"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from wagle.config import UnlearnConfig
 from wagle.metrics.membership import text_losses
 from wagle.model.evaluation_context import EvaluationContext
@@ -23,6 +25,20 @@ def check_reference_model(config: UnlearnConfig) -> None:
         read_tokenizer(name, cache, what="reference model", hint=hint)
 
 
+def load_reference(
+    context: EvaluationContext,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that ``evaluation.reference_model`` names, as the evaluated one is held."""
+    name = context.config.evaluation.reference_model
+    assert name is not None  # an attack asks for it, and so has the configuration
+    return load_model(
+        name,
+        dtype=context.model.dtype,
+        device=context.model.device,
+        cache_dir=context.cache_dir,
+    )
+
+
 def reference_losses(
     context: EvaluationContext, texts: Sequence[str], *, max_length: int
 ) -> list[float]:
@@ -31,14 +47,7 @@ def reference_losses(
     Args:
         max_length: tokens of each text that are read.
     """
-    name = context.config.evaluation.reference_model
-    assert name is not None  # an attack asks for it, and so has the configuration
-    model, tokenizer = load_model(
-        name,
-        dtype=context.model.dtype,
-        device=context.model.device,
-        cache_dir=context.cache_dir,
-    )
+    model, tokenizer = load_reference(context)
     return text_losses(
         model, tokenizer, texts, max_length=max_length, batch_size=context.batch_size
     )

@@ -98,7 +98,7 @@ def save_sharded(model: PreTrainedModel, folder: Path | None) -> None:
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     if len(files) > 1:
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        size = shards.weight_bytes(model)
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         write_json(folder / SAFE_WEIGHTS_INDEX_NAME, index)
 

@@ -43,7 +43,6 @@ from wagle.model.loading import (
     check_model,
     find_saved_template,
     load_model,
-    resolve_device,
     resolve_dtype,
     save_model,
 )
@@ -61,7 +60,7 @@ from wagle.model.record import (
 from wagle.model.run_data import RunData
 from wagle.model.training_evaluation import choice_of, training_evaluation
 from wagle.optim.bitmask import BitMask, Mask
-from wagle.planning.parallel import FSDP, choose_parallel
+from wagle.planning.parallel import join_processes
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
 from wagle.training.loop import Hooks, TrainingData
@@ -120,8 +119,7 @@ class Unlearn:
         self.resumed: list[dict[str, str]] = []
         self._lock: FolderLock | None = None  # of checkpoints outside a run folder
         self.fingerprints: dict[str, str] = {}
-        self.device = ranks.join(resolve_device(config.overall.device))
-        self.sharded = choose_parallel(config, self.device) == FSDP
+        self.device, self.sharded = join_processes(config)
         self.dtype = resolve_dtype(config.overall.dtype, self.device)
         self.trains = (
             config.unlearn.unlearn_method != TRAINLESS and config.unlearn.resume_path is None
@@ -235,8 +233,7 @@ class Unlearn:
             self.checkpoints = self._find_checkpoints()
             if not self._continue():
                 if self._model_folder:
-                    size = sum(p.numel() * p.element_size() for p in self.model.parameters())
-                    check_room(self._model_folder.parent, size)
+                    check_room(self._model_folder.parent, shards.weight_bytes(self.model))
                 with self.watch.phase("train"):
                     self.train()
                 with self.watch.phase("save"):
@@ -522,7 +519,7 @@ class Unlearn:
         return self._cache_dir / "wagle" / kind / name[:16]
 
     def _drop_checkpoints(self) -> None:
-        if self.checkpoints and ranks.is_first():
+        if self.checkpoints:
             self.checkpoints.remove()
 
     def _continue(self) -> bool:

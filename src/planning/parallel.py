@@ -7,11 +7,23 @@ import torch
 from wagle import launch, ranks
 from wagle.config import Config
 from wagle.errors import ConfigError
+from wagle.model.loading import resolve_device
 from wagle.planning.jobs import Job
 from wagle.planning.resources import free_memory, program_memory
 from wagle.terminal import say
 
 DDP, FSDP, NONE = "ddp", "fsdp", "none"
+
+
+def join_processes(config: Config) -> tuple[torch.device, bool]:
+    """Connect the processes that torchrun has started: this one's device, whether models are cut.
+
+    Raises:
+        ConfigError: as :func:`wagle.ranks.join` and :func:`choose_parallel`; or there is no such
+            device.
+    """
+    device = ranks.join(resolve_device(config.overall.device))
+    return device, choose_parallel(config, device) == FSDP
 
 
 def choose_parallel(config: Config, device: torch.device) -> str:
@@ -38,7 +50,5 @@ def _fitting(config: Config, device: torch.device) -> str:
     room = free_memory(device)
     if room is None or config.get("finetune.from_scratch"):
         return DDP
-    if device.type == "cpu":
-        room //= launch.processes_here()
     needed = program_memory(device) + max(phase.total for phase in Job.of(config).phases())
     return DDP if needed <= room else FSDP

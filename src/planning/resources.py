@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from wagle import launch
+
 CUDA_CONTEXT = 500_000_000  # bytes that a process takes on a GPU before any tensor; about so many
 
 
@@ -19,13 +21,16 @@ def resident(field: str) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a new process may take on a device; ``None`` where that cannot be known."""
+    """Bytes that a new process may take on a device; ``None`` where that cannot be known.
+
+    Of a CPU's memory each of several processes of one command has its share.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
         return None
     try:
-        return _entry(Path("/proc/meminfo"), "MemAvailable")
+        return _entry(Path("/proc/meminfo"), "MemAvailable") // launch.processes_here()
     except OSError:
         return None
 

@@ -35,7 +35,13 @@ from safetensors.torch import save_file
 
 from wagle import devices, ranks, shards
 from wagle.errors import WagleError
-from wagle.loggers.files import read_json, remove_dead_parts, replacing_folder, write_json
+from wagle.loggers.files import (
+    json_checksum,
+    read_json,
+    remove_dead_parts,
+    replacing_folder,
+    write_json,
+)
 from wagle.optim.packed import PackedOptimizer
 from wagle.pace import Pace
 from wagle.terminal import say
@@ -204,7 +210,8 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all, and the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if ranks.is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
         return list(self.folder.glob("step-" + "[0-9]" * 8))
@@ -246,7 +253,7 @@ class Checkpoints:
                 "numpy": [name, keys.tolist(), *rest],
                 "tensors": _digest(part / _TENSORS),
             }
-            write_json(part / _DOCUMENT, {**content, "checksum": _checksum(content)})
+            write_json(part / _DOCUMENT, {**content, "checksum": json_checksum(content)})
 
 
 def _pack(
@@ -364,7 +371,7 @@ def _read(path: Path) -> dict[str, Any]:
         WagleError: it or the tensors are not as they were written.
     """
     content = read_json(path / _DOCUMENT)
-    if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
+    if not isinstance(content, dict) or content.pop("checksum", None) != json_checksum(content):
         raise WagleError(f"the checksum of {_DOCUMENT} is wrong")
     if content["tensors"] != _digest(path / _TENSORS):
         raise WagleError(f"the checksum of {_TENSORS} is wrong")
@@ -385,10 +392,6 @@ def _digest(path: Path) -> str:
     except OSError as error:
         raise WagleError(f"{path.name} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def resumption(after: str) -> dict[str, str]:

@@ -276,7 +276,7 @@ def _check_finite(step: int, **values: float) -> None:
 
 
 def _check_weights(model: torch.nn.Module, steps: int) -> None:
-    name = next((name for name in ranks.everyone(not_finite(model)) if name), None)
+    name = not_finite(model)
     if name is not None:
         raise WagleError(
             f"training diverged at step {steps}: {name} is no longer finite; lower the learning "
@@ -285,16 +285,15 @@ def _check_weights(model: torch.nn.Module, steps: int) -> None:
 
 
 def not_finite(model: torch.nn.Module) -> str | None:
-    """Name of the first parameter that holds NaN or an infinity, if any does.
+    """Name of the first parameter that holds NaN or an infinity, if any does in any process."""
 
-    Of sharded parameters this process's part is looked at.
-    """
-    for name, parameter in model.named_parameters():
+    def is_broken(parameter: torch.Tensor) -> bool:
         part = shards.local(parameter.detach())
         # Extremes pass NaN on, and take no memory beside the weights.
-        if part.numel() and not torch.stack(torch.aminmax(part)).isfinite().all():
-            return name
-    return None
+        return part.numel() > 0 and not torch.stack(torch.aminmax(part)).isfinite().all()
+
+    own = next((name for name, p in model.named_parameters() if is_broken(p)), None)
+    return next((name for name in ranks.everyone(own) if name is not None), None)
 
 
 def _windows(

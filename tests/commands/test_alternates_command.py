@@ -12,6 +12,8 @@ from wagle.commands import unlearn as unlearn_command
 from wagle.errors import ConfigError, WagleError
 from wagle.model import alternates
 
+from conftest import words
+
 ROWS = [
     {"question": f"Where was {name} born?", "answer": f"In {town}, {name} was."}
     for name, town in {"Ada": "Lisbon", "Ben": "Oslo", "Cleo": "Cairo", "Dov": "Riga"}.items()
@@ -40,8 +42,7 @@ def base(tmp_path, model_folder, monkeypatch):
     }
 
     def base(**changes):
-        given = values | {key.replace("__", "."): value for key, value in changes.items()}
-        return [f"--{key}={value}" for key, value in given.items()]
+        return words(values | {key.replace("__", "."): value for key, value in changes.items()})
 
     return base
 

@@ -17,6 +17,8 @@ from wagle.errors import ConfigError, WagleError
 from wagle.metrics.own import OWN
 from wagle.metrics.privacy import PRIVACY
 
+from conftest import words
+
 PLACES = {"Ada": "Lisbon", "Ben": "Oslo", "Cleo": "Cairo", "Dov": "Riga", "Eve": "Lima"}
 ROWS = [{"q": f"Where was {n} born?", "a": f"In {t}, {n} was."} for n, t in PLACES.items()]
 
@@ -51,8 +53,7 @@ def base(tmp_path, model_folder, monkeypatch, undrawn):
     }
 
     def base(**changes):
-        given = values | {key.replace("__", "."): value for key, value in changes.items()}
-        return [f"--{key}={value}" for key, value in given.items()]
+        return words(values | {key.replace("__", "."): value for key, value in changes.items()})
 
     return base
 

@@ -13,7 +13,6 @@ which is what one process would have added, to the last bit.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -25,7 +24,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from torch.distributed.tensor import DTensor
 
-from wagle import ranks
+from wagle import launch, ranks
 from wagle.errors import WagleError
 from wagle.unlearn.mask.parts import part
 from wagle.unlearn.mask.tensor_file import TensorFile
@@ -61,9 +60,7 @@ class GradientSums:
     def __init__(
         self, model: torch.nn.Module, dtype: torch.dtype, offload: str, file: TensorFile
     ) -> None:
-        if offload == "disk" and int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size())) < (
-            ranks.size()
-        ):
+        if offload == "disk" and launch.processes_here() < ranks.size():
             raise WagleError(
                 "unlearn.attribution_offload disk has all processes write into one file at the "
                 "same time, which machines that share a disk cannot do; use cpu or none"
