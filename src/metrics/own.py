@@ -25,7 +25,7 @@ from wagle.metrics.benchmark import (
     Numbers,
     Rows,
 )
-from wagle.metrics.privacy import PRIVACY, STANDING_OUT
+from wagle.metrics.privacy import AGAINST_RETAINED, PRIVACY, STANDING_OUT
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
@@ -80,7 +80,7 @@ UNLIKE_RETAINED = Metric(
     "the rows to retain do. 0.5 is no difference, 1 a clear one.",
     group="UE",
     largest=1,
-    usual=STANDING_OUT,
+    usual=AGAINST_RETAINED,
 )
 UNLIKE_UNSEEN = Metric(
     "MIA holdout",

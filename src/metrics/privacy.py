@@ -25,6 +25,16 @@ RECOGNITION = Range(
 )
 STANDING_OUT = Range(0.05, 0.95, below=RECOGNITION.above, above=RECOGNITION.below)
 """The same of the other orientation."""
+AGAINST_RETAINED = Range(
+    0.05,
+    0.95,
+    below="nearly every row to forget looks more like training data than those to retain do",
+    above=(
+        "nearly every row stands out against those to retain, as it does to a model that never "
+        "knew it, and to one that unlearned too much: a retain-only model's number tells which"
+    ),
+)
+"""Of attacks against retained rows, which the model knows: 1 is where forgetting should lead."""
 
 _TITLES = {
     "LOSS": ("loss", "the loss"),

@@ -26,7 +26,7 @@ from wagle.metrics.benchmark import (
     Settings,
     forgets,
 )
-from wagle.metrics.privacy import AUCS, PRIVACY, PRIVLEAK, STANDING_OUT
+from wagle.metrics.privacy import AGAINST_RETAINED, AUCS, PRIVACY, PRIVLEAK
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
@@ -56,7 +56,7 @@ UNLIKE_TRAINING = _efficacy(
     "MIA",
     "Membership attack (Min-50 %): how much less the forget texts look like training data than "
     "the retain texts do. 0.5 is no difference, 1 a clear one.",
-    usual=STANDING_OUT,
+    usual=AGAINST_RETAINED,
 )
 MISANSWERED = _efficacy(
     "1-FA", "Share of the forget questions that it no longer answers correctly."

@@ -17,6 +17,7 @@ from tests.evaluations import TOFU, configure, rows
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
+from wagle.metrics import own, privacy, tofu_benchmark
 from wagle.metrics.composites import official_numbers
 from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.privacy import (
@@ -66,6 +67,18 @@ def test_what_lies_outside_is_remarked_upon():
     assert [bool(metric.remark(value)) for value in (0.049, 0.05, 0.95, 0.951)] == [1, 0, 0, 1]
     assert "unlearned too much" in metric.remark(0.01)
     assert "not unlearned" in metric.remark(0.99)
+
+
+@pytest.mark.parametrize("metric", [tofu_benchmark.UNLIKE_TRAINING, own.UNLIKE_RETAINED])
+def test_standing_out_against_retained_rows_is_no_verdict(metric):
+    # a model that never knew the rows to forget has 1 as well
+    assert metric.remark(0.966) == (
+        "UE MIA is 0.966: nearly every row stands out against those to retain, as it does to a "
+        "model that never knew it, and to one that unlearned too much: a retain-only model's "
+        "number tells which"
+    )
+    assert "more like training data" in metric.remark(0.01)
+    assert own.UNLIKE_UNSEEN.remark(0.99).endswith(privacy.RECOGNITION.below)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
