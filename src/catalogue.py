@@ -249,6 +249,7 @@ _METHODS = (
 
 
 _SCORES_MODULE = "wagle.unlearn.mask.scores"
+_GROUPED_MODULE = "wagle.unlearn.mask.grouped_scores"
 _MASKS_MODULE = "wagle.unlearn.mask.make"
 
 _SCORES = (
@@ -275,6 +276,40 @@ _SCORES = (
         aliases=("snip_advanced_gn",),
         gradients=("forget", "retain"),
     ),
+    Score(
+        "wagle_fisher",
+        f"{_SCORES_MODULE}:wagle_fisher",
+        title="WAGLE-Fisher",
+        gradients=("forget", "retain"),
+        squares=("retain",),
+    ),
+    Score(
+        "fisher_ratio",
+        f"{_SCORES_MODULE}:fisher_ratio",
+        title="Fisher ratio",
+        squares=("forget", "retain"),
+    ),
+    Score(
+        "neuron",
+        f"{_GROUPED_MODULE}:neuron",
+        title="Neuron",
+        gradients=("forget",),
+        grouped=True,
+    ),
+    Score(
+        "activation_ratio",
+        f"{_GROUPED_MODULE}:activation_ratio",
+        title="Activation ratio",
+        activations=("forget", "retain"),
+        grouped=True,
+    ),
+    Score(
+        "memflex",
+        f"{_GROUPED_MODULE}:memflex",
+        title="MemFlex",
+        gradients=("forget", "retain"),
+        grouped=True,
+    ),
     Score("random", f"{_SCORES_MODULE}:random", title="Random", inputs=("seed",)),
     Score("magnitude", f"{_SCORES_MODULE}:magnitude", title="Magnitude", aliases=("weight",)),
     Score("gradient", f"{_SCORES_MODULE}:gradient", gradients=("forget",)),
@@ -283,7 +318,7 @@ _SCORES = (
         "wanda",
         f"{_MASKS_MODULE}:make_wanda_masks",
         title="Wanda",
-        inputs=("activations",),
+        activations=("forget",),
         ranks=False,
     ),
     Score(

@@ -86,6 +86,10 @@ class Method(Entry):
         return self.aliases[0] if self.aliases else self.label
 
 
+SQUARES = "_squares"
+"""Behind a kind of gradient: the sum of its squares over examples."""
+
+
 @dataclass(frozen=True)
 class Score(Entry):
     """How weights are chosen for a mask.
@@ -94,14 +98,18 @@ class Score(Entry):
     gradients and scores are flat vectors of equal length, float32 (or float64 on request), on the
     CPU; gradients carry the published factor 1/A; ``inputs`` is a ``ScoreInputs``; ``where`` is
     (position of the parameter, start of the chunk). It may overwrite what it created, not its
-    arguments. Where ``ranks`` is false it is a function like ``make_masks``.
+    arguments. Where ``grouped`` is true it is a function of a ``WholeTensor`` instead, and where
+    ``ranks`` is false one like ``make_masks``.
 
     Attributes:
         title: of its masks in tables, where that is not the name.
         aliases: names in published configurations.
         gradients: the kinds of gradient that it reads: ``forget``, ``retain``, ``refusal``.
-        inputs: what else it depends on, of ``mu``, ``seed`` and ``activations`` (on forget
-            examples).
+        squares: the kinds of which it reads the mean over examples of the squared gradient, beside
+            the gradients and by the names ``forget_squares``, …
+        activations: the kinds of examples on which it reads what enters linear layers.
+        inputs: what else it depends on, of ``mu`` and ``seed``.
+        grouped: whether rows, neurons or tensors have a score, and are selected as wholes.
         ranks: whether weights are ranked by a score each, within ``unlearn.mask_scope`` and but
             for ``unlearn.mask_exclude``, rather than by a rule of its own.
         has_ratio: whether the share of selected weights can be chosen.
@@ -110,7 +118,10 @@ class Score(Entry):
     title: str = ""
     aliases: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    grouped: bool = False
     ranks: bool = True
     has_ratio: bool = True
 
@@ -119,9 +130,19 @@ class Score(Entry):
         """As tables call a mask that it made."""
         return self.title or self.label
 
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """The kinds of sums over backward passes that it is a function of."""
+        return (*self.gradients, *(f"{kind}{SQUARES}" for kind in self.squares))
+
+    @property
+    def examples(self) -> set[str]:
+        """The kinds of examples that it depends on: ``forget``, ``retain``, ``refusal``."""
+        return {*self.gradients, *self.squares, *self.activations}
+
     def depends_on(self, what: str) -> bool:
         """Whether a mask differs with ``mu`` or ``seed``; refusals and partners are drawn by it."""
-        drawn = what == "seed" and bool({"retain", "refusal"} & set(self.gradients))
+        drawn = what == "seed" and bool({"retain", "refusal"} & self.examples)
         return drawn or what in self.inputs
 
 

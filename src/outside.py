@@ -184,9 +184,12 @@ def _option(name: str, field: dataclasses.Field[Any], kind: Any) -> Option:
 
 
 def _score(name: str, thing: Score) -> Score:
+    kinds = ("forget", "retain", "refusal")
     for what, given, known in (
-        ("gradients", thing.gradients, ("forget", "retain", "refusal")),
-        ("inputs", thing.inputs, ("mu", "seed", "activations")),
+        ("gradients", thing.gradients, kinds),
+        ("squares", thing.squares, kinds),
+        ("activations", thing.activations, kinds),
+        ("inputs", thing.inputs, ("mu", "seed")),
     ):
         if unknown := [repr(item) for item in given if item not in known]:
             raise ConfigError(f"{name} has {what} {unknown[0]}; there are {', '.join(known)}")

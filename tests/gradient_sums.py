@@ -34,3 +34,12 @@ def sums_by_hand(model, examples, batch_size):
             for name, gradient in zip(sums, gradients, strict=True):
                 sums[name] += gradient.double()
     return sums
+
+
+def squares_by_hand(model, examples):
+    """Σ over examples of the squared gradient of each one's token-mean NLL."""
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
+    for example in examples:
+        for name, gradient in sums_by_hand(model, [example], 1).items():
+            sums[name] += gradient**2
+    return sums

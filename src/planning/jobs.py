@@ -122,7 +122,7 @@ class Job:
         path = config.unlearn.mask_path
         phases: dict[str, Callable[[PreTrainedModel], Phase]] = {}
         makes_mask = self.only_mask or (trains and path is not None and not Path(path).is_file())
-        if makes_mask and self._score.gradients:
+        if makes_mask and self._score.sums:
             phases[ATTRIBUTION] = self._attribution
         if self.only_mask:
             return phases
@@ -176,16 +176,20 @@ class Job:
 
     def _attribution(self, model: PreTrainedModel) -> Phase:
         config = self._unlearn_config
-        roles = {RETAIN if kind == RETAIN else FORGET for kind in self._score.gradients}
+        score, several = self._score, config.unlearn.attribution_batch_size
+        rows = {
+            RETAIN if kind == RETAIN else FORGET: several if kind in score.gradients else 1
+            for kind in (*score.squares, *score.gradients)
+        }
         kinds = [
             attribution_phase(
                 model,
-                self._batch(role, config.unlearn.attribution_batch_size),
+                self._batch(role, rows[role]),
                 offload=config.unlearn.attribution_offload,
                 sum_bytes=8 if config.unlearn.attribution_dtype == "float64" else 4,
                 device=self.device,
             )
-            for role in sorted(roles)
+            for role in sorted(rows)
         ]
         return max(kinds, key=lambda phase: phase.total)
 

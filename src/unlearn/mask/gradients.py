@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from wagle import ranks
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
+from wagle.entries import SQUARES
 from wagle.model.head import token_losses
 from wagle.stopping import deferring
 from wagle.terminal import Progress
@@ -53,6 +54,7 @@ def sum_gradients(
     pad_token_id: int,
     description: str,
     partial: PartialSums | None = None,
+    squares: bool = False,
 ) -> None:
     """Σ over published batches of ∇θ of the batch's token-mean cross-entropy, into a file.
 
@@ -67,9 +69,13 @@ def sum_gradients(
         file: made for the model's parameters and the dtype of the sums, all zeros.
         batch_size: rows of a published batch; its loss is the mean over its labelled tokens.
         partial: where summation goes on from, and what it leaves to go on from.
+        squares: sum the squares of the gradients instead, each of one row's token-mean
+            cross-entropy: a backward pass a row, and ``batch_size`` has no part in it.
     """
-    sums = GradientSums(model, sums_dtype(section), section.attribution_offload, file)
-    weights, rows = token_weights(examples, batch_size), section.attribution_batch_size
+    dtype, offload = sums_dtype(section), section.attribution_offload
+    sums = GradientSums(model, dtype, offload, file, squares=squares)
+    rows = 1 if squares else section.attribution_batch_size
+    weights = token_weights(examples, 1 if squares else batch_size)
     was_training = model.training
     model.eval()
     try:
@@ -135,14 +141,17 @@ def cached_gradient_sums(
 ) -> dict[str, TensorFile]:
     """The gradient sums of each kind of example, from the cache where its fingerprint fits.
 
-    They depend on the model, the examples, the published batch size and the dtype of the sums.
+    They depend on the model, the examples, the dtype of the sums and, but for squares, on the
+    published batch size.
 
     Args:
-        examples_by_kind: for example ``{"forget": …, "retain": …}``.
+        examples_by_kind: for example ``{"forget": …, "retain": …, "retain_squares": …}``; of the
+            last the squares are summed.
         section, batch_size: as for :func:`sum_gradients`; ``section.lock_timeout``: seconds to wait
             for another process that makes the same sums.
         on_resume: told when summing went on after an interruption.
-        prefix: the files are ``{prefix}.{kind}_gradients.safetensors``.
+        prefix: the files are ``{prefix}.{kind}_gradients.safetensors``, and
+            ``{prefix}.retain_squares.safetensors``.
 
     Returns:
         For each kind a file with one tensor per parameter.
@@ -150,18 +159,22 @@ def cached_gradient_sums(
     shapes = {name: p.shape for name, p in model.named_parameters()}
     model_hash = model_fingerprint(model) if examples_by_kind else ""
     dtype = sums_dtype(section)
-    parts = [FORMAT, model_hash, str(batch_size), str(dtype)]
     files = {}
     for kind, examples in examples_by_kind.items():
-        path = prefix.with_name(f"{prefix.name}.{kind}_gradients.safetensors")
-        fingerprint = " ".join([*parts, examples_fingerprint(examples)])
+        squares = kind.endswith(SQUARES)
+        name = kind if squares else f"{kind}_gradients"
+        path = prefix.with_name(f"{prefix.name}.{name}.safetensors")
+        batches = "squares" if squares else str(batch_size)
+        parts = [FORMAT, model_hash, batches, str(dtype), examples_fingerprint(examples)]
+        fingerprint = " ".join(parts)
         fill = functools.partial(
             sum_gradients,
             *(model, examples, section),
             batch_size=batch_size,
             pad_token_id=pad_token_id,
-            description=f"{kind} gradients",
+            description=name.replace("_", " "),
             partial=PartialSums(path, fingerprint, len(examples), on_resume),
+            squares=squares,
         )
         files[kind] = cached_tensors(path, fingerprint, shapes, dtype, fill, section.lock_timeout)
     return files

@@ -12,9 +12,11 @@ from wagle import shards
 from wagle.catalogue import SCORES
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
+from wagle.entries import SQUARES
 from wagle.errors import WagleError
 from wagle.optim.bitmask import Mask
 from wagle.unlearn.mask.gradients import OnResume, cached_gradient_sums
+from wagle.unlearn.mask.grouped_scores import cached_activations, grouped_stream
 from wagle.unlearn.mask.parts import part
 from wagle.unlearn.mask.scores import ScoreInputs, ScoreStream, score_stream
 from wagle.unlearn.mask.selection import select_top
@@ -57,8 +59,9 @@ def make_masks(
         A mask for each ratio, whole in every process.
 
     Raises:
-        WagleError: scores are no finite numbers, or the cache cannot be written; or masks of
-            somebody's own rule are asked for while each process holds a part of the model.
+        WagleError: scores are no finite numbers, or the cache cannot be written; a ratio takes
+            none of a grouped score's groups; or masks of somebody's own rule are asked for while
+            each process holds a part of the model.
     """
     score = SCORES[section.score_type]
     further: dict[str, Any] = {
@@ -73,14 +76,22 @@ def make_masks(
                 "(wagle mask)"
             )
         return score.load()(model, dataset, ratios, section, cache_prefix, **further)
-    return select_top(
+    masks = select_top(
         mask_scores(model, dataset, section, cache_prefix, **further),
         {name: p.shape for name, p in model.named_parameters()},
         ratios,
         scope=section.mask_scope,
         exclude=section.mask_exclude,
         parts={name: part(p) for name, p in model.named_parameters()},
+        whole=score.grouped,
     )
+    for ratio, mask in masks.items() if score.grouped else ():
+        if not any(bits.count() for bits in mask.values()):
+            raise WagleError(
+                f"unlearn.score_type {score.label} selects rows, neurons or tensors as wholes, and "
+                f"the first of them has more than {ratio:g} of the weights; give a larger ratio"
+            )
+    return masks
 
 
 def make_feed_forward_masks(
@@ -136,22 +147,33 @@ def mask_scores(
     on_resume: OnResume = lambda entry: None,
 ) -> ScoreStream:
     """The scores that :func:`make_masks` ranks, where it ranks; the arguments are the same."""
+    score = SCORES[section.score_type]
     keys = [(0, index) for index in range(len(dataset))]
     views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
-    examples_by_kind = {
-        kind: [dataset.example(views[kind], key) for key in keys]
-        for kind in SCORES[section.score_type].gradients
+    examples = {
+        kind: [dataset.example(views[kind], key) for key in keys] for kind in score.examples
     }
-    sums = cached_gradient_sums(
-        *(model, examples_by_kind, section, cache_prefix),
+    files = cached_gradient_sums(
+        *(model, {kind: examples[kind.removesuffix(SQUARES)] for kind in score.sums}),
+        *(section, cache_prefix),
         batch_size=batch_size,
         pad_token_id=pad_token_id,
         on_resume=on_resume,
     )
+    if score.activations:
+        files |= cached_activations(
+            *(model, {kind: examples[kind] for kind in score.activations}, cache_prefix),
+            rows=section.attribution_batch_size,
+            pad_token_id=pad_token_id,
+            lock_timeout=section.lock_timeout,
+        )
+    if score.grouped:
+        return grouped_stream(model, score.load(), files)
     inputs = ScoreInputs(
         mu=section.mu,
         batches=-(-len(dataset) // batch_size),
+        examples=len(dataset),
         accumulation_steps=section.gradient_accumulation_steps,
         seed=seed,
     )
-    return score_stream(model, section.score_type, sums, inputs)
+    return score_stream(model, section.score_type, files, inputs)

@@ -39,11 +39,13 @@ def provenance_entries(score_type: str) -> tuple[str, ...]:
         entries.append("ratio")
     if score.ranks:
         entries += ["unlearn.mask_scope", "unlearn.mask_exclude"]
-    if gradients or score.depends_on("activations"):
+    if score.examples:
         entries += ["forget examples", "dataset.dataset_seed"]
     if gradients:
-        entries += ["dataset.batch_size", "unlearn.attribution_dtype"]
-    if "retain" in gradients:
+        entries.append("dataset.batch_size")
+    if score.sums:
+        entries.append("unlearn.attribution_dtype")
+    if "retain" in score.examples:
         entries.append("retain examples")
     if score.depends_on("seed"):
         entries.append("overall.seed")

@@ -108,6 +108,7 @@ def select_top(
     scope: str = "global",
     exclude: Sequence[str] = (),
     parts: Mapping[str, range] | None = None,
+    whole: bool = False,
 ) -> dict[float, Mask]:
     """Select the ``int(N · ratio)`` largest scores, for several ratios in the same passes.
 
@@ -127,6 +128,7 @@ def select_top(
         exclude: kinds of parameters (see ``KINDS``) that are never selected nor counted in N.
         parts: which elements of every flat parameter the stream has; the other processes' streams
             have the others, in the order of ranks. ``None``: all, of one process.
+        whole: leave out all scores that are equal to the smallest, where not all of them fit.
 
     Returns:
         A mask over all parameters for each ratio, on the CPU; the same in all processes.
@@ -156,6 +158,8 @@ def select_top(
         for group, size in ranking.sizes.items()
     }
     ranking.find_thresholds(targets)
+    for target in (t for of_group in targets.values() for t in of_group if whole and t.splits):
+        target.due = 0
     masks = {ratio: {n: BitMask.full(s, False) for n, s in shapes.items()} for ratio in ratios}
     ranking.mark(targets, masks)
     return masks

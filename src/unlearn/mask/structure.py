@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -123,17 +123,21 @@ def cached_input_norms(
     return cached_tensors(
         prefix.with_name(f"{prefix.name}.input_norms.safetensors"),
         f"1 {model_fingerprint(model)} {examples_fingerprint(examples)}",
-        {  # a layer's number of input features
-            name: module.get_parameter("weight").shape[0 if is_transposed(module) else 1 :][:1]
-            for name, module in block_linears(model).items()
-        },
+        input_shapes(block_linears(model)),
         torch.float32,
         partial(measure_input_norms, model, examples, rows=rows, pad_token_id=pad_token_id),
         lock_timeout,
     )
 
 
-@torch.no_grad()
+def input_shapes(linears: Mapping[str, torch.nn.Module]) -> dict[str, torch.Size]:
+    """``(in_features,)`` of each of some linear layers."""
+    return {
+        name: module.get_parameter("weight").shape[0 if is_transposed(module) else 1 :][:1]
+        for name, module in linears.items()
+    }
+
+
 def measure_input_norms(
     model: PreTrainedModel,
     examples: Sequence[Encoded],
@@ -144,25 +148,53 @@ def measure_input_norms(
 ) -> None:
     """‖X_j‖₂ of every input feature of every linear layer of the decoder blocks, into a file.
 
-    X are the layer's inputs at the real tokens of all examples. All processes run all of these few
-    batches, and one writes.
+    X are the layer's inputs at the real tokens of all examples; one process writes.
 
     Args:
         file: one vector ``(in_features,)`` for each of :func:`block_linears`, all zeros.
         rows: examples that are run together.
     """
-    squares: dict[str, torch.Tensor] = {}
+    squares, _ = sum_over_inputs(
+        *(model, block_linears(model), examples, torch.square),
+        rows=rows,
+        pad_token_id=pad_token_id,
+    )
+    for name, square in squares.items() if ranks.is_first() else ():
+        file.write(name, square.sqrt())
+
+
+@torch.no_grad()
+def sum_over_inputs(
+    model: PreTrainedModel,
+    linears: Mapping[str, torch.nn.Module],
+    examples: Sequence[Encoded],
+    function: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    rows: int,
+    pad_token_id: int,
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Σ over the real tokens of all examples of a function of the inputs of linear layers.
+
+    All processes run all of these few batches.
+
+    Args:
+        function: of inputs ``(tokens, in_features)``, float32, element by element.
+        rows: examples that are run together.
+
+    Returns:
+        A vector ``(in_features,)`` for each layer, and the number of tokens.
+    """
+    totals: dict[str, torch.Tensor] = {}
     real: torch.Tensor
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             x = inputs[0].reshape(-1, inputs[0].shape[-1])[real].float()
-            total = x.square().sum(dim=0)
-            squares[name] = squares[name] + total if name in squares else total
+            total = function(x).sum(dim=0)
+            totals[name] = totals[name] + total if name in totals else total
 
         return hook
 
-    linears = block_linears(model)
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
     was_training = model.training
     model.eval()
@@ -177,5 +209,4 @@ def measure_input_norms(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    for name, square in squares.items() if ranks.is_first() else ():
-        file.write(name, square.sqrt())
+    return totals, sum(len(example.input_ids) for example in examples)

@@ -47,6 +47,7 @@ class GradientSums:
         offload: where the sums live: ``none`` (the weights' device), ``cpu``, or ``disk`` (in the
             file).
         file: made for the model's parameters, all zeros.
+        squares: whether the squares of gradients are added, element by element.
 
     Attributes:
         shapes: of all whole sums, by name.
@@ -58,7 +59,13 @@ class GradientSums:
     """
 
     def __init__(
-        self, model: torch.nn.Module, dtype: torch.dtype, offload: str, file: TensorFile
+        self,
+        model: torch.nn.Module,
+        dtype: torch.dtype,
+        offload: str,
+        file: TensorFile,
+        *,
+        squares: bool = False,
     ) -> None:
         if offload == "disk" and launch.processes_here() < ranks.size():
             raise WagleError(
@@ -69,6 +76,7 @@ class GradientSums:
         self.shapes = file.shapes
         self.dtype = dtype
         self._file = file
+        self._squares = squares
         parameters = dict(model.named_parameters())
         self._parts = {name: part(p) for name, p in parameters.items()}
         self._whole = {  # in all of several processes: their gradients are still to be exchanged
@@ -126,7 +134,11 @@ class GradientSums:
     def _add(self, name: str, pieces: Sequence[torch.Tensor] | torch.Tensor) -> None:
         total = self._total(name)
         for piece in pieces[: self.present]:
-            total.add_(piece.to(total.device))
+            if self._squares:
+                wide = piece.to(total)
+                total.add_(wide * wide)  # rounded once more than a fused product, everywhere alike
+            else:
+                total.add_(piece.to(total.device))
 
     def _total(self, name: str) -> torch.Tensor:
         if name in self._totals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.gradient_sums import random_examples, sums_by_hand
+from tests.gradient_sums import random_examples, squares_by_hand, sums_by_hand
 from wagle.config.keys import UnlearnSection
 from wagle.unlearn.mask.gradients import (
     cached_gradient_sums,
@@ -29,12 +29,12 @@ def section(rows=3, offload="none", dtype="float32") -> UnlearnSection:
     )
 
 
-def sums_file(model, examples, path, batch_size=2, **changes) -> TensorFile:
+def sums_file(model, examples, path, batch_size=2, squares=False, **changes) -> TensorFile:
     chosen = section(**changes)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     file = TensorFile.create(path, shapes, sums_dtype(chosen), {})
     batches = {**BATCHES, "batch_size": batch_size}
-    sum_gradients(model, examples, chosen, file, **batches, description="")
+    sum_gradients(model, examples, chosen, file, **batches, description="", squares=squares)
     return file
 
 
@@ -50,6 +50,17 @@ def test_gradient_sums_equal_per_example_autograd(tmp_path, architecture, offloa
     for name, sum_ in expected.items():
         torch.testing.assert_close(file.read(name).double(), sum_, rtol=1e-4, atol=1e-5)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("offload", ["none", "cpu", "disk"])
+def test_sums_of_squares_are_of_one_example_each(tmp_path, model, offload):
+    examples = random_examples(5, seed=1)
+    options = {"offload": offload, "dtype": "float64", "squares": True}
+    file = sums_file(model, examples, tmp_path / "g", **options)
+    other = sums_file(model, examples, tmp_path / "h", rows=1, batch_size=4, **options)
+    for name, sum_ in squares_by_hand(model, examples).items():
+        torch.testing.assert_close(file.read(name), sum_, rtol=1e-3, atol=1e-9)
+        assert torch.equal(file.read(name), other.read(name))
 
 
 def test_sums_do_not_depend_on_how_rows_are_run(tmp_path, model):
@@ -130,7 +141,7 @@ def test_scores_equal_their_formulas(model, sums, score_type):
     files, by_hand = sums
     if score_type == "wagle_gn":  # 1/g² magnifies the last bit of g: take the very same sums
         by_hand = {k: {n: f.read(n).double() for n in f.shapes} for k, f in files.items()}
-    inputs = ScoreInputs(mu=MU, batches=3, accumulation_steps=ACCUMULATION, seed=0)
+    inputs = ScoreInputs(mu=MU, batches=3, examples=5, accumulation_steps=ACCUMULATION, seed=0)
     stream = score_stream(model, score_type, files, inputs)
     names = []
     for name, start, form in stream():
@@ -150,7 +161,7 @@ def test_scores_equal_their_formulas(model, sums, score_type):
 
 def test_random_scores_repeat_and_depend_on_the_seed(model):
     def scores(seed):
-        inputs = ScoreInputs(mu=MU, batches=1, accumulation_steps=1, seed=seed)
+        inputs = ScoreInputs(mu=MU, batches=1, examples=1, accumulation_steps=1, seed=seed)
         return {name: form() for name, _, form in score_stream(model, "random", {}, inputs)()}
 
     first, again, other = scores(0), scores(0), scores(1)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, MptConfig
 from transformers.pytorch_utils import Conv1D
 
 from tests.architectures import build
-from tests.gradient_sums import random_examples, sums_by_hand
+from tests.gradient_sums import random_examples, squares_by_hand, sums_by_hand
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
@@ -69,9 +69,14 @@ def flat(tensors) -> np.ndarray:
 def expected_scores(model, dataset) -> dict[str, np.ndarray]:
     """By the formulas, in one long float64 vector each, from gradients of one row at a time."""
 
+    def examples(view):
+        return [dataset.example(view, (0, index)) for index in range(ROWS)]
+
     def summed(view):
-        examples = [dataset.example(view, (0, index)) for index in range(ROWS)]
-        return flat(sums_by_hand(model, examples, BATCH).values())
+        return flat(sums_by_hand(model, examples(view), BATCH).values())
+
+    def fisher(view):
+        return flat(squares_by_hand(model, examples(view)).values()) / ROWS
 
     theta = flat(model.parameters())
     g_f, g_r, g_c = (summed(view) / ACCUMULATION for view in (FORGET, RETAIN, REFUSAL))
@@ -80,6 +85,8 @@ def expected_scores(model, dataset) -> dict[str, np.ndarray]:
         "wagle": np.abs((theta - g_r / MU) * g_f),
         "wagle_cl": np.abs((theta - g_r / MU) * g_c),
         "wagle_gn": np.abs((theta - g_r / np.maximum(mean_r**2, 1e-12)) * g_f),
+        "wagle_fisher": np.abs((theta - mean_r / np.maximum(fisher(RETAIN), 1e-20)) * g_f),
+        "fisher_ratio": fisher(FORGET) / (fisher(RETAIN) + 1e-20),
         "gradient": np.abs(g_f),
         "snip": np.abs(g_f * theta),
         "magnitude": np.abs(theta),
@@ -99,12 +106,16 @@ def test_masks_equal_those_of_scores_by_hand(tmp_path, architecture):
             count = int(scores.size * ratio)
             assert chosen.sum() == count
             threshold = np.sort(scores)[-count]
-            clear = np.abs(scores - threshold) > 1e-5 * threshold + 1e-12 * scores.max()
+            # Quotients by 0 are huge: beside them all others would pass for equal.
+            large = np.median(scores[scores > 0]) if "fisher" in score_type else scores.max()
+            clear = np.abs(scores - threshold) > 1e-5 * threshold + 1e-12 * large
             assert clear.mean() > (0.99 if threshold > 0 else 0.1)
             assert (chosen == (scores > threshold))[clear].all()
 
 
-@pytest.mark.parametrize("score_type", ["wagle", "wagle_cl", "wagle_gn", "wanda"])
+@pytest.mark.parametrize(
+    "score_type", ["wagle", "wagle_cl", "wagle_gn", "wanda", "wagle_fisher", "activation_ratio"]
+)
 def test_another_ratio_and_another_mu_need_no_forward_pass(tmp_path, model, score_type, capsys):
     forwards = []
     model.base_model.register_forward_pre_hook(lambda *_: forwards.append(1))
@@ -122,10 +133,15 @@ def test_another_ratio_and_another_mu_need_no_forward_pass(tmp_path, model, scor
 
 
 def test_score_types_share_what_is_cached(tmp_path, model):
-    for score_type in ("wagle", "wagle_cl", "snip", "wanda"):
+    types = ("wagle", "wagle_cl", "snip", "wanda", "fisher_ratio", "wagle_fisher", "neuron")
+    for score_type in (*types, "memflex", "activation_ratio"):
         masks_of(model, [0.5], score_type, tmp_path / "m")
     names = {path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"}
-    kinds = ("forget_gradients", "retain_gradients", "refusal_gradients", "input_norms")
+    gradients = [f"{kind}_gradients" for kind in ("forget", "retain", "refusal")]
+    rest = [
+        f"{kind}_{what}" for kind in ("forget", "retain") for what in ("squares", "activations")
+    ]
+    kinds = [*gradients, *rest, "input_norms"]
     assert names == {f"m.{kind}.safetensors" for kind in kinds}
 
 
@@ -147,8 +163,8 @@ def test_scope_and_exclusions_reach_the_ranking(tmp_path, model, score_type):
         assert bits.count() == (0 if excluded else int(bits.numel * 0.3))
 
 
-def inputs_of(model, dataset):
-    """Inputs of every linear layer at each token of unpadded forget rows, by module."""
+def inputs_of(model, dataset, view=FORGET):
+    """Inputs of every linear layer at each token of unpadded rows, by module."""
     seen: dict[torch.nn.Module, list] = {}
     handles = [
         module.register_forward_hook(
@@ -160,7 +176,7 @@ def inputs_of(model, dataset):
         if isinstance(module, torch.nn.Linear | Conv1D)
     ]
     for index in range(ROWS):
-        model(input_ids=torch.tensor([dataset.example(FORGET, (0, index)).input_ids]))
+        model(input_ids=torch.tensor([dataset.example(view, (0, index)).input_ids]))
     for handle in handles:
         handle.remove()
     return {module: torch.cat(inputs) for module, inputs in seen.items()}

@@ -38,6 +38,9 @@ MASKS = {  # the score, the scope
     "gradient": "layer",
     "random": "tensor",
     "magnitude": "global",
+    "wagle_fisher": "global",
+    "neuron": "layer",
+    "activation_ratio": "global",
     "wanda": "global",
     "ffn": "global",
 }
@@ -122,7 +125,7 @@ def test_the_sums_and_masks_are_those_of_one_process(tmp_path, kind, size, shard
         assert histogram.zeros == expected[1].zeros
     files = sorted(path.name for path in alone.iterdir())
     assert files == sorted(path.name for path in several.iterdir())
-    assert len([name for name in files if name.endswith(".safetensors")]) == 6
+    assert len([name for name in files if name.endswith(".safetensors")]) == 9
     for name in files:
         assert (alone / name).read_bytes() == (several / name).read_bytes(), name
 
