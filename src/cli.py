@@ -31,6 +31,7 @@ COMMANDS = {
         "alternates.py", "alternates", "sample other answers from the model, for AltPO"
     ),
     "attack": _Command("attack.py", "attack", "does forgetting survive few bits and relearning?"),
+    "compare": _Command("compare.py", "compare", "how sure is it that one run is better?"),
     "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
     "report": _Command("report.py", "report", "one HTML page about finished runs"),
     "score": _Command("score_tofu.py", "score", "TOFU's official scores of a file of results"),

@@ -44,9 +44,10 @@ def test_commands_name_files_that_exist(page):
 
 
 def test_the_documentation_mentions_no_key_that_does_not_exist():
-    from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS, AttackConfig
+    from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS, AttackConfig, CompareConfig
 
-    known = {key.name for key in (*UNLEARN_KEYS, *FINE_TUNE_KEYS, *AttackConfig.KEYS)}
+    programs = (UNLEARN_KEYS, FINE_TUNE_KEYS, AttackConfig.KEYS, CompareConfig.KEYS)
+    known = {key.name for keys in programs for key in keys}
     sections = {name.rpartition(".")[0] for name in known}
     tops = "|".join(sorted({name.partition(".")[0] for name in known}))
     for page in PAGES:

@@ -21,6 +21,7 @@ _GROUPS = {
     "evaluation": "the evaluation",
     "logger": "where a run is kept",
     "attack": "attacks on finished runs",
+    "compare": "comparing finished runs",
 }
 
 

@@ -15,6 +15,7 @@ from wagle import launch
 from wagle.catalogue import METHODS
 from wagle.config.attack_keys import AttackSection
 from wagle.config.checking import resolve
+from wagle.config.compare_keys import CompareSection
 from wagle.config.declare import Key, keys_of, method_keys, section_of
 from wagle.config.help import help_text
 from wagle.config.keys import (
@@ -238,6 +239,12 @@ class AttackConfig(Config):
     """Of attacks on finished runs, which have data and model in their own configuration."""
 
     attack: AttackSection
+
+
+class CompareConfig(Config):
+    """Of comparing finished runs."""
+
+    compare: CompareSection
 
 
 UNLEARN_KEYS, FINE_TUNE_KEYS = UnlearnConfig.KEYS, FineTuneConfig.KEYS

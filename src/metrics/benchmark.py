@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
+    from wagle.metrics.resampling import Documents, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 
@@ -181,6 +182,8 @@ class Benchmark:
         is_default: whether it fits values that name no evaluation.
         answers: where its documents have the models' answers, for the report.
         variant: the benchmark as certain settings change it; not given: they never do.
+        recount: how its numbers follow from the rows in a run's documents, for intervals; not
+            given: they have none.
     """
 
     name: str
@@ -199,6 +202,7 @@ class Benchmark:
     is_default: Callable[[Settings], bool] = lambda values: False
     answers: Answers = Answers()
     variant: Callable[[Settings], Benchmark] | None = None
+    recount: Callable[[Documents, Settings], Recount] | None = None
 
     def __post_init__(self) -> None:
         columns = self.columns or self.metrics

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from wagle.metrics.averages import Number, harmonic_mean, within
 from wagle.metrics.benchmark import Metric
 from wagle.metrics.privacy import SIMILARITIES, privacy_numbers
 from wagle.metrics.tofu_benchmark import (
@@ -72,8 +73,8 @@ def _scores(results: TofuResults, retain_model: TofuResults | None = None) -> di
 
 
 def composites(
-    scores: Mapping[Metric, float], original: Mapping[Metric, float]
-) -> dict[Metric, float]:
+    scores: Mapping[Metric, Number], original: Mapping[Metric, float]
+) -> dict[Metric, Number]:
     """The four, as far as their parts are there.
 
     Fluency counts in ``Util`` where both models have it.
@@ -82,21 +83,18 @@ def composites(
         scores: of this model.
         original: of the model before unlearning; empty where it is not known.
     """
-    found: dict[Metric, float] = {}
+    found: dict[Metric, Number] = {}
     if all(metric in scores for metric in _MEMORY):
-        found[MEMORIZATION] = _mean([1 - scores[metric] for metric in _MEMORY])
+        found[MEMORIZATION] = harmonic_mean([1 - scores[metric] for metric in _MEMORY])
     if all(metric in scores for metric in SIMILARITIES.values()):
-        found[PRIVATE] = _mean([scores[metric] for metric in SIMILARITIES.values()])
+        found[PRIVATE] = harmonic_mean([scores[metric] for metric in SIMILARITIES.values()])
     parts = [MODEL_UTILITY]
     if FLUENCY in scores and FLUENCY in original:
         parts.append(FLUENCY)
-    if whole := original and _mean([original[metric] for metric in parts]):
-        found[RELATIVE_UTILITY] = min(_mean([scores[metric] for metric in parts]) / whole, 1.0)
+    if whole := original and harmonic_mean([original[metric] for metric in parts]):
+        found[RELATIVE_UTILITY] = within(
+            harmonic_mean([scores[metric] for metric in parts]) / whole, 0.0, 1.0
+        )
     if len(found) == 3:
-        found[AGGREGATE] = _mean(list(found.values()))
+        found[AGGREGATE] = harmonic_mean(list(found.values()))
     return found
-
-
-def _mean(values: list[float]) -> float:
-    """Harmonic; 0 where a part is, and rounding below 0 is 0."""
-    return float(statistics.harmonic_mean([max(value, 0.0) for value in values]))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wagle.config import UnlearnConfig
     from wagle.dataset.templates import Template
+    from wagle.metrics.resampling import Documents, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 MAX_TOTAL_LENGTH = 600  # tokens of prompt and greedy continuation together
@@ -144,6 +145,20 @@ def _is_default(values: Settings) -> bool:
     return forgets(values, "HP", f"HP/hp_test_qa_{values['evaluation.prompt_tokens']}.jsonl")
 
 
+def _recount(load: Documents, config: Settings) -> Recount:
+    from wagle.metrics.resampling import Recount, asked_in, column_of
+
+    rows = {part: load("copyright.json")[part]["rows"] for part in KNOWN}
+    return Recount.of_means(
+        {part: asked_in(found) for part, found in rows.items()},
+        {
+            metric: (part, column_of(rows[part], key))
+            for part, known in KNOWN.items()
+            for key, metric in known.items()
+        },
+    )
+
+
 COPYRIGHT = Benchmark(
     "copyright",
     "Copyright: what is still known of the text, and utility (UT)",
@@ -163,4 +178,5 @@ COPYRIGHT = Benchmark(
         ROUGE_OF_ANSWER,
         Measure("bleu", "bleu", "BLEU", "how exactly it is repeated, from 0 to 100"),
     ),
+    recount=_recount,
 )

@@ -17,14 +17,9 @@ from wagle.catalogue import ATTACKS
 from wagle.dataset.encoding import encode_text
 from wagle.errors import WagleError
 from wagle.metrics.likelihood import TokenScores, token_log_probs
+from wagle.metrics.privacy import MIN_K_PERCENT, min_k_name
 
 REFERENCE_DIGITS = 5  # decimals of a difference of two models' losses that mean something
-MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)
-
-
-def min_k_name(percent: int) -> str:
-    """The score of Min-k%, by its name in documents."""
-    return f"Min_{percent:.1f}% Prob"
 
 
 def lowest_mean(values: np.ndarray, percent: int) -> float:

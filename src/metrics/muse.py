@@ -18,6 +18,7 @@ from wagle.metrics.privacy import AUCS, PRIVLEAK, PRIVLEAK_OF_HALF
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
     from wagle.metrics.benchmark import Rows
+    from wagle.metrics.resampling import Documents, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 CONTINUED_TOKENS, ANSWER_TOKENS = 128, 32
@@ -261,6 +262,20 @@ def _is_default(values: Settings) -> bool:
     return family_of(values["dataset.forget_dataset_name"] or "") in FAMILIES
 
 
+def _recount(load: Documents, config: Settings) -> Recount:
+    """But for the attacks, of which no scores are kept by set."""
+    from wagle.metrics.resampling import Recount, asked_in, column_of
+
+    documents = load("verbmem.json") | load("knowmem.json")
+    rows = {name: part["rows"] for name, part in documents.items()}
+    rouge = {name: 100 * column_of(found, "rougeL_score") for name, found in rows.items()}
+    strength = column_of(rows["verbmem"], "extraction_strength")
+    columns = {VERBATIM: ("verbmem", rouge["verbmem"]), STRENGTH: ("verbmem", strength)}
+    for role, metric in KNOWLEDGE.items():
+        columns[metric] = f"knowmem_{role}", rouge[f"knowmem_{role}"]
+    return Recount.of_means({name: asked_in(found) for name, found in rows.items()}, columns)
+
+
 MUSE = Benchmark(
     "muse",
     "MUSE: memorisation, privacy and utility",
@@ -287,4 +302,5 @@ MUSE = Benchmark(
             "knowmem_retain": "knowmem.json",
         },
     ),
+    recount=_recount,
 )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from wagle.dataset.names import is_own
+from wagle.metrics.averages import Number, mean
 from wagle.metrics.benchmark import (
     ROUGE_OF_ANSWER,
     Answers,
@@ -24,11 +25,21 @@ from wagle.metrics.benchmark import (
     Metric,
     Numbers,
     Rows,
+    Settings,
 )
-from wagle.metrics.privacy import AGAINST_RETAINED, PRIVACY, STANDING_OUT
+from wagle.metrics.privacy import (
+    AGAINST_RETAINED,
+    MIN_K_PERCENT,
+    PRIVACY,
+    STANDING_OUT,
+    min_k_name,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from wagle.config import UnlearnConfig
+    from wagle.metrics.resampling import Documents, Draws, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 MOST_RETAINED = 400
@@ -151,6 +162,73 @@ def _measure(context: EvaluationContext) -> Numbers:
     return evaluate_own(context)
 
 
+def own_numbers(
+    sets: Mapping[str, Mapping[str, Number]], aucs: Mapping[str, Mapping[str, Number]]
+) -> dict[Metric, Number]:
+    """The flat numbers: averages are plain means of those that the rows have.
+
+    Args:
+        sets: by role, the means of what its rows have.
+        aucs: of telling the rows to forget from those of another role, by attack.
+    """
+    forget, retain = sets["forget"], sets["retain"]
+    middle = min_k_name(50)
+    gone: dict[Metric, Number] = {
+        metric: 1 - forget[key] for key, metric in FORGOTTEN.items() if key in forget
+    }
+    kept: dict[Metric, Number] = {
+        metric: retain[key] for key, metric in KEPT.items() if key in retain
+    }
+    others: dict[Metric, Number] = {LOSS[role]: part["loss"] for role, part in sets.items()}
+    if "retain" in aucs:
+        gone[UNLIKE_RETAINED] = aucs["retain"][middle]
+        min_k = set(map(min_k_name, MIN_K_PERCENT))
+        others |= {ATTACK.of(k): v for k, v in aucs["retain"].items() if k not in min_k}
+    if "holdout" in sets:
+        unseen = sets["holdout"]
+        others |= {metric: unseen[key] for key, metric in UNSEEN.items() if key in unseen}
+    if "holdout" in aucs:
+        others[UNLIKE_UNSEEN] = aucs["holdout"][middle]
+    return {
+        **gone,
+        FORGETTING: mean(gone.values()),
+        **kept,
+        UTILITY: mean(kept.values()),
+        **others,
+    }
+
+
+def _recount(load: Documents, config: Settings) -> Recount:
+    """Of ``own.json``; attacks against held-out rows that it has no scores of are not in it."""
+    from wagle.metrics.resampling import Recount, asked_in, column_of
+
+    document = load("own.json")
+    rows = {role: document[role]["rows"] for role in _TEXTS if role in document}
+    keys = {
+        role: [key for key in (*FORGOTTEN, "loss") if key in part[0]] for role, part in rows.items()
+    }
+
+    def numbers(draws: Draws) -> dict[Metric, np.ndarray]:
+        sets = {
+            role: {key: draws.mean((role, column_of(part, key))) for key in keys[role]}
+            for role, part in rows.items()
+        }
+        attacks = {role: [row["MIA"] for row in part] for role, part in rows.items()}
+        aucs = {
+            role: {
+                name: draws.auc(
+                    ("forget", column_of(attacks["forget"], name)),
+                    (role, column_of(attacks[role], name)),
+                )
+                for name in found
+            }
+            for role, found in document["MIA"].items()
+        }
+        return own_numbers(sets, aucs)
+
+    return Recount({role: asked_in(part) for role, part in rows.items()}, numbers)
+
+
 OWN = Benchmark(
     "own",
     "One's own data: forgetting (UE) and utility (UT)",
@@ -171,4 +249,5 @@ OWN = Benchmark(
         ROUGE_OF_ANSWER,
         Measure("probability", "probability", "Probability", "that of the true answer"),
     ),
+    recount=_recount,
 )

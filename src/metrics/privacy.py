@@ -12,10 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wagle.metrics.averages import Number, within
 from wagle.metrics.benchmark import Metric, Range
 
 HOLDOUT_ATTACKS = ("loss", "zlib", "min_k++")
 """What runs against held-out rows beside Min-k%, asked for or not."""
+MIN_K_PERCENT = (10, 20, 30, 40, 50, 60)
+
+
+def min_k_name(percent: int) -> str:
+    """The score of Min-k%, by its name in documents."""
+    return f"Min_{percent:.1f}% Prob"
+
 
 RECOGNITION = Range(
     0.05,
@@ -99,17 +107,17 @@ PRIVACY = (*AUCS.values(), *SIMILARITIES.values(), PRIVLEAK, PRIVLEAK_OF_HALF, O
 _EPSILON = 1e-10
 
 
-def similarity(auc: float, retained: float) -> float:
+def similarity(auc: Number, retained: float) -> Number:
     """sMIA: 1 − |AUC − AUC′| / AUC′, within 0 and 1, with AUC′ of the retain-only model.
 
     Where that model's AUC is 0, only the same AUC is similar.
     """
     if not retained:
-        return float(auc == 0)
-    return min(max(1 - abs(auc - retained) / retained, 0.0), 1.0)
+        return 1.0 * (auc == 0)
+    return within(1 - abs(auc - retained) / retained, 0.0, 1.0)
 
 
-def privleak(auc: float, retained: float) -> float:
+def privleak(auc: Number, retained: float) -> Number:
     """100 · ((1 − AUC) − (1 − AUC′)) / (1 − AUC′ + 1e-10), with AUC′ of the retain-only model.
 
     PrivLeak of Shi et al. 2024 (arXiv 2407.06460), whose A is 1 − AUC, as open-unlearning has it.
@@ -118,8 +126,8 @@ def privleak(auc: float, retained: float) -> float:
 
 
 def privacy_numbers(
-    aucs: Mapping[str, float], retained: Mapping[str, float] | None = None
-) -> dict[Metric, float]:
+    aucs: Mapping[str, Number], retained: Mapping[str, float] | None = None
+) -> dict[Metric, Number]:
     """AUCs, and how they compare with those of the retain-only model.
 
     Args:

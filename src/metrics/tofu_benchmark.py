@@ -5,13 +5,13 @@ What is measured is in :mod:`wagle.metrics.tofu` and :mod:`wagle.metrics.tofu_fi
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wagle.dataset.names import family_of
 from wagle.errors import ConfigError, WagleError
+from wagle.metrics.averages import Number, mean
 from wagle.metrics.benchmark import (
     ROUGE_OF_ANSWER,
     Answers,
@@ -26,10 +26,11 @@ from wagle.metrics.benchmark import (
     Settings,
     forgets,
 )
-from wagle.metrics.privacy import AGAINST_RETAINED, AUCS, PRIVACY, PRIVLEAK
+from wagle.metrics.privacy import AGAINST_RETAINED, AUCS, PRIVACY, PRIVLEAK, min_k_name
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
+    from wagle.metrics.resampling import Documents, Recount
     from wagle.metrics.tofu_results import TofuResults
     from wagle.model.evaluation_context import EvaluationContext
 
@@ -115,26 +116,31 @@ def paper_numbers(results: TofuResults) -> dict[Metric, float]:
     Unlearning efficacy (UE): forget quality, MIA (Min-50%), 1 − forget acc, 1 − forget RougeL.
     Utility (UT): acc and RougeL on the other three sets. Averages are plain means.
     """
-    from wagle.metrics.membership import min_k_name
-
     if results.forget_quality is None or results.mia is None:
         raise ValueError("the official protocol has none of the paper's numbers")
     acc = {role: rows.mean(lambda row: row.acc) for role, rows in results.sets.items()}
     rouge = {role: rows.mean(lambda row: row.rouge) for role, rows in results.sets.items()}
-    efficacy = {
-        DISTINGUISHED: results.forget_quality,
-        UNLIKE_TRAINING: results.mia[min_k_name(50)],
+    return summed_up(results.forget_quality, results.mia[min_k_name(50)], acc, rouge)
+
+
+def summed_up(
+    quality: Number, mia: Number, acc: Mapping[str, Number], rouge: Mapping[str, Number]
+) -> dict[Metric, Number]:
+    """As :func:`paper_numbers`, from forget quality, AUC, and the means of each set."""
+    efficacy: dict[Metric, Number] = {
+        DISTINGUISHED: quality,
+        UNLIKE_TRAINING: mia,
         MISANSWERED: 1 - acc["forget"],
         WORDING_GONE: 1 - rouge["forget"],
     }
-    utility: dict[Metric, float] = {}
+    utility: dict[Metric, Number] = {}
     for role, (right, wording) in KEPT.items():
         utility |= {right: acc[role], wording: rouge[role]}
     return {
         **efficacy,
-        EFFICACY: statistics.fmean(efficacy.values()),
+        EFFICACY: mean(efficacy.values()),
         **utility,
-        UTILITY: statistics.fmean(utility.values()),
+        UTILITY: mean(utility.values()),
     }
 
 
@@ -337,6 +343,12 @@ def _measure(context: EvaluationContext) -> Numbers:
     return evaluate_tofu_task(context)
 
 
+def _recount(load: Documents, config: Settings) -> Recount:
+    from wagle.metrics.tofu_rows import recount_tofu
+
+    return recount_tofu(load, config)
+
+
 # ---------------------------------------------------------------------------- the benchmark
 
 _FORGETTING_SCORES = (
@@ -381,6 +393,7 @@ TOFU = Benchmark(
         Measure("truth_prob", "probability", "Probability", "that of the true answer"),
     ),
     variant=_variant,
+    recount=_recount,
 )
 OFFICIAL = replace(
     TOFU,

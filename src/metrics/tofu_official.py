@@ -11,11 +11,12 @@ w = exp(−mean a) of the wrong ones, and R = w / (c + ε).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.stats import ks_2samp
 
+from wagle.metrics.averages import Number, harmonic_mean
 from wagle.metrics.benchmark import Metric
 from wagle.metrics.tofu_benchmark import (
     DISTANCE,
@@ -48,20 +49,10 @@ def official_scores(
         retain_model: of the model that never saw the forget set, at least ``forget``; without it
             there is no forget quality.
     """
-    scores: dict[Metric, float] = {}
-    epsilon = results.epsilon
-    for name in TITLES:
-        rows = results.sets[name]
-        of_true = shares(rows, epsilon) if name in FACT_SETS else probabilities(rows)
-        ratios = closeness_to_one if name == "forget" else truthfulness
-        scores[ROUGE[name]] = float(np.array(rows.all(lambda row: row.rouge)).mean())
-        scores[PROBABILITY[name]] = float(of_true.mean())
-        scores[TRUTH_RATIO[name]] = float(ratios(rows, epsilon).mean())
-    of_forget_set = [kind["forget"] for kind in (ROUGE, PROBABILITY, TRUTH_RATIO)]
-    nine = [value for metric, value in scores.items() if metric not in of_forget_set]
-    scores[MODEL_UTILITY] = float(statistics.harmonic_mean(nine))
-    forget = results.sets["forget"]
-    scores[TRUTH_SHARE] = float(truth_shares(forget, epsilon).mean())
+    columns, forget = score_columns(results), results.sets["forget"]
+    scores = {metric: float(values.mean()) for metric, (_, values) in columns.items()}
+    scores[MODEL_UTILITY] = model_utility(scores)
+    scores[TRUTH_SHARE] = float(truth_shares(forget, results.epsilon).mean())
     if results.protocol == "official":
         memorized = {
             EXACT_MEMORIZATION: forget.known(lambda row: row.exact_memorization),
@@ -76,6 +67,26 @@ def official_scores(
         scores[FORGET_QUALITY] = float(test.pvalue)
         scores[DISTANCE] = float(test.statistic)
     return scores
+
+
+def score_columns(results: TofuResults) -> dict[Metric, tuple[str, np.ndarray]]:
+    """ROUGE, probability and truth ratio of each set: the set, and float64 ``(rows,)``."""
+    columns: dict[Metric, tuple[str, np.ndarray]] = {}
+    epsilon = results.epsilon
+    for name in TITLES:
+        rows = results.sets[name]
+        of_true = shares(rows, epsilon) if name in FACT_SETS else probabilities(rows)
+        ratios = closeness_to_one if name == "forget" else truthfulness
+        columns[ROUGE[name]] = name, np.array(rows.all(lambda row: row.rouge))
+        columns[PROBABILITY[name]] = name, of_true
+        columns[TRUTH_RATIO[name]] = name, ratios(rows, epsilon)
+    return columns
+
+
+def model_utility(scores: Mapping[Metric, Number]) -> Number:
+    """Harmonic mean of the nine scores of the sets that are not about forgetting."""
+    kinds = (ROUGE, PROBABILITY, TRUTH_RATIO)
+    return harmonic_mean([scores[k[name]] for name in TITLES for k in kinds if name != "forget"])
 
 
 # ---------------------------------------------- of each row of a set: float64 ``(rows,)``, numbers

@@ -15,6 +15,7 @@ from wagle.metrics.benchmark import (
     Metric,
     Numbers,
     Rows,
+    Settings,
     forgets,
 )
 from wagle.metrics.utility import UTILITY, UTILITY_ROLES, measure_few_shots, measure_perplexity
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from wagle.config import UnlearnConfig
     from wagle.dataset.templates import Template
+    from wagle.metrics.resampling import Documents, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 MAX_TOTAL_LENGTH = 200  # tokens of prompt and greedy continuation together
@@ -191,6 +193,19 @@ def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     load_toxicity_classifier(name, device=torch.device("cpu"), cache_dir=cache)
 
 
+def _recount(load: Documents, config: Settings) -> Recount:
+    from wagle.metrics.resampling import Recount, asked_in, column_of
+
+    documents = {"forget": load("forget.json"), **load("harmful.json")}
+    rows = {name: documents[name]["rows"] for name in HARM}
+    scores = {name: column_of(found, "score") for name, found in rows.items()}
+    columns = {harm["score"]: (name, scores[name]) for name, harm in HARM.items()}
+    columns |= {
+        harm["rate"]: (name, 1.0 * (scores[name] > THRESHOLD)) for name, harm in HARM.items()
+    }
+    return Recount.of_means({name: asked_in(found) for name, found in rows.items()}, columns)
+
+
 TOXICITY = Benchmark(
     "toxic",
     "Detoxification: share of toxic continuations and mean toxicity, and utility (UT)",
@@ -212,4 +227,5 @@ TOXICITY = Benchmark(
         [Measure("score", "toxicity", "Toxicity", "how sure the classifier is of it, from 0 to 1")],
         {"forget": "forget.json", **dict.fromkeys(ASKED, "harmful.json")},
     ),
+    recount=_recount,
 )

@@ -20,20 +20,9 @@ from wagle.metrics.benchmark import Metric, Rows
 from wagle.metrics.generation import answer_questions
 from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.likelihood import score_tokens
-from wagle.metrics.membership import MIN_K_PERCENT, attack_aucs, attack_scores, min_k_name
+from wagle.metrics.membership import attack_aucs, attack_scores
 from wagle.metrics.memorization import exact_memorization, extraction_strength
-from wagle.metrics.own import (
-    ATTACK,
-    FORGETTING,
-    FORGOTTEN,
-    KEPT,
-    LOSS,
-    OWN,
-    UNLIKE_RETAINED,
-    UNLIKE_UNSEEN,
-    UNSEEN,
-    UTILITY,
-)
+from wagle.metrics.own import FORGOTTEN, OWN, own_numbers
 from wagle.metrics.privacy import privacy_numbers
 from wagle.metrics.text import rouge_l_recall
 from wagle.model.evaluation_context import EvaluationContext, choose_words
@@ -101,7 +90,7 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
         "own.json",
         {"word_tokenizer": words, "sets": names, **sets, "MIA": aucs, "holdout AUC": privacy},
     )
-    return {**_numbers(sets, aucs), **privacy_numbers(privacy, _retained_aucs(config))}
+    return {**own_numbers(sets, aucs), **privacy_numbers(privacy, _retained_aucs(config))}
 
 
 def _attacked(row: Mapping[str, str], sequence: Encoded) -> Attacked:
@@ -210,30 +199,3 @@ def _summarize(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _attacks(part: Mapping[str, Any]) -> list[Mapping[str, float]]:
     return [row["MIA"] for row in part["rows"]]
-
-
-def _numbers(
-    sets: Mapping[str, Mapping[str, Any]], aucs: Mapping[str, Mapping[str, float]]
-) -> dict[Metric, float]:
-    """The flat numbers: averages are plain means of those that the rows have."""
-    forget, retain = sets["forget"], sets["retain"]
-    middle = min_k_name(50)
-    gone = {metric: 1 - forget[key] for key, metric in FORGOTTEN.items() if key in forget}
-    kept = {metric: retain[key] for key, metric in KEPT.items() if key in retain}
-    others: dict[Metric, float] = {LOSS[role]: part["loss"] for role, part in sets.items()}
-    if "retain" in aucs:
-        gone[UNLIKE_RETAINED] = aucs["retain"][middle]
-        min_k = set(map(min_k_name, MIN_K_PERCENT))
-        others |= {ATTACK.of(k): v for k, v in aucs["retain"].items() if k not in min_k}
-    if "holdout" in sets:
-        unseen = sets["holdout"]
-        others |= {metric: unseen[key] for key, metric in UNSEEN.items() if key in unseen}
-    if "holdout" in aucs:
-        others[UNLIKE_UNSEEN] = aucs["holdout"][middle]
-    return {
-        **gone,
-        FORGETTING: statistics.fmean(gone.values()),
-        **kept,
-        UTILITY: statistics.fmean(kept.values()),
-        **others,
-    }

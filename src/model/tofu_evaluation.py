@@ -18,7 +18,7 @@ from wagle.loggers.run_folder import REFERENCES
 from wagle.metrics.benchmark import Metric, Rows
 from wagle.metrics.classifiers import label_scores, load_classifier
 from wagle.metrics.composites import official_numbers
-from wagle.metrics.membership import MIN_K_PERCENT, min_k_name
+from wagle.metrics.privacy import MIN_K_PERCENT, min_k_name
 from wagle.metrics.sentence import load_sentence_encoder
 from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
 from wagle.metrics.tofu_benchmark import (

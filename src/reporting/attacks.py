@@ -14,6 +14,18 @@ Q = Metric(
     "attack Q", "Knowledge before rounding to NF4 by that after it, at most 1.", 1, "attack", "Q"
 )
 
+_LINES = tuple(
+    Metric(f"attack {column} {{}}", f"{meaning}, by the attack {{0}}.", better)
+    for column, meaning, better in (
+        ("before", "Knowledge of the forget rows before", 0),
+        ("after", "Knowledge of the forget rows after", -1),
+        ("retain-only", "As after, of the retain-only model", 0),
+        ("original", "As after, of the original model", 0),
+        ("Q", "Knowledge before rounding by that after it, at most 1", 1),
+        ("R", "The retain-only model's gain by this one's, 0 to 1", 1),
+        ("gap", "Mean distance between the curves of this and the retain-only model", 0),
+    )
+)
 Document = Mapping[str, Any]
 """The content of ``attack.json``."""
 
@@ -44,3 +56,16 @@ def attack_numbers(found: Document | None) -> dict[str, float]:
         **({R.key: relearned["R"]} if "R" in relearned else {}),
         **({Q.key: rounded["Q"]} if "Q" in rounded else {}),
     }
+
+
+def report_numbers(found: Document | None) -> dict[str, float]:
+    """What the report shows of a run: :func:`attack_numbers`, and each line's as ``attack …``."""
+    lines = attack_lines(found) if found else {}
+    every = {f"attack {c} {name}": v for name, line in lines.items() for c, v in line.items()}
+    return attack_numbers(found) | every
+
+
+def attack_metric(key: str) -> Metric | None:
+    """What one of these numbers is; ``None`` where it is none of them."""
+    metrics = (metric.called(key) for metric in (R, Q, *_LINES))
+    return next((metric for metric in metrics if metric), None)

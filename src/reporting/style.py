@@ -46,6 +46,7 @@ _OTHER_MASK = "#aa4499"  # a score of one's own, a mask of unknown origin
 METHOD_SHAPES: dict[str, tuple[str, Any]] = {  # marker and line
     "Original": ("*", "-"),
     "Retrained": ("8", "-"),
+    "Retain-only": ("8", "-"),
     "GradDiff": ("o", "-"),
     "NPO": ("s", "--"),
     "PO": ("^", "-."),

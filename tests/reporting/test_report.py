@@ -273,6 +273,26 @@ def test_given_models_stand_beside_the_numbers_and_what_lies_outside_is_said(tmp
     assert "tofu_official mia_loss is 0.990: not unlearned" in words
 
 
+def test_a_run_that_was_attacked_shows_it(tmp_path):
+    curves = {"unlearned": [[0, 0.1], [4, 0.5]], "retain-only": [[0, 0.1], [4, 0.3]]}
+    rounded = {"before": {"forget": 0.1}, "after": {"forget": 0.4}, "Q": 0.25}
+    moves = {"counts": [3, 5], "edges": [0.1, 1, 10], "weights": 8, "changed": 0.625}
+    parts = {
+        "quantization nf4": {**rounded, "moves": moves},
+        "relearning open_unlearning all": {"curves": curves, "R": 0.5, "gap": 0.1},
+    }
+    folders = [write_run(tmp_path / "a", "GA+FT"), write_run(tmp_path / "b", "NPO+FT")]
+    (folders[0] / "attack.json").write_text(json.dumps({"parts": parts}))
+    page = render_report(read_runs(folders))
+    words = words_of(page)
+    assert "attack R Relearning: the retain-only model's gain" in words.replace("&#39;", "'")
+    assert "larger is better 0.500 –" in words
+    assert "at most 1. larger is better 0.250 –" in words.replace("↑ ", "")
+    assert "Knowledge of the forget rows after, by the attack open_unlearning all." in words
+    assert "Relearning, open_unlearning: GradDiff" in words
+    assert "Few bits: GradDiff" in words
+
+
 @pytest.mark.parametrize(
     ("section", "values"),
     [
