@@ -1,4 +1,4 @@
-"""Bytes per weight of training with whole and with packed gradients, whatever the ratio.
+"""Bytes per weight of training with whole and packed gradients and 8-bit moments, by ratio.
 
     python benchmarks/bytes.py [--ratios 0.05,0.1,0.2,0.4,0.8,1]
 
@@ -31,7 +31,7 @@ SHAPE = {
 }
 
 
-def measure(ratio: float, gradients: str) -> float:
+def measure(ratio: float, gradients: str, moments: str = "float") -> float:
     """Bytes per weight at the peak of two steps."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SHAPE)).bfloat16()
@@ -47,6 +47,7 @@ def measure(ratio: float, gradients: str) -> float:
         weight_decay=0.0,
         master_weights=True,
         gradients=gradients,
+        moments=moments,
     )
     with MemoryTracker(model) as tracker:
         unlearn(
@@ -68,10 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ratios", default="0.05,0.1,0.2,0.4,0.8,1")
     args = parser.parse_args()
-    print("| ρ | whole | packed |\n| ---: | ---: | ---: |")
+    print("| ρ | whole | packed | packed, 8-bit moments |\n| ---: | ---: | ---: | ---: |")
     for ratio in map(float, args.ratios.split(",")):
-        whole, packed = (measure(ratio, gradients) for gradients in ("dense", "packed"))
-        print(f"| {ratio:g} | {whole:.2f} | {packed:.2f} |", flush=True)
+        sizes = measure(ratio, "dense"), measure(ratio, "packed"), measure(ratio, "packed", "8bit")
+        print(f"| {ratio:g} | " + " | ".join(f"{size:.2f}" for size in sizes) + " |", flush=True)
 
 
 if __name__ == "__main__":

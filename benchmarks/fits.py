@@ -1,6 +1,6 @@
 """Which models fit on which devices, worked out from their shapes: the tables of docs/scaling.md.
 
-    python benchmarks/fits.py [--model NAME ...]
+    python benchmarks/fits.py [--model NAME ...] [--moments 8bit]
 
 Nothing is measured, and no GPU is needed. bfloat16 weights; GA+FT with batches of 1 + 1 texts of
 160 tokens, 80 of them labelled, 4 a step (on eight devices one for each, and some rest), clipped,
@@ -54,7 +54,7 @@ MODELS = {
 _KEY_HEADS = {"1B": 8, "3B": 8, "8B": 8, "70B": 8}
 
 
-def phases(name: str, layers: int) -> Iterator[tuple[str, int, int]]:
+def phases(name: str, layers: int, moments: str) -> Iterator[tuple[str, int, int]]:
     """Names of phases of a model with so many layers, devices, and bytes of each device."""
     shape = {**MODELS[name], "num_hidden_layers": layers}
     config = LlamaConfig(**shape, num_key_value_heads=_KEY_HEADS.get(name))
@@ -77,6 +77,7 @@ def phases(name: str, layers: int) -> Iterator[tuple[str, int, int]]:
                     clipped=True,
                     accumulation=-(-ACCUMULATION // devices),
                     masters=True,
+                    eight_bit=moments == "8bit",
                     alone=devices == 1,
                 )
                 phase = training_phase(model, training, CUDA)
@@ -85,9 +86,9 @@ def phases(name: str, layers: int) -> Iterator[tuple[str, int, int]]:
                 yield f"ρ {ratio}", devices, phase.total
 
 
-def totals(name: str) -> dict[tuple[str, int], float]:
+def totals(name: str, moments: str) -> dict[tuple[str, int], float]:
     """Gigabytes of each phase on so many devices."""
-    few, more = ({(p, d): size for p, d, size in phases(name, n)} for n in LAYERS)
+    few, more = ({(p, d): size for p, d, size in phases(name, n, moments)} for n in LAYERS)
     beyond = (MODELS[name]["num_hidden_layers"] - LAYERS[0]) / (LAYERS[1] - LAYERS[0])
     return {key: (few[key] + beyond * (more[key] - few[key]) + CUDA_CONTEXT) / 1e9 for key in few}
 
@@ -106,8 +107,9 @@ def main() -> None:
     """Print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--moments", choices=("float", "8bit"), default="float")
     args = parser.parse_args()
-    found = {name: totals(name) for name in args.model}
+    found = {name: totals(name, args.moments) for name in args.model}
     for devices in (1, DEVICES):
         columns = [phase for phase, count in next(iter(found.values())) if count == devices]
         print(f"\nGB of each of {devices}:\n\n| model | " + " | ".join(columns) + " |")

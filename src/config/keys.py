@@ -237,6 +237,10 @@ class UnlearnSection:
         None,
         "float32 copy of the selected weights; not set: where the dtype is 16-bit",
     )
+    moments: Literal["float", "8bit"] = key(
+        "float",
+        "8bit: the optimizer's moments take 8 bits each instead of the 32 or 16 of a float",
+    )
     gradients: Literal["dense", "packed"] = key(
         "dense",
         "packed: of the selected weights only, clipped by their norm; dense: by that of all",
@@ -398,6 +402,10 @@ class FineTuneSection:
     master_weights: bool | None = key(
         None,
         "float32 copy of the weights; not set: where the dtype is 16-bit",
+    )
+    moments: Literal["float", "8bit"] = key(
+        "float",
+        "8bit: the optimizer's moments take 8 bits each instead of the 32 or 16 of a float",
     )
     warmup_ratio: float = key(0.05, "share of the steps to warm up in", at_least=0, at_most=1)
     output_dir: str = key(REQUIRED, "where the model goes", _FOLDER)

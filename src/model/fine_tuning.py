@@ -70,7 +70,7 @@ class EncodedRows(Dataset[Encoded]):
         raise IndexError(index)
 
 
-def fine_tune(
+def fine_tune(  # noqa: PLR0913 - what a recipe is made of
     model: PreTrainedModel,
     dataset: EncodedRows,
     plan: Plan,
@@ -78,6 +78,7 @@ def fine_tune(
     lr: float,
     weight_decay: float,
     master_weights: bool,
+    eight_bit: bool = False,
     seed: int,
     pad_token_id: int,
     mask: Mask | None = None,
@@ -91,6 +92,7 @@ def fine_tune(
 
     Args:
         master_weights: keep float32 masters of 16-bit weights.
+        eight_bit: the optimizer's moments have 8 bits each.
         mask: the weights that may change, every other stays bit for bit; ``None``: all may.
         before_step: called with the number of each step, from 0, before it.
 
@@ -120,6 +122,7 @@ def fine_tune(
             lr=lr,
             weight_decay=weight_decay,
             master_weights=master_weights,
+            eight_bit=eight_bit,
             masks=masks,
         ),
         plan,
@@ -260,6 +263,7 @@ def _make(config: FineTuneConfig, output: Path, device: torch.device, sharded: b
         lr=config.finetune.lr,
         weight_decay=config.finetune.weight_decay,
         master_weights=_master_weights(config, model.dtype),
+        eight_bit=config.finetune.moments == "8bit",
         seed=config.overall.seed,
         pad_token_id=tokenizer.pad_token_id,
         checkpoints=checkpoints,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from wagle.optim.bitmask import BitMask
-from wagle.optim.packed import PackedOptimizer, Selected
+from wagle.optim.packed import FIRST_MOMENT, PackedOptimizer, Selected
 
 
 class MaskedAdamW(PackedOptimizer):
@@ -22,10 +22,11 @@ class MaskedAdamW(PackedOptimizer):
         params: parameters or groups.
         masks: selected weights by parameter; absent: all of a parameter.
         master_weights: float32 masters (and moments) of the selected weights of 16-bit parameters.
+        eight_bit: as in :class:`PackedOptimizer`.
         lr, betas, eps, weight_decay: as in ``torch.optim.AdamW``.
     """
 
-    slots = ("exp_avg", "exp_avg_sq")
+    slots = (FIRST_MOMENT, "exp_avg_sq")
 
     def __init__(
         self,
@@ -37,9 +38,10 @@ class MaskedAdamW(PackedOptimizer):
         *,
         masks: Mapping[torch.Tensor, BitMask] | None = None,
         master_weights: bool = False,
+        eight_bit: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, masks, master_weights)
+        super().__init__(params, defaults, masks, master_weights, eight_bit)
 
     def _update(self, selected: Selected, group: dict[str, Any]) -> None:
         # The kernel of torch.optim.AdamW(fused=True), without the list handling around it, which

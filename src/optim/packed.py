@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
@@ -20,9 +21,11 @@ import xxhash
 from wagle import devices, shards
 from wagle.optim.bitmask import BitMask
 from wagle.optim.chunks import ParameterChunk, cut
+from wagle.optim.eight_bit import SMALLEST, EightBit
 from wagle.optim.threads import ordered_map
 
 MASTER = "master"
+FIRST_MOMENT = "exp_avg"  # the one state vector with elements below 0
 
 
 Work = Callable[[dict[str, Any], torch.Tensor, ParameterChunk], None]
@@ -78,6 +81,8 @@ class PackedOptimizer(torch.optim.Optimizer):
             float32 moments, and round to the parameter after each step. Without it such weights
             and moments are 16-bit throughout, as in ``torch.optim``, and updates below half a
             unit in the last place vanish.
+        eight_bit: keep the moments of parameters with 4,096 selected weights or more in 8 bits
+            each (:mod:`wagle.optim.eight_bit`).
 
     Attributes:
         packed_gradients: by parameter the gradients of its selected weights, ``(selected,)``,
@@ -96,8 +101,10 @@ class PackedOptimizer(torch.optim.Optimizer):
         defaults: dict[str, Any],
         masks: Mapping[torch.Tensor, BitMask] | None,
         master_weights: bool,
+        eight_bit: bool,
     ) -> None:
         self.master_weights = master_weights
+        self.eight_bit = eight_bit
         self._masks = dict(masks or {})
         self._layouts: dict[torch.Tensor, _Layout] = {}
         self.packed_gradients: dict[torch.Tensor, torch.Tensor] = {}
@@ -219,14 +226,26 @@ class PackedOptimizer(torch.optim.Optimizer):
         master = MASTER in state
         weights = state[MASTER][chunk.packed] if master else chunk.gather(flat, positions)
         gradients = self._gradients(parameter, chunk, positions).to(weights.dtype)
-        vectors = {slot: state[slot][chunk.packed] for slot in self.slots}
-        self._update(Selected(weights, gradients, vectors, state["step"]), group)
+        with self._moments(parameter, chunk, self.slots) as vectors:
+            self._update(Selected(weights, gradients, vectors, state["step"]), group)
         if master or positions is not None:  # else the weights are the parameter's own
             chunk.scatter(flat, positions, weights)
 
     @abstractmethod
     def _update(self, selected: Selected, group: dict[str, Any]) -> None:
         """One step on the selected weights of a chunk, with the group's hyper-parameters."""
+
+    @contextmanager
+    def _moments(
+        self, parameter: torch.Tensor, chunk: ParameterChunk, slots: Iterable[str]
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Within, some of a chunk's state vectors by slot, to be updated in place."""
+        state = self.state[parameter]
+        vectors = {slot: state[slot][chunk.packed] for slot in slots}
+        yield vectors
+        for slot, vector in vectors.items():
+            if isinstance(state[slot], EightBit):  # what is changed so far is a copy
+                state[slot][chunk.packed] = vector
 
     def _has_master(self, parameter: torch.Tensor) -> bool:
         return self.master_weights and parameter.dtype.itemsize == 2
@@ -236,19 +255,26 @@ class PackedOptimizer(torch.optim.Optimizer):
         if state:
             return state
         layout = self._layouts[parameter]
-        dtype = torch.float32 if self._has_master(parameter) else parameter.dtype
         state["step"] = torch.zeros((), device=parameter.device)
         state["mask"] = layout.digest
         for slot in self.slots:
-            state[slot] = torch.zeros(layout.selected, dtype=dtype, device=parameter.device)
+            state[slot] = self._empty_moment(parameter, slot)
         if self._has_master(parameter):
-            master = torch.empty(layout.selected, dtype=dtype, device=parameter.device)
+            master = torch.empty(layout.selected, dtype=torch.float32, device=parameter.device)
             for chunk in layout.chunks:
                 master[chunk.packed] = chunk.gather(_flat(parameter), chunk.positions())
             state[MASTER] = master
         return state
 
-    def packed_state(self) -> list[dict[str, torch.Tensor]]:
+    def _empty_moment(self, parameter: torch.Tensor, slot: str) -> torch.Tensor | EightBit:
+        layout, device = self._layouts[parameter], parameter.device
+        dtype = torch.float32 if self._has_master(parameter) else parameter.dtype
+        if not self.eight_bit or layout.selected < SMALLEST:
+            return torch.zeros(layout.selected, dtype=dtype, device=device)
+        pieces = [chunk.packed for chunk in layout.chunks]
+        return EightBit(pieces, dtype=dtype, device=device, signed=slot == FIRST_MOMENT)
+
+    def packed_state(self) -> list[dict[str, torch.Tensor | EightBit]]:
         """The state of every parameter, in the order of ``state_dict``'s numbers.
 
         Vectors by slot and ``step``; nothing where there is no state. Of a parameter none of whose
@@ -256,7 +282,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         """
         states = []
         for parameter, layout in self._layouts.items():
-            state = dict(self.state.get(parameter, {}))
+            state: dict[str, torch.Tensor | EightBit] = dict(self.state.get(parameter, {}))
             state.pop("mask", None)
             if not layout.selected:
                 master = self._has_master(parameter)
@@ -305,6 +331,8 @@ class PackedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load moments, step counts and masters, each in the dtype that it was saved in.
 
+        Moments in 8 bits are given, and may have been saved, as the floats that they stand for.
+
         Raises:
             ValueError: the groups differ, the state belongs to another mask, or it has masters
                 where this optimizer has none or the reverse. Nothing is changed then.
@@ -317,13 +345,18 @@ class PackedOptimizer(torch.optim.Optimizer):
                 if saved := state_dict["state"].get(number):
                     self._check_saved(saved, parameter, number)
                     loaded.append((saved, parameter))
-        super().load_state_dict(state_dict)
-        # The base class casts state to the parameter's dtype, which would round the masters, takes
-        # the mask's digest apart, and shares the caller's tensors where it has nothing to cast.
+        # The base class would cast state to the parameter's dtype, which rounds the masters, take
+        # the mask's digest apart, and share the caller's tensors where it has nothing to cast.
+        super().load_state_dict({**state_dict, "state": {}})
         for saved, parameter in loaded:
+            state = self.state[parameter]
             for name, value in saved.items():
-                own = value if name == "mask" else value.to(parameter.device, copy=True)
-                self.state[parameter][name] = own
+                state[name] = value if name == "mask" else value.to(parameter.device, copy=True)
+                if name in self.slots and isinstance(
+                    moment := self._empty_moment(parameter, name), EightBit
+                ):
+                    moment.fill(state[name])
+                    state[name] = moment
 
     def _check_saved(self, saved: dict[str, Any], parameter: torch.Tensor, number: int) -> None:
         of = f"optimizer state {number}, of a parameter of shape {tuple(parameter.shape)},"

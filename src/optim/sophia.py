@@ -9,7 +9,7 @@ import torch
 
 from wagle.optim.bitmask import BitMask
 from wagle.optim.chunks import ParameterChunk
-from wagle.optim.packed import PackedOptimizer, Selected
+from wagle.optim.packed import FIRST_MOMENT, PackedOptimizer, Selected
 
 EPSILON = 1e-15  # keeps the division defined where the Hessian estimate is zero
 SAMPLED_AT_ONCE = 256  # positions; their float32 probabilities are all that is held beside logits
@@ -26,10 +26,10 @@ class SophiaG(PackedOptimizer):
         betas: of the gradient's and of the Hessian's moving average.
         rho: scale of the Hessian in the clipped ratio.
         masks: selected weights by parameter; absent: all of a parameter.
-        master_weights: as in :class:`PackedOptimizer`.
+        master_weights, eight_bit: as in :class:`PackedOptimizer`.
     """
 
-    slots = ("exp_avg", "hessian")
+    slots = (FIRST_MOMENT, "hessian")
 
     def __init__(
         self,
@@ -41,9 +41,10 @@ class SophiaG(PackedOptimizer):
         weight_decay: float = 0.0,
         masks: Mapping[torch.Tensor, BitMask] | None = None,
         master_weights: bool = False,
+        eight_bit: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "rho": rho, "weight_decay": weight_decay}
-        super().__init__(params, defaults, masks, master_weights)
+        super().__init__(params, defaults, masks, master_weights, eight_bit)
 
     def _update(self, selected: Selected, group: dict[str, Any]) -> None:
         weights, average = selected.weights, selected.vectors["exp_avg"]
@@ -66,12 +67,13 @@ class SophiaG(PackedOptimizer):
             self._state_of(parameter)
 
         def refresh(group: dict[str, Any], parameter: torch.Tensor, chunk: ParameterChunk) -> None:
-            hessian = self.state[parameter]["hessian"][chunk.packed]
             positions = None if parameter in self.packed_gradients else chunk.positions()
-            gradients = self._gradients(parameter, chunk, positions).to(hessian.dtype)
             decay = group["betas"][1]
-            hessian.mul_(decay)
-            hessian.addcmul_(gradients, gradients, value=(1 - decay) * batch_size)
+            with self._moments(parameter, chunk, ["hessian"]) as vectors:
+                hessian = vectors["hessian"]
+                gradients = self._gradients(parameter, chunk, positions).to(hessian.dtype)
+                hessian.mul_(decay)
+                hessian.addcmul_(gradients, gradients, value=(1 - decay) * batch_size)
 
         self._for_each_chunk(parameters, refresh)
 

@@ -171,6 +171,7 @@ class Job:
             clipped=True,
             accumulation=self._steps(config.finetune.gradient_accumulation_steps),
             masters=masters is None or masters,
+            eight_bit=config.finetune.moments == "8bit",
         )
         return training_phase(model, training, self.device)
 
@@ -252,6 +253,7 @@ class Job:
             clipped=config.unlearn.max_grad_norm > 0,
             accumulation=self._steps(config.unlearn.gradient_accumulation_steps),
             masters=masters is None or masters,
+            eight_bit=config.unlearn.moments == "8bit",
             alone=self.devices == 1,
             reference=0.0 if lora or not runs_reference else 1.0 if drifts else kept,
             reference_logits=logits,

@@ -7,6 +7,7 @@ pass itself holds is simulated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from wagle import devices
 from wagle.model.architecture import decoder_layers
 from wagle.optim.chunks import CPU_CHUNK, WIDE_CHUNK
+from wagle.optim.eight_bit import BLOCK, SMALLEST
 from wagle.planning.simulation import (
     PASSING,
     BatchShape,
@@ -68,6 +70,7 @@ class Training:
         clipped: whether gradients are clipped.
         accumulation: batches per step.
         masters: whether 16-bit weights have float32 masters.
+        eight_bit: whether moments have 8 bits each.
         alone: whether gradients of no other process are added before the update.
         reference: share of all weights whose original values are kept beside them.
         reference_logits: tokens of a batch whose original logits are kept.
@@ -83,6 +86,7 @@ class Training:
     clipped: bool
     accumulation: int
     masters: bool
+    eight_bit: bool = False
     alone: bool = True
     reference: float = 0.0
     reference_logits: int = 0
@@ -140,7 +144,7 @@ def training_phase(model: PreTrainedModel, training: Training, device: torch.dev
     vocabulary = model.get_output_embeddings().weight.shape[0] if training.reference_logits else 0
     passing["original logits"] += training.reference_logits * vocabulary * model.dtype.itemsize
     updating = whole if training.clipped or not training.packed else Parts()
-    updating[UPDATE] = _update_bytes(trained, device)
+    updating[UPDATE] = _update_bytes(trained, device, eight_bit=training.eight_bit)
     return Phase(TRAINING, kept + max(passing, updating, key=Parts.total))
 
 
@@ -156,7 +160,10 @@ def _kept(
         wide = training.masters and parameter.dtype.itemsize == 2
         if wide:
             parts[MASTERS] += 4 * selected
-        parts[MOMENTS] += 2 * selected * (4 if wide else parameter.dtype.itemsize)
+        if training.eight_bit and selected >= SMALLEST:
+            parts[MOMENTS] += 2 * (selected + 4 * math.ceil(selected / BLOCK))
+        else:
+            parts[MOMENTS] += 2 * selected * (4 if wide else parameter.dtype.itemsize)
     parts[BESIDE] = training.beside * sum(_packed_bytes(p, share) for p, share in trained.items())
     parts[REFERENCE] = round(training.reference * weights) * model.dtype.itemsize
     return parts
@@ -166,19 +173,24 @@ def _packed_bytes(parameter: torch.nn.Parameter, share: float) -> int:
     return round(share * parameter.numel()) * max(4, parameter.dtype.itemsize)
 
 
-def _update_bytes(trained: Mapping[torch.nn.Parameter, float], device: torch.device) -> int:
+def _update_bytes(
+    trained: Mapping[torch.nn.Parameter, float], device: torch.device, *, eight_bit: bool
+) -> int:
     """What the optimizer takes for a chunk.
 
-    A flag for each weight, and positions, values and gradients of those that are selected.
+    A flag for each weight, and positions, values and gradients of those that are selected. Moments
+    in 8 bits become floats, and while one is written its shares and their numbers.
     """
     on_cpu = devices.on_cpu(device)
-    chunk = CPU_CHUNK if on_cpu else WIDE_CHUNK
-    sizes = [
-        int(min(chunk, p.numel()) * (1 + share * (8 + 2 * max(4, p.dtype.itemsize))))
-        for p, share in trained.items()
-        if 0 < share < 1
-    ]
-    return max(sizes, default=0) * (torch.get_num_threads() if on_cpu else 1)
+    sizes = []
+    for p, share in trained.items():
+        masked, width = 0 < share < 1, max(4, p.dtype.itemsize)
+        chunk, at_once = WIDE_CHUNK, 1
+        if on_cpu and masked:
+            chunk, at_once = CPU_CHUNK, torch.get_num_threads()
+        each = masked * (1 + share * (8 + 2 * width)) + eight_bit * share * 4 * width
+        sizes.append(int(min(chunk, p.numel()) * each) * at_once)
+    return max(sizes, default=0)
 
 
 def share_of(phase: Phase, model: PreTrainedModel, devices: int) -> Phase:

@@ -162,12 +162,14 @@ def _switches(job: Job, phase: str) -> Iterator[Rungs]:
         yield [{"evaluation.batch_size": n} for n in _halves(config["evaluation.batch_size"])]
     elif "finetune.batch_size" in config:
         yield _smaller_batches(config, "finetune.batch_size", "finetune")
+        yield [{"finetune.moments": "8bit"}]
         yield [{"finetune.master_weights": False}]
     else:
         yield [{"unlearn.gradient_checkpointing": True}]
         yield _smaller_batches(config, "dataset.batch_size", "unlearn")
         if config["unlearn.mask_path"] is not None:
             yield [{"unlearn.mask_enforcement": "optimizer", "unlearn.gradients": "packed"}]
+        yield [{"unlearn.moments": "8bit"}]
         yield [{"unlearn.master_weights": False}]
         yield [{"unlearn.mask_path": None, "unlearn.use_lora": True}]
 

@@ -42,6 +42,7 @@ from wagle.loggers.files import (
     replacing_folder,
     write_json,
 )
+from wagle.optim.eight_bit import EightBit
 from wagle.optim.packed import PackedOptimizer
 from wagle.pace import Pace
 from wagle.terminal import say
@@ -268,15 +269,19 @@ def _pack(
     weights, lengths, digests = zip(*optimizer.parts, strict=True)
     by_rank = ranks.everyone(lengths)
 
-    def whole(index: int, part: torch.Tensor) -> torch.Tensor:
-        return shards.join(weights[index], part, [lengths[index] for lengths in by_rank])
+    def whole(index: int, part: torch.Tensor | EightBit) -> torch.Tensor:
+        lengths_of = [lengths[index] for lengths in by_rank]
+        if isinstance(part, EightBit):  # there is no room for the floats of all at once
+            return shards.join(weights[index], part.whole(), lengths_of).to("cpu")
+        return shards.join(weights[index], part, lengths_of)
 
     vectors = enumerate(optimizer.packed_weights())
     tensors = {f"weights.{index}": whole(index, vector) for index, vector in vectors}
     masks = {}
     if with_state:
         states = optimizer.packed_state()
-        steps = ranks.everyone([float(s["step"]) if "step" in s else None for s in states])
+        done = (state.get("step") for state in states)
+        steps = ranks.everyone([float(n) if isinstance(n, torch.Tensor) else None for n in done])
         for index, state in enumerate(states):
             step = next((own[index] for own in steps if own[index] is not None), None)
             if step is not None:

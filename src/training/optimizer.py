@@ -24,6 +24,7 @@ def make_optimizer(
     lr: float,
     weight_decay: float,
     master_weights: bool,
+    eight_bit: bool = False,
     masks: Mapping[torch.Tensor, BitMask] | None = None,
     sophia: SophiaParams | None = None,
 ) -> PackedOptimizer:
@@ -31,19 +32,24 @@ def make_optimizer(
 
     Args:
         master_weights: float32 copies of 16-bit weights take the updates.
+        eight_bit: the moments have 8 bits each.
         masks: the weights to update, by parameter; absent: all of a parameter.
         sophia: Sophia-G's hyper-parameters; ``None``: AdamW.
     """
     groups = _groups(model, weight_decay)
+    options: dict[str, Any] = {
+        "masks": masks,
+        "master_weights": master_weights,
+        "eight_bit": eight_bit,
+    }
     if sophia is None:
-        return MaskedAdamW(groups, lr=lr, masks=masks, master_weights=master_weights)
+        return MaskedAdamW(groups, lr=lr, **options)
     return SophiaG(
         groups,
         lr=lr,
         betas=(sophia.betas_low, sophia.betas_high),
         rho=sophia.rho,
-        masks=masks,
-        master_weights=master_weights,
+        **options,
     )
 
 

@@ -74,6 +74,7 @@ def unlearn(
         lr=section.lr,
         weight_decay=section.weight_decay,
         master_weights=bool(section.master_weights),
+        eight_bit=section.moments == "8bit",
         masks=None if mask is None or masks_gradients else {parameters[n]: mask[n] for n in mask},
         sophia=section.sophia_params if section.sophia else None,
     )

@@ -10,16 +10,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wagle.optim import chunks
 from wagle.optim.bitmask import BitMask
-from wagle.optim.chunks import CPU_CHUNK, multiply_by_mask
+from wagle.optim.chunks import multiply_by_mask
 from wagle.optim.masked_adamw import MaskedAdamW
 from wagle.optim.sophia import SophiaG, sample_tokens
 
 pytestmark = pytest.mark.usefixtures("either_device")
 
-SHAPES = [(7, 5), (), (3,), (CPU_CHUNK // 64 + 1, 67), (16,)]
+CHUNK = 1 << 15
+SHAPES = [(7, 5), (), (3,), (CHUNK // 64 + 1, 67), (16,)]
 STEPS = 20
 SOPHIA = partial(SophiaG, lr=1e-4, betas=(0.9, 0.95), rho=0.03)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """So that a small tensor is more than one of them."""
+    monkeypatch.setattr(chunks, "CPU_CHUNK", CHUNK)
+    monkeypatch.setattr(chunks, "WIDE_CHUNK", CHUNK)
 
 
 def make_problem(dtype=torch.float32):

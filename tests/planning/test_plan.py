@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -92,6 +93,7 @@ def test_a_skeleton_has_the_shapes_of_the_model_and_no_memory():
         {"gradients": "packed", "gradient_checkpointing": True},
         {"gradients": "dense", "master_weights": True, "dtype": torch.bfloat16},
         {"gradients": "packed", "master_weights": True, "dtype": torch.bfloat16},
+        {"gradients": "dense", "moments": "8bit"},
     ],
     ids=str,
 )
@@ -117,6 +119,7 @@ def test_the_plan_of_training_is_what_its_tensors_take(accumulation, changes, th
         clipped=options["max_grad_norm"] > 0,
         accumulation=accumulation,
         masters=options.get("master_weights", False),
+        eight_bit=options.get("moments") == "8bit",
     )
     with skeleton(wide_config(), dtype) as empty:
         if options.get("gradient_checkpointing"):
@@ -154,6 +157,19 @@ def test_what_is_kept_beside_the_weights():
     assert parts[MOMENTS] == 8 * selected
     assert parts[PACKED] == 4 * selected
     assert parts[REFERENCE] == 2 * round(0.5 * weights)
+
+
+def test_moments_of_8_bits():
+    """Two codes a selected weight, two scales of 256 of them; floats of fewer than 4,096."""
+    with skeleton(wide_config(), torch.float32) as model:
+        shares = {name: 0.25 for name, _ in model.named_parameters()}
+        asked = training([[BatchShape(1, 4, 4)]], shares=shares, masked=True, eight_bit=True)
+        sizes = [round(0.25 * p.numel()) for p in model.parameters()]
+        found = training_phase(model, asked, CPU).parts[MOMENTS]
+    assert {size >= 4096 for size in sizes} == {True, False}
+    assert found == sum(
+        2 * size + 8 * math.ceil(size / 256) if size >= 4096 else 8 * size for size in sizes
+    )
 
 
 def test_sums_of_gradients_are_where_they_are_kept():

@@ -133,7 +133,7 @@ CASES = {
     "Sophia": {"sophia": True, "masked": True},
     "Sophia, masters": {"sophia": True, **BFLOAT16, "master_weights": True},
     "masters": {**BFLOAT16, "master_weights": True},
-    "masked, masters": {**BFLOAT16, "master_weights": True, "masked": True},
+    "masked, masters": {**BFLOAT16, "master_weights": True, "masked": True, "moments": "8bit"},
     "packed gradients": {"masked": True, "gradients": "packed", "max_grad_norm": 0.0},
     "published": {**BFLOAT16, "masked": True, "mask_enforcement": "gradient"},
     "reference losses": {"method": "NPO+FT", "masked": True},
