@@ -104,7 +104,7 @@ def test_a_bad_row_ends_both_commands_before_anything_is_made(tmp_path, tokenize
     options = {
         "unlearn.unlearn_method": "GA",
         "unlearn.mask_path": "mask_0.5.pt",
-        "unlearn.task_name": "wmdp",
+        "unlearn.task_name": "own",
         "dataset.forget_dataset_name": "Tofu_forget10",
         "dataset.retain_dataset_name": "Tofu_retain90",
         "dataset.forget_ratio": "1.0",

