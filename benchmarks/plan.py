@@ -4,14 +4,19 @@
 
 Each measurement and each prediction runs in a process of its own, which this one, when it has
 imported the program, splits off; the measurement on rows of random tokens, the prediction from the
-model's configuration. Linux only; at most 6 GB are used.
+model's configuration. Of two devices it is a process of two, over gloo, with a part of the model
+each. What glibc keeps of memory that is free is given back, unless --kept; it is in no plan.
+Linux only; at most 6 GB are used.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import os
+import socket
 import tempfile
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from wagle import ranks, shards
 from wagle.catalogue import METHODS
 from wagle.config import load_config
 from wagle.config.keys import UnlearnSection
@@ -26,7 +32,14 @@ from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.metrics.likelihood import token_log_probs
 from wagle.optim.bitmask import BitMask
-from wagle.planning.memory import Phase, Training, attribution_phase, reading_phase, training_phase
+from wagle.planning.memory import (
+    Phase,
+    Training,
+    attribution_phase,
+    reading_phase,
+    share_of,
+    training_phase,
+)
 from wagle.planning.resources import resident
 from wagle.planning.simulation import BatchShape
 from wagle.planning.skeleton import skeleton
@@ -64,9 +77,12 @@ PHASES: dict[str, dict[str, Any]] = {
     "training, ρ 0.1, packed": {"ratio": 0.1},
     "training, ρ 0.1, packed, one term": {"ratio": 0.1, "method": "FT", "max_grad_norm": 0.0},
     "training, ρ 0.1, packed, checkpointing": {"ratio": 0.1, "checkpointing": True},
+    "training, ρ 0.1, packed, two devices": {"ratio": 0.1, "devices": 2},
     "evaluation": {},
 }
+GIVEN_BACK = 1 << 16  # bytes of a tensor that is given back when it is freed
 EXAMPLES, STEPS = 3, 2
+_M_MMAP_THRESHOLD = -3  # of mallopt
 
 
 def configuration(name: str) -> LlamaConfig:
@@ -79,6 +95,7 @@ def configuration(name: str) -> LlamaConfig:
 def predict(name: str, phase: str) -> Phase:
     """What the planner says."""
     config, options = configuration(name), PHASES[phase]
+    devices = options.get("devices", 1)
     rows, tokens = MODELS[name]["rows"], MODELS[name]["tokens"]
     batch = BatchShape(rows, tokens, rows * (tokens // 2))
     with skeleton(config, getattr(torch, MODELS[name]["dtype"])) as model:
@@ -99,15 +116,27 @@ def predict(name: str, phase: str) -> Phase:
             accumulation=1,
             masters=True,
         )
-        return training_phase(model, training, CPU)
+        planned = training_phase(model, replace(training, alone=devices == 1), CPU)
+        return planned if devices == 1 else share_of(planned, model, devices)
 
 
-def measure(name: str, phase: str) -> int:
+def measure(name: str, phase: str, kept: bool, port: int, rank: int) -> int:
     """Peak resident bytes of the phase, in this process."""
+    if not kept:
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, GIVEN_BACK)
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, MODELS[name]["dtype"]))
     model = LlamaForCausalLM(configuration(name)).eval()
     torch.set_default_dtype(torch.float32)
+    if (devices := PHASES[phase].get("devices", 1)) > 1:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "LOCAL_RANK": str(rank),
+        }
+        os.environ |= {"WORLD_SIZE": str(devices), "RANK": str(rank)}
+        ranks.join(CPU)
+        shards.shard(model)
     rows, tokens = MODELS[name]["rows"], MODELS[name]["tokens"]
     generator = torch.Generator().manual_seed(1)
 
@@ -168,7 +197,7 @@ def _train(model: PreTrainedModel, encode, rows: int, options: dict[str, Any]) -
     plan = Plan.make(
         len(dataset),
         batch_size=rows,
-        accumulation=1,
+        accumulation=ranks.size(),
         num_epochs=1,
         max_steps=STEPS,
         whole_epochs=False,
@@ -182,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--phase", choices=PHASES)
+    parser.add_argument("--kept", action="store_true", help="leave the allocator as it is")
     args = parser.parse_args()
     with get_context("fork").Pool(1) as pool:  # less than here, where files have been read
         program = pool.apply(resident, ("VmRSS",))
@@ -189,8 +219,13 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for phase in [args.phase] if args.phase else PHASES:
         for name in [args.model] if args.model else MODELS:
-            with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-                measured = pool.apply(measure, (name, phase))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                task = (name, phase, args.kept, probe.getsockname()[1])
+            devices = PHASES[phase].get("devices", 1)
+            with get_context("fork").Pool(devices, maxtasksperchild=1) as pool:
+                of_each = pool.starmap(measure, [(*task, rank) for rank in range(devices)], 1)
+                measured = max(of_each)
                 planned = pool.apply(predict, (name, phase)).total
             whole = program + planned
             print(

@@ -46,9 +46,11 @@ def main(argv: Sequence[str]) -> int:
     command = f"{program('table')} {shlex.join(argv)}"
     reproduction = Reproduction(options.table, runs, output, command)
     missing = reproduction.missing
+    for run in missing:
+        command_of(run, options.processes)  # what cannot be started is said before anything is
     if options.dry_run:
         for run in missing:
-            print(shlex.join(command_of(run)))
+            print(shlex.join(command_of(run, options.processes)))
         return 0
     slots = _slots(options, len(missing))
     for note in dict.fromkeys(note for run in runs for note in run.config.notices):
@@ -95,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", dest="output", type=Path, help="folder; default: files/results/tables/CONFIG_FILE")
     add("--jobs", type=_count, help="runs at a time; default: one for each device, else one")
     add("--devices", nargs="+", default=[], help="such as cuda:0 cuda:1; one for each job")
+    add(
+        "--processes",
+        type=_count,
+        default=1,
+        help="of each run, started by torchrun, each with a device of its own; the batches that a "
+        "step accumulates are shared out among them",
+    )
     add("--executor", choices=("local", "slurm", "submitit-local"), default="local")
     add(
         "--submitit",
@@ -118,18 +127,21 @@ def _slots(options: argparse.Namespace, runs: int) -> int:
     """How many runs go on at a time; a cluster queues what it has no room for."""
     if options.jobs:
         return options.jobs
-    return max(runs, 1) if options.executor == "slurm" else max(len(options.devices), 1)
+    if options.executor == "slurm":
+        return max(runs, 1)
+    return max(len(options.devices) // options.processes, 1)
 
 
 def _starter(options: argparse.Namespace, output: Path, slots: int) -> Start:
     if options.executor == "local":
         if options.submitit:
             raise ConfigError("--submitit is for --executor slurm or submitit-local")
-        return start_here(output / "logs", options.devices, slots)
+        return start_here(output / "logs", options.devices, slots, options.processes)
     if options.devices:
         raise ConfigError("--devices is for --executor local; submitit gives each job its own")
     cluster = "local" if options.executor == "submitit-local" else "slurm"
-    return submit_with_submitit(output / "logs", cluster, _parameters(options.submitit))
+    parameters = _parameters(options.submitit)
+    return submit_with_submitit(output / "logs", cluster, parameters, options.processes)
 
 
 def _parameters(pairs: Sequence[str]) -> dict[str, int | str]:

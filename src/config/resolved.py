@@ -161,7 +161,7 @@ class Config(Mapping[str, Any]):
         }
         for name in ("unlearn", "finetune"):  # each process reads as many batches in a step
             accumulation = f"{name}.gradient_accumulation_steps"
-            if accumulation in relevant:
+            if accumulation in relevant and chosen != "origin":  # which has no steps
                 relevant[accumulation] *= launch.processes()
         results = relevant.get("evaluation.retain_results")
         if results is not None and Path(results).is_file():  # what it holds counts

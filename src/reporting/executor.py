@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wagle.errors import ConfigError, Terminated, WagleError
 from wagle.loggers.folder_lock import in_use
 from wagle.loggers.run_folder import MANIFEST, is_finished, read_manifest
-from wagle.reporting.plan import PlannedRun
+from wagle.reporting.plan import ORIGINAL, PlannedRun
 from wagle.terminal import say
 
 if TYPE_CHECKING:
@@ -56,9 +56,29 @@ Start = Callable[[PlannedRun, int], Job]
 """Starts a run in a slot, a number from 0."""
 
 
-def command_of(run: PlannedRun) -> list[str]:
-    """What is executed, for a shell: ``shlex.join(command_of(run))``."""
-    return [sys.executable, str(SCRIPT), *run.arguments]
+def command_of(run: PlannedRun, processes: int = 1) -> list[str]:
+    """What is executed, for a shell: ``shlex.join(command_of(run))``.
+
+    Args:
+        processes: that torchrun starts for the run. A step reads as many rows as with one: of four
+            batches that are accumulated each of two processes accumulates two.
+
+    Raises:
+        ConfigError: there are not so many batches in a step that each process has as many.
+    """
+    command = [str(SCRIPT), *run.arguments]
+    if processes == 1:
+        return [sys.executable, *command]
+    accumulation = run.config.unlearn.gradient_accumulation_steps
+    if accumulation % processes == 0:
+        command += ["--unlearn.gradient_accumulation_steps", str(accumulation // processes)]
+    elif run.row.method != ORIGINAL:  # for which nothing is trained
+        raise ConfigError(
+            f"{run.title}: a step accumulates {accumulation} batches (unlearn."
+            f"gradient_accumulation_steps), which {processes} processes cannot share evenly"
+        )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *torchrun, *command]
 
 
 def find_finished(root: Path) -> dict[str, Path]:
@@ -187,31 +207,42 @@ class LocalJob:
             name = signal.Signals(-status).name
             return f"killed by {name}" + (", maybe out of memory" if name == "SIGKILL" else "")
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"exit status {status}: {lines[-1][:300]} [{self.log}]"
+        errors = [line for line in lines if line.startswith("error: ")]  # torchrun says more
+        return f"exit status {status}: {(errors or lines)[-1][:300]} [{self.log}]"
 
 
-def start_here(logs: Path, devices: Sequence[str], slots: int) -> Start:
+def start_here(logs: Path, devices: Sequence[str], slots: int, processes: int = 1) -> Start:
     """Runs as processes of this machine; slot ``i`` has device ``i``, round and round.
 
     Args:
         logs: folder for what runs print.
         devices: like ``cuda:0``, or ``cpu``. None: all runs see all devices, and share the cores.
         slots: how many run at a time.
+        processes: of each run. With two of them slot 0 has devices 0 and 1, and slot 1 has 2 and 3.
 
     Raises:
-        ConfigError: a device has another name, or is not among the visible ones.
+        ConfigError: a device has another name, or is not among the visible ones; they cannot be
+            shared out evenly.
     """
-    environments = [_environment(device) for device in devices]
+    if len(devices) % processes:
+        raise ConfigError(
+            f"--processes {processes} takes as many --devices or a multiple, not {len(devices)}"
+        )
+    environments = [
+        _environment(devices[first : first + processes])
+        for first in range(0, len(devices), processes)
+    ]
     if not environments:
         environments = [{}]
-        if slots > 1 and "OMP_NUM_THREADS" not in os.environ:
+        if slots * processes > 1 and "OMP_NUM_THREADS" not in os.environ:
             # Left alone, every run would use every core, and they would wait for one another.
-            environments = [{"OMP_NUM_THREADS": str(max(1, _cores() // slots))}]
+            threads = max(1, _cores() // (slots * processes))
+            environments = [{"OMP_NUM_THREADS": str(threads)}]
 
     def start(run: PlannedRun, slot: int) -> LocalJob:
         environment = {**os.environ, **environments[slot % len(environments)]}
         log = logs / run.row.name / f"{run.folder.name}.log"
-        return LocalJob(command_of(run), environment, log)
+        return LocalJob(command_of(run, processes), environment, log)
 
     return start
 
@@ -221,20 +252,23 @@ def _cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _environment(device: str) -> dict[str, str]:
-    if device == "cpu":
-        return {"CUDA_VISIBLE_DEVICES": ""}
-    match = re.fullmatch(r"cuda:(\d+)", device)
-    if match is None:
-        raise ConfigError(f"--devices takes names like cuda:0, or cpu, not {device!r}")
-    index = int(match.group(1))
+def _environment(devices: Sequence[str]) -> dict[str, str]:
+    """What a run sees of the devices, if it shall use these."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return {"CUDA_VISIBLE_DEVICES": str(index)}
-    names = [name for name in visible.split(",") if name]
-    if index >= len(names):
-        raise ConfigError(f"--devices names {device}, but CUDA_VISIBLE_DEVICES is {visible!r}")
-    return {"CUDA_VISIBLE_DEVICES": names[index]}
+    names = None if visible is None else [name for name in visible.split(",") if name]
+    seen = []
+    for device in devices:
+        match = re.fullmatch(r"cuda:(\d+)", device)
+        if match is None and device != "cpu":
+            raise ConfigError(f"--devices takes names like cuda:0, or cpu, not {device!r}")
+        if match is not None:
+            index = int(match.group(1))
+            if names is not None and index >= len(names):
+                raise ConfigError(
+                    f"--devices names {device}, but CUDA_VISIBLE_DEVICES is {visible!r}"
+                )
+            seen.append(str(index) if names is None else names[index])
+    return {"CUDA_VISIBLE_DEVICES": ",".join(seen)}
 
 
 # ----------------------------------------------------------------------------------- submitit
@@ -259,7 +293,7 @@ class SubmittedJob:
 
 
 def submit_with_submitit(
-    folder: Path, cluster: str, parameters: Mapping[str, int | float | str]
+    folder: Path, cluster: str, parameters: Mapping[str, int | float | str], processes: int = 1
 ) -> Start:
     """Runs as jobs of submitit.
 
@@ -267,6 +301,7 @@ def submit_with_submitit(
         folder: for submitit's scripts and logs.
         cluster: ``slurm`` or ``local``.
         parameters: of its ``AutoExecutor``, such as ``gpus_per_node``.
+        processes: of each run, on one node: a job is one task, whose devices they share out.
 
     Raises:
         ConfigError: there is no Slurm here, or no such parameter.
@@ -280,6 +315,7 @@ def submit_with_submitit(
         raise ConfigError(f"submitit cannot use {cluster}: {error}") from error
 
     def start(run: PlannedRun, slot: int) -> SubmittedJob:
-        return SubmittedJob(executor.submit(subprocess.run, command_of(run), check=True))
+        command = command_of(run, processes)
+        return SubmittedJob(executor.submit(subprocess.run, command, check=True))
 
     return start

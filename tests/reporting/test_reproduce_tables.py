@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -555,6 +556,39 @@ def test_devices_go_round_and_threads_are_shared_out(paper, monkeypatch):
     for devices in (["cuda:2"], ["gpu0"]):
         with pytest.raises(ConfigError, match=devices[0]):
             executor.start_here(Path("out"), devices, 1)
+
+
+def test_several_processes_share_the_batches_of_a_step(paper, capsys, monkeypatch):
+    rest = ("--seeds", "1", "--processes", "2", "--unlearn.gradient_accumulation_steps")
+    assert reproduce_tables.main(arguments(paper, *rest, "6", "--dry_run")) == 0
+    original, dense = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
+    for command in (original, dense):
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        assert command[1:7] == [*words, str(executor.SCRIPT)]
+        monkeypatch.setenv("WORLD_SIZE", "2")  # as each of the two sees itself
+        two = load_config(command[7:], prog="", description="").fingerprint()
+        monkeypatch.delenv("WORLD_SIZE")
+        one = command[7:-2] if command is dense else command[7:]
+        assert two == load_config(one, prog="", description="").fingerprint()
+    assert dense[-2:] == ["--unlearn.gradient_accumulation_steps", "3"]
+    with pytest.raises(ConfigError, match=r"accumulates 3 batches .* 2 processes"):
+        reproduce_tables.main(arguments(paper, *rest, "3"))
+    assert not Path("out").exists()
+
+
+def test_each_process_of_a_run_has_a_device_of_its_own(paper, monkeypatch):
+    monkeypatch.setattr(executor, "command_of", lambda run, _: [sys.executable, "-c", "pass"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    seen = []
+    monkeypatch.setattr(executor, "LocalJob", lambda command, env, log: seen.append(env))
+    run = plan("tofu", paper)[0]
+    devices = [f"cuda:{index}" for index in range(4)]
+    start = executor.start_here(Path("out"), devices, 2, processes=2)
+    for slot in range(3):
+        start(run, slot)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == ["4,5", "6,7", "4,5"]
+    with pytest.raises(ConfigError, match="--processes 2 takes as many --devices or a multiple"):
+        executor.start_here(Path("out"), devices[:3], 1, processes=2)
 
 
 def test_never_more_runs_than_slots(paper):
