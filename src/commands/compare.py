@@ -1,20 +1,29 @@
 """Compare finished runs: how sure is it that one forgets more, or keeps more?
 
-python src/exec/compare.py RUN RUN [RUN ...] [--config_file CONFIG.json] [--compare.key value ...]
+python src/exec/compare.py RUN [RUN ...] [--config_file CONFIG.json] [--compare.key value ...]
 
-All are compared with the first, from the answers that the runs have kept; no model is loaded.
+All are compared with the first, from the answers that the runs have kept. With equal_utility their
+models are mixed with the original and compared anew, with null_masks each run is repeated with
+random masks; both are kept in run folders below the output, and go on after an interruption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from wagle.cli import program
 from wagle.config import CompareConfig, load_config
 from wagle.errors import ConfigError
 from wagle.terminal import say, show_table
+
+if TYPE_CHECKING:
+    from wagle.config.compare_keys import CompareSection
+    from wagle.metrics.benchmark import Headline
+    from wagle.reporting.compared import Compared
+    from wagle.reporting.runs import Run
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,41 +34,122 @@ def main(argv: Sequence[str]) -> int:
         folders.append(Path(words.pop(0)))
     name = program("compare")
     config = load_config(
-        words,
-        CompareConfig,
-        prog=f"{name} RUN RUN [RUN ...]",
-        description=__doc__.partition("\n")[0],
+        words, CompareConfig, prog=f"{name} RUN [RUN ...]", description=__doc__.partition("\n")[0]
     )
-    if len(folders) < 2:
-        raise ConfigError(
-            f"give run folders first: {name} RUN RUN [RUN ...] [--compare.key value ...]"
-        )
-    from wagle.loggers.files import write_figure, write_json
-    from wagle.reporting.compared import Compared
-    from wagle.reporting.compared_figures import draw_differences, draw_front
+    if not folders:
+        raise ConfigError(f"give run folders first: {name} RUN [RUN ...] [--compare.key value ...]")
+    from wagle.loggers.files import write_json
+    from wagle.reporting.compared_figures import draw_compared
 
-    section = config.compare
-    compared = Compared.read(
+    section, output = config.compare, Path(config.compare.output)
+    compared = _read(folders, section)
+    headline = compared.headline(section.forgetting, section.utility)
+    document = {"compare": asdict(section), **compared.document(headline)}
+    _show(compared, headline, document)
+    paths = draw_compared(compared, headline, output)
+    write_json(output / "compare.json", document)
+    if section.equal_utility is not None:
+        document["equal utility"], more = _at_equal_utility(compared, headline, section)
+        write_json(output / "compare.json", document)
+        paths += more
+    if section.null_masks:
+        document["null masks"], more = _against_null(compared, headline, section)
+        write_json(output / "compare.json", document)
+        paths += more
+    say(f"written: {', '.join(map(str, [output / 'compare.json', *paths]))}")
+    return 0
+
+
+def _read(folders: Sequence[Path], section: CompareSection, titles: Sequence[str] = ()) -> Compared:
+    from wagle.reporting.compared import Compared
+
+    return Compared.read(
         folders,
+        titles=titles,
         original=Path(section.original) if section.original else None,
         retain=Path(section.retain) if section.retain else None,
         resamples=section.resamples,
         seed=section.seed,
     )
-    headline = compared.headline(section.forgetting, section.utility)
-    output = Path(section.output)
-    document = {"compare": asdict(section), **compared.document(headline)}
-    write_json(output / "compare.json", document)
-    figures = {"differences": draw_differences(compared)}
-    if headline is not None:
-        figures["front"] = draw_front(compared, headline)
-    paths = [path for n, figure in figures.items() for path in write_figure(output / n, figure)]
-    for other in compared.runs[1:]:
-        show_table(compared.table(other))
-    say("*: the interval over questions, drawn together for both runs, does not hold 0")
+
+
+def _show(compared: Compared, headline: Headline | None, document: Mapping[str, Any]) -> None:
+    for grid in compared.tables():
+        show_table(grid)
+    if len(compared.runs) > 1:
+        say("*: the interval over questions, drawn together for both runs, does not hold 0")
     if without := document["numbers without rows"]:
         say(f"not compared, as no rows of it are kept: {', '.join(without)}")
     if headline is None:
         say("no front: compare.forgetting and compare.utility say which numbers it is of")
-    say(f"written: {', '.join(map(str, [output / 'compare.json', *paths]))}")
-    return 0
+
+
+def _named(headline: Headline | None, key: str) -> Headline:
+    if headline is None:
+        raise ConfigError(
+            f"compare.{key} asks about forgetting and utility, and the benchmark does not say what "
+            "these are; give compare.forgetting and compare.utility"
+        )
+    return headline
+
+
+def _at_equal_utility(
+    compared: Compared, headline: Headline | None, section: CompareSection
+) -> tuple[dict[str, Any], list[Path]]:
+    """The runs' models mixed with the original, searched, shown and drawn."""
+    from wagle.model.equal_utility import search_equal_utility
+    from wagle.reporting.compared_figures import draw_compared
+    from wagle.reporting.plan import ORIGINAL
+
+    assert section.equal_utility is not None
+    output = Path(section.output) / "equal_utility"
+    original = compared.references.get(ORIGINAL)
+    found = {}
+    for part in compared.runs:
+        found[part.run.title] = search_equal_utility(
+            part.run,
+            _named(headline, "equal_utility"),
+            output / _place(part.run),
+            share=section.equal_utility,
+            evaluations=section.evaluations,
+            original=original.run if original else None,
+        )
+        say(f"{part.run.title}: {found[part.run.title].describe()}")
+    mixed = _read(
+        [search.chosen.folder for search in found.values()],
+        section,
+        [f"{title}, λ = {search.chosen.share:.3g}" for title, search in found.items()],
+    )
+    document = mixed.document(headline)
+    _show(mixed, headline, document)
+    searches = {title: search.as_dict() for title, search in found.items()}
+    return {"searches": searches, **document}, draw_compared(mixed, headline, output)
+
+
+def _against_null(
+    compared: Compared, headline: Headline | None, section: CompareSection
+) -> tuple[dict[str, Any], list[Path]]:
+    """Each run against random masks, shown and drawn."""
+    from wagle.loggers.files import write_figure
+    from wagle.model.null_masks import run_null_masks
+    from wagle.reporting.null_distribution import draw_null, null_document, null_table
+    from wagle.reporting.runs import read_run
+
+    output = Path(section.output) / "null_masks"
+    references = {title: part.run for title, part in compared.references.items()}
+    documents, paths = {}, []
+    for part in compared.runs:
+        place = output / _place(part.run)
+        folders = run_null_masks(part.run, section.null_masks, place)
+        null = [read_run(folder) for folder in folders]
+        documents[part.run.title] = null_document(part.run, null)
+        show_table(null_table(part.run, null))
+        if headline is not None:
+            figure = draw_null(part.run, null, references, headline)
+            paths += write_figure(place / "null", figure)
+    return documents, paths
+
+
+def _place(run: Run) -> str:
+    """A folder's name that no other run of the same name has."""
+    return f"{run.folder.resolve().name}-{run.manifest['fingerprint'][:8]}"

@@ -33,5 +33,20 @@ class CompareSection:
         "number that says what it kept; not set: that of the benchmark's headline",
         Text("number"),
     )
+    equal_utility: float | None = key(
+        None,
+        "share of the original's utility, such as 0.95, down to which the unlearned models are "
+        "mixed with it, so that forgetting is compared at equal utility; not set: it is not",
+        above=0,
+        at_most=1,
+    )
+    evaluations: int = key(6, "mixtures that are evaluated for each run", at_least=1, at_most=30)
+    null_masks: int = key(
+        0,
+        "random masks, of the density of the run's own in each tensor, with which each run is "
+        "repeated",
+        at_least=0,
+        at_most=10_000,
+    )
     resamples: int = key(10_000, "draws of the questions", at_least=100, at_most=1_000_000)
     seed: int = key(0, "of the draws", Int(at_least=0, at_most=2**32 - 1))

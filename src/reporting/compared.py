@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Compared:
         cls,
         folders: Sequence[Path],
         *,
+        titles: Sequence[str] = (),
         original: Path | None = None,
         retain: Path | None = None,
         resamples: int = RESAMPLES,
@@ -54,12 +55,15 @@ class Compared:
     ) -> Compared:
         """From run folders; of references those of the evaluations without training.
 
+        Args:
+            titles: of the runs; not given: what they are.
+
         Raises:
-            WagleError: there are fewer than two runs, one is not finished, or they were not asked
-                the same; a reference is of an unlearned model.
+            WagleError: a folder is given twice, a run is not finished, or they were not asked the
+                same; a reference is of an unlearned model.
         """
-        if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
-            raise WagleError("two different run folders, or more, can be compared")
+        if len({folder.resolve() for folder in folders}) < len(folders):
+            raise WagleError("the same run folder is given twice")
         for folder in folders:
             read_run(folder)  # reading them together leaves out what has not finished
         given = {ORIGINAL: original, RETAIN_ONLY: retain}
@@ -71,6 +75,8 @@ class Compared:
                     f"{title.lower()} model: give one with unlearn.unlearn_method origin"
                 )
         runs = read_runs(folders)
+        if titles:
+            runs = [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
         every = Progress("drawing questions", len(runs) + len(named), "run")
         found = [resample(run, resamples, seed) for run in every.over([*runs, *named.values()])]
         for other in found[1:]:
@@ -164,35 +170,57 @@ class Compared:
             },
         }
 
-    def table(self, other: Resampled) -> Grid:
-        """The benchmark's columns of the first run and another, and what sets them apart."""
+    def tables(self) -> list[Grid]:
+        """The benchmark's columns: of each run after the first, and what sets the two apart."""
+        if len(self.runs) == 1:
+            return [self._alone(self.runs[0])]
+        return [self._beside(other) for other in self.runs[1:]]
+
+    def _alone(self, part: Resampled) -> Grid:
+        grid = plain_grid(part.run.title, ("value", "95 % interval", *self._narrow))
+        for metric in self._columns(part.values):
+            found = part.interval(metric.key)
+            cells = (number(found.value), f"{found.low:.3f}, {found.high:.3f}")
+            grid.add_row(metric.key, *cells, *self._references(metric))
+        return grid
+
+    def _beside(self, other: Resampled) -> Grid:
         first, found = self.runs[0], differences(self.runs[0], other)
-        title = plain(f"first: {first.run.title}; second: {other.run.title}")
-        grid = Grid(
-            title=title,
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )
-        grid.add_column("", no_wrap=True)
-        for head in ("first", "second", "apart by", "95 % interval"):
-            grid.add_column(head, justify="right", no_wrap=True)
-        for reference in self.references:
-            grid.add_column(_NARROW[reference], justify="right", no_wrap=True)
-        for metric in self.benchmark.columns:
-            if metric.key not in found:
-                continue
+        heads = ("first", "second", "apart by", "95 % interval", *self._narrow)
+        grid = plain_grid(f"first: {first.run.title}; second: {other.run.title}", heads)
+        for metric in self._columns(found):
             apart = found[metric.key]
-            mark = " *" if apart.excludes(0) else "  "
-            beside = (part.values.get(metric.key) for part in self.references.values())
             grid.add_row(
                 metric.key,
-                number(first.values[metric.key]),
-                number(other.values[metric.key]),
-                f"{apart.value:+.3f}{mark}",
+                *(number(part.values[metric.key]) for part in (first, other)),
+                f"{apart.value:+.3f} {'*' if apart.excludes(0) else ' '}",
                 f"{apart.low:+.3f}, {apart.high:+.3f}",
-                *map(number, beside),
+                *self._references(metric),
             )
         return grid
+
+    def _columns(self, known: Mapping[str, object]) -> list[Metric]:
+        return [metric for metric in self.benchmark.columns if metric.key in known]
+
+    def _references(self, metric: Metric) -> list[str]:
+        return [number(part.values.get(metric.key)) for part in self.references.values()]
+
+    @property
+    def _narrow(self) -> list[str]:
+        return [_NARROW[title] for title in self.references]
+
+
+def plain_grid(title: str, heads: Sequence[str]) -> Grid:
+    """An empty table of numbers by their names, for 80 columns."""
+    grid = Grid(
+        title=plain(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    grid.add_column("", no_wrap=True)
+    for head in heads:
+        grid.add_column(head, justify="right", no_wrap=True)
+    return grid

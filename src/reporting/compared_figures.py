@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wagle.loggers.files import write_figure
 from wagle.metrics.benchmark import Headline, Metric
 from wagle.reporting.bootstrap import Interval, Resampled
 from wagle.reporting.compared import Compared
 from wagle.reporting.style import INK, QUIET, SINGLE_COLUMN, colour_of, label_of, shape_of, styled
+
+
+def draw_compared(compared: Compared, headline: Headline | None, folder: Path) -> list[Path]:
+    """Write what there is to be drawn; returns the files."""
+    figures = {}
+    if len(compared.runs) > 1:
+        figures["differences"] = draw_differences(compared)
+    if headline is not None:
+        figures["front"] = draw_front(compared, headline)
+    return [path for n, figure in figures.items() for path in write_figure(folder / n, figure)]
 
 
 @styled

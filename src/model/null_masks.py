@@ -1,0 +1,91 @@
+"""Does it matter which weights a mask selects? Unlearning with random masks instead.
+
+The random masks select as many weights of each tensor as the run's own: what they reach follows
+from how many weights change in which tensor, and not from which. Each is a run folder of its own,
+trained and evaluated as the run was, with its seed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wagle.config import UnlearnConfig, load_config
+from wagle.errors import WagleError
+from wagle.loggers import JsonLogger, Logger
+from wagle.loggers.run_folder import CONFIG, read_manifest
+from wagle.model.architecture import linear_names
+from wagle.model.environment import mask_fingerprint
+from wagle.model.unlearn import Unlearn
+from wagle.optim.bitmask import Mask
+from wagle.reporting.runs import Run
+from wagle.terminal import say_phase
+from wagle.unlearn.mask.file import load_mask, save_mask
+from wagle.unlearn.mask.statistics import random_alike
+
+SCORE_TYPE = "random_alike"
+"""What the provenance of such a mask says."""
+
+
+def run_null_masks(run: Run, count: int, output: Path) -> list[Path]:
+    """Unlearn with random masks, as far as that has not been done yet.
+
+    Args:
+        run: finished, with a mask file.
+        count: of masks, which are drawn with the seeds 0, 1, …
+        output: for masks and run folders.
+
+    Returns:
+        The run folders.
+
+    Raises:
+        WagleError: the run has no mask file, or another lies there now.
+    """
+    config = load_config(
+        ["--config_file", str(run.folder / CONFIG)], prog="compare", description=""
+    )
+    mask = _mask_of(run, config)
+    folders = []
+    for seed in range(count):
+        say_phase(f"null mask {seed + 1} of {count}")
+        path = output / "masks" / f"alike-{seed}.safetensors"
+        drawn = random_alike(mask, seed)
+        if not path.is_file():
+            about = {"unlearn.score_type": SCORE_TYPE, "overall.seed": str(seed)}
+            save_mask(drawn, path, provenance=about)
+        elif load_mask(path) != drawn:
+            raise WagleError(f"{path} is not the random mask that belongs there; remove it")
+        changes = {
+            "unlearn.mask_path": str(path),
+            "unlearn.mask_mismatch": "accept",
+            "unlearn.save_model": False,
+        }
+        folder = output / str(seed)
+        Unlearn(config.replace(changes), JsonLogger(folder)).run()
+        _check_origin(run, folder)
+        folders.append(folder)
+    return folders
+
+
+def _mask_of(run: Run, config: UnlearnConfig) -> Mask:
+    """The run's mask, from its file."""
+    path, known = config.unlearn.mask_path, run.manifest.get("fingerprints", {}).get("mask")
+    if path is None or known is None or not run.trained:
+        raise WagleError(f"the run in {run.folder} was not trained with a mask file")
+    opened = Unlearn(config, Logger())
+    opened.load()
+    shapes = {name: p.shape for name, p in opened.model.named_parameters()}
+    mask = load_mask(Path(path), shapes, linear_names(opened.model))
+    if mask_fingerprint(mask) != known:
+        raise WagleError(f"{path} is not the mask that the run in {run.folder} was made with")
+    return mask
+
+
+def _check_origin(run: Run, folder: Path) -> None:
+    """Make sure that a random mask's run began where the run did."""
+    ours, theirs = (m.get("fingerprints", {}) for m in (run.manifest, read_manifest(folder)))
+    for what in ("model", "forget", "retain"):
+        if ours.get(what) != theirs.get(what):
+            raise WagleError(
+                f"{folder} and {run.folder} were not made from the same {what}: what the run's "
+                "configuration names is another one now, and its null masks would tell nothing"
+            )
