@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wagle import ranks
+from wagle import ranks, shards
 from wagle.config import UnlearnConfig
 from wagle.dataset.encoding import Encoded
 from wagle.dataset.sources import row_encoder
@@ -144,8 +145,6 @@ def choice_of(config: UnlearnConfig) -> Choice | None:
             f"evaluation.keep_best {name} is no number by which a step can be the best; with "
             f"evaluation.during {config.evaluation.during} there are: {names or 'none'}"
         )
-    if ranks.size() > 1:
-        raise ConfigError("evaluation.keep_best works in one process; leave it out with several")
     return Choice(metric, utility, floor)
 
 
@@ -261,10 +260,7 @@ class TrainingEvaluation:
             measured = self._measure()
         entry = {**{MEASURED + name: value for name, value in measured.items()}, "step": step}
         if self.choice and self._path and self.choice.best([*log, entry]) == step:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            tensors = {name: p.detach().contiguous() for name, p in _trained(self._model).items()}
-            with replacing(self._path) as part:
-                save_file(tensors, part, {"step": str(step)})
+            _write(_trained(self._model), self._path, step)
         return entry
 
     def restore_best(self, log: Sequence[Entry]) -> None:
@@ -285,12 +281,34 @@ class TrainingEvaluation:
         say(f"best of the measured steps by {wanted}: step {best} of {last}")
         if best == last:
             return
-        if self._path is None or not self._path.is_file():
-            raise WagleError(f"the weights of step {best} are not there: {self._path} is missing")
-        with torch.no_grad():
-            found = load_file(self._path)
+        path = self._path
+        if path is None or not ranks.first(path.is_file):
+            raise WagleError(f"the weights of step {best} are not there: {path} is missing")
+        with torch.no_grad(), safe_open(path, "pt") as file:
             for name, parameter in _trained(self._model).items():
-                parameter.copy_(found[name])
+                if shards.is_cut(parameter):
+                    own = shards.rows(parameter)
+                    shards.local(parameter).copy_(file.get_slice(name)[own.start : own.stop])
+                else:
+                    parameter.copy_(file.get_tensor(name))
+
+
+def _write(weights: Mapping[str, torch.Tensor], path: Path, step: int) -> None:
+    """Whole weights into one file; of sharded ones the first process puts the parts together."""
+    tensors = {}
+    for name, weight in weights.items():
+        lengths = [len(shards.span(weight, rank)) for rank in range(ranks.size())]
+        part = shards.local(weight.detach()).reshape(-1)
+        whole = shards.join(weight, part, lengths)
+        if ranks.is_first():
+            tensors[name] = whole.view(weight.shape)
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            save_file(tensors, part, {"step": str(step)})
+
+    ranks.first(write)
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from several import together
 
 from tests.unlearning import ROWS, make_objective, make_rows, recipe
+from wagle import shards
 from wagle.commands import unlearn as unlearn_model
 from wagle.dataset.sources import load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
@@ -176,6 +178,36 @@ def test_the_best_weights_come_back(tmp_path):
     watching.restore_best(log)
     assert torch.equal(model.lm_head.weight, weights[2])
     assert "model.norm.weight" not in load_file(tmp_path / "training" / "best.safetensors")
+
+
+def _keep_best(folder):
+    """Weights that grow by 1 a step, and of which each process has a part; step 2 is the best."""
+    model = make_model("llama_tied")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    shards.shard(model)
+    known = iter([0.0, 1.0, 5.0, 2.0])
+    metric = Metric("known", "Larger is better.", 1)
+    watching = TrainingEvaluation(
+        *(1, model, lambda: {"known": next(known), "kept": 1.0}),
+        choice=Choice(metric, Metric("kept", "Utility.", 1), 0.5),
+        path=folder / "training" / "best.safetensors",
+    )
+    log = []
+    for step in range(4):
+        log.append(watching.after_step(step, log))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                shards.local(parameter).add_(1)
+    watching.restore_best(log)
+    return {
+        name: round(float((shards.whole(p) - before[name]).mean()), 3)
+        for name, p in model.named_parameters()
+    }
+
+
+def test_processes_that_hold_parts_keep_the_best_of_all(tmp_path):
+    for grown in together(3, _keep_best, tmp_path):
+        assert set(grown.values()) == {2.0}, grown
 
 
 def test_what_cannot_be_the_best_is_said_before_training(options, monkeypatch):
