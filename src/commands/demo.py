@@ -15,7 +15,9 @@ from pathlib import Path
 
 from wagle.config import FineTuneConfig, load_config
 from wagle.errors import ConfigError
-from wagle.reporting.plan import PlannedRun, TableRequest, TableRow, plan_runs
+from wagle.reporting.plan import plan_runs
+from wagle.reporting.planned import PlannedRun, TableRow
+from wagle.reporting.request import TableRequest
 from wagle.shipped import shipped
 
 CONFIGS = shipped("configs/demo")

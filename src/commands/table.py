@@ -18,7 +18,8 @@ from pathlib import Path
 from wagle.cli import program
 from wagle.errors import ConfigError
 from wagle.reporting.executor import Start, command_of, start_here, submit_with_submitit
-from wagle.reporting.plan import TABLES, TableRequest, plan_runs
+from wagle.reporting.plan import plan_runs
+from wagle.reporting.request import TABLES, TableRequest
 from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 

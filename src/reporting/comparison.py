@@ -25,7 +25,7 @@ from wagle.metrics.tofu_benchmark import (
 )
 from wagle.reporting.figures import Point, draw_tradeoff, write_figure
 from wagle.reporting.page import write_report
-from wagle.reporting.plan import ORIGINAL, TableRow
+from wagle.reporting.planned import ORIGINAL, TableRow
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.spread import Spread
 from wagle.reporting.table_formats import to_markdown

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wagle.errors import ConfigError, Terminated, WagleError
 from wagle.loggers.folder_lock import in_use
 from wagle.loggers.run_folder import MANIFEST, is_finished, read_manifest
-from wagle.reporting.plan import ORIGINAL, PlannedRun
+from wagle.reporting.planned import ORIGINAL, PlannedRun
 from wagle.terminal import say
 
 if TYPE_CHECKING:

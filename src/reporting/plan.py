@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
-from wagle.catalogue import BENCHMARKS, METHODS, SCORES
-from wagle.config import UNLEARN_KEYS, UnlearnConfig, load_config, mask_ratio
+from wagle.catalogue import DATA_SETS, METHODS, SCORES
+from wagle.config import UNLEARN_KEYS, UnlearnConfig, load_config
+from wagle.dataset.names import family_of
 from wagle.entries import label_of
 from wagle.errors import ConfigError
-from wagle.metrics.benchmarks import benchmark_of
+from wagle.loggers.run_folder import CHECKPOINTS
 from wagle.outside import is_outside
+from wagle.reporting.grid import key_of, settings_of
+from wagle.reporting.planned import ORIGINAL, PlannedRun, Settings, TableRow
+from wagle.reporting.request import (
+    CHAIN,
+    FORGET_SET,
+    MU_MASKS,
+    STEPS,
+    STUDIES,
+    SWEEP,
+    TableRequest,
+    check_base,
+    check_request,
+    keys_of,
+)
 from wagle.reporting.table_masks import (
     DENSE,
     LORA,
@@ -24,114 +38,14 @@ from wagle.reporting.table_masks import (
     score_of,
 )
 
-STUDIES = ("mu", "ratio", "cost")
-"""Tables about any benchmark; unless more methods are named, about one method. The others are each
-about the benchmark whose name they have."""
-TABLES = (*(name for name in BENCHMARKS if name != "none"), *STUDIES)
-
 USUAL_METHODS = ("GradDiff", "NPO", "PO")
 RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 MUS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 USUAL_RATIO = 0.8
 
-ORIGINAL = "Original"
-"""The model before unlearning, in tables."""
-RETAIN_ONLY = "Retain-only"
-"""The model that never saw the forget set, as far as runs were given its results."""
-
 TASK_MASKS = (DENSE, "Random", "Magnitude", "Wanda", LORA, "WAGLE")
 RATIO_MASKS = ("WAGLE", "Random", "Magnitude")
-MU_MASKS = ("WAGLE", "WAGLE-GN")
-
-# Keys that a table sets itself, and the option that decides them.
-_TAKEN = {
-    "overall.seed": "--seeds",
-    "unlearn.unlearn_method": "--methods",
-    "unlearn.mask_path": "--masks and --ratios",
-    "unlearn.mask_ratio": "--ratios",
-    "unlearn.score_type": "--masks",
-    "unlearn.use_lora": "--masks LoRA",
-    "unlearn.gradient_cache": "-o",
-    "unlearn.resume_path": "--methods",
-    "logger.name": "-o",
-    "logger.json.root": "-o",
-}
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A line of a table: everything about a run but its seed.
-
-    Attributes:
-        method: as in the table; ``ORIGINAL`` stands for the model before unlearning.
-        mask: a name in ``MASKS``, empty for the original.
-        ratio: share of the weights that are selected, where the mask has one to choose.
-        mu: WAGLE's μ, in tables that vary it.
-    """
-
-    method: str
-    mask: str = ""
-    ratio: float | None = None
-    mu: float | None = None
-
-    @property
-    def name(self) -> str:
-        """Readable, and fit for a folder: ``GradDiff+WAGLE_0.8``."""
-        mask = f"+{self.mask}" if self.mask else ""
-        ratio = "" if self.ratio is None else f"_{plain(self.ratio)}"
-        mu = "" if self.mu is None else f"_mu{self.mu!r}"
-        return f"{self.method}{mask}{ratio}{mu}"
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of ``unlearn_model.py``.
-
-    Attributes:
-        row: where it belongs in the table.
-        seed: ``overall.seed``; ``None`` for the original, which is evaluated once.
-        arguments: of ``unlearn_model.py``.
-        folder: the run folder.
-        config: what the arguments amount to.
-    """
-
-    row: TableRow
-    seed: int | None
-    arguments: tuple[str, ...]
-    folder: Path
-    config: UnlearnConfig
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the configuration; finished runs are found by it."""
-        return self.config.fingerprint()
-
-    @property
-    def title(self) -> str:
-        """For messages."""
-        return self.row.name if self.seed is None else f"{self.row.name}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class TableRequest:
-    """What was asked for; ``None`` leaves a choice to the table.
-
-    Attributes:
-        table: one of ``STUDIES``, or the name of the benchmark that is run.
-        config_file: a configuration for all methods, or a folder with a ``METHOD.json`` for each.
-        output: runs go to ``runs/`` and masks to ``masks/`` in this folder.
-        overrides: further ``--section.key value`` arguments of every run.
-    """
-
-    table: str
-    config_file: Path
-    output: Path
-    methods: Sequence[str] | None = None
-    masks: Sequence[str] | None = None
-    ratios: Sequence[float] | None = None
-    mus: Sequence[float] | None = None
-    seeds: Sequence[int] = (0, 1, 2)
-    overrides: Sequence[str] = ()
+FEW_MASKS = (DENSE, "WAGLE")
 
 
 def plan_runs(request: TableRequest) -> list[PlannedRun]:
@@ -140,58 +54,24 @@ def plan_runs(request: TableRequest) -> list[PlannedRun]:
     Raises:
         ConfigError: a configuration is wrong, or the choices do not go together.
     """
-    _check(request)
+    check_request(request)
     output = _near(request.output)
     sources = _sources(request)
     bases = {method: _load(arguments) for method, arguments in sources.items()}
     for method, base in bases.items():
-        _check_base(request, method, base)
+        check_base(request, method, base)
     runs = []
     if request.table != "cost":
         runs.append(_original(bases, output))
+    latest: dict[tuple[TableRow, int], PlannedRun] = {}  # of the requests of a chain
     for row in _rows(request, bases):
-        runs += [_run(request, row, seed, sources[row.method], output) for seed in request.seeds]
+        for seed in request.seeds:
+            chain = replace(row, settings=()), seed
+            run = _run(request, row, seed, sources[row.method], output, latest.get(chain))
+            if request.table == CHAIN:
+                latest[chain] = run
+            runs.append(run)
     return runs
-
-
-def _check(request: TableRequest) -> None:
-    if request.masks and request.table == "mu":
-        raise ConfigError(f"table mu is about {' and '.join(MU_MASKS)}; leave --masks out")
-    if request.mus and request.table != "mu":
-        raise ConfigError("--mus is for --table mu; elsewhere write --unlearn.mu VALUE")
-    for ratio in request.ratios or ():
-        if mask_ratio(f"_{plain(ratio)}.pt") != ratio:
-            raise ConfigError(
-                f"--ratios takes numbers above 0 and up to 1, of at most 8 decimals, not {ratio}"
-            )
-    taken = {**_TAKEN, "unlearn.mu": "--mus"} if request.table == "mu" else _TAKEN
-    for key in _keys(request.overrides):
-        if key in taken:
-            raise ConfigError(f"{key} differs between the runs of a table; use {taken[key]}")
-
-
-def _keys(overrides: Sequence[str]) -> list[str]:
-    return [text[2:].partition("=")[0] for text in overrides if text.startswith("--")]
-
-
-def _check_base(request: TableRequest, method: str, base: UnlearnConfig) -> None:
-    benchmark = benchmark_of(base)
-    if request.table not in (*STUDIES, *BENCHMARKS, benchmark.name):
-        raise ConfigError(
-            f"there is no table {request.table!r}; --table takes {', '.join(TABLES)}, or the name "
-            "of the benchmark from outside the program that unlearn.task_name names"
-        )
-    if request.table not in (*STUDIES, benchmark.name):
-        raise ConfigError(
-            f"--table {request.table} needs unlearn.task_name {request.table}, but the "
-            f"configuration of {method} has {base.unlearn.task_name}"
-        )
-    if request.table != "cost" and not benchmark.columns:
-        raise ConfigError(f"the configuration of {method} evaluates nothing; set unlearn.task_name")
-    if base.unlearn.resume_path is not None:
-        raise ConfigError(
-            f"the configuration of {method} has unlearn.resume_path, so nothing would be trained"
-        )
 
 
 def _near(folder: Path) -> Path:
@@ -255,21 +135,51 @@ def _rows(request: TableRequest, bases: Mapping[str, UnlearnConfig]) -> list[Tab
         for ratio in request.ratios or _ratios(request, method, base):
             for mask in _masks(request):
                 mus = request.mus or MUS if request.table == "mu" and mask == "WAGLE" else (None,)
-                rows += [_row(method, mask, ratio, mu) for mu in mus]
+                points = _points(request, base, mask)
+                rows += [_row(method, mask, ratio, mu, point) for mu in mus for point in points]
     return list(dict.fromkeys(rows))
 
 
-def _row(method: str, mask: str, ratio: float, mu: float | None) -> TableRow:
+def _row(method: str, mask: str, ratio: float, mu: float | None, settings: Settings) -> TableRow:
     score = score_of(mask)
     if score is None or not score.has_ratio:
-        return TableRow(method, mask)
-    return TableRow(method, DENSE) if ratio == 1 else TableRow(method, mask, ratio, mu)
+        return TableRow(method, mask, settings=settings)
+    if ratio == 1:
+        return TableRow(method, DENSE, settings=settings)
+    return TableRow(method, mask, ratio, mu, settings)
+
+
+def _points(request: TableRequest, base: UnlearnConfig, mask: str) -> Sequence[Settings]:
+    """What else the runs of a method and a mask differ by."""
+    if request.table in STEPS:
+        return [((FORGET_SET, name),) for name in forget_sets(request, base)]
+    return settings_of(request.grid, base, mask)
+
+
+def forget_sets(request: TableRequest, base: UnlearnConfig) -> Sequence[str]:
+    """Those of a table about several: as asked for, or those that the data's family has for it.
+
+    Raises:
+        ConfigError: neither says any.
+    """
+    if request.forget_sets:
+        return request.forget_sets
+    family, part = family_of(base.dataset.forget_dataset_name), f"{STEPS[request.table]}_forget_"
+    known = DATA_SETS[family].subsets if family else ()
+    names = [f"{family}_{subset}" for subset in known if subset.startswith(part)]
+    if not names:
+        raise ConfigError(
+            f"--table {request.table} is about several forget sets, and of "
+            f"{base.dataset.forget_dataset_name} there are none; name them with --forget_sets"
+        )
+    return names
 
 
 def _masks(request: TableRequest) -> Sequence[str]:
     if request.masks:
         return [_find_mask(name, request.overrides) for name in request.masks]
-    return {"ratio": RATIO_MASKS, "mu": MU_MASKS}.get(request.table, TASK_MASKS)
+    few = dict.fromkeys((SWEEP, *STEPS), FEW_MASKS)
+    return {"ratio": RATIO_MASKS, "mu": MU_MASKS, **few}.get(request.table, TASK_MASKS)
 
 
 def _find_mask(name: str, overrides: Sequence[str]) -> str:
@@ -325,9 +235,17 @@ def _evaluation_settings(base: UnlearnConfig) -> dict[str, str]:
 
 
 def _run(
-    request: TableRequest, row: TableRow, seed: int, source: Sequence[str], output: Path
+    request: TableRequest,
+    row: TableRow,
+    seed: int,
+    source: Sequence[str],
+    output: Path,
+    after: PlannedRun | None,
 ) -> PlannedRun:
     score = score_of(row.mask)
+    source = [*source, *_options(_varied(row, source))]
+    if after is not None:
+        source += ["--overall.model_name", str(after.folder / CHECKPOINTS)]
     settings = {
         "overall.seed": seed,
         "unlearn.use_lora": "true" if row.mask == LORA else "false",
@@ -336,10 +254,10 @@ def _run(
     }
     if row.mu is not None:
         settings["unlearn.mu"] = repr(row.mu)
-    if "unlearn.save_model" not in _keys(request.overrides):
-        settings["unlearn.save_model"] = "false"
+    if "unlearn.save_model" not in keys_of(request.overrides):
+        settings["unlearn.save_model"] = "true" if request.table == CHAIN else "false"
     if score is None:
-        return _finish(row, seed, [*source, *_options(settings)], output)
+        return _finish(row, seed, [*source, *_options(settings)], output, after=after)
     settings["unlearn.score_type"] = score.name
     if request.table == "cost":
         # In the run's own folder: there is nothing to be reused, also after an interruption.
@@ -354,7 +272,17 @@ def _run(
     settings["unlearn.mask_path"] = str(folder / mask)
     settings["unlearn.gradient_cache"] = str(folder / "sums")
     arguments = [*source, *_options(settings)]
-    return _finish(row, seed, arguments, output, folder if request.table == "cost" else None)
+    place = folder if request.table == "cost" else None
+    return _finish(row, seed, arguments, output, place, after)
+
+
+def _varied(row: TableRow, source: Sequence[str]) -> dict[str, str]:
+    """The row's settings by their whole keys."""
+    if not row.settings:
+        return {}
+    base = _load(source)
+    names = {FORGET_SET: "dataset.forget_dataset_name"}
+    return {names.get(name) or str(key_of(name, base)): value for name, value in row.settings}
 
 
 def _options(settings: Mapping[str, object]) -> Iterator[str]:
@@ -369,6 +297,7 @@ def _finish(
     arguments: Sequence[str],
     output: Path,
     folder: Path | None = None,
+    after: PlannedRun | None = None,
 ) -> PlannedRun:
     """Choose the run folder unless it is given: the name is readable, and other settings differ."""
     try:
@@ -383,7 +312,7 @@ def _finish(
         "logger.json.root": root,
         "logger.name": folder.relative_to(root),
     }
-    return PlannedRun(row, seed, (*arguments, *_options(place)), folder, config)
+    return PlannedRun(row, seed, (*arguments, *_options(place)), folder, config, after)
 
 
 def _folder(name: str, seed: int | None, config: UnlearnConfig, output: Path) -> Path:

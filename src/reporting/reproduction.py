@@ -14,7 +14,8 @@ from wagle.loggers.files import write_text
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
-from wagle.reporting.plan import RETAIN_ONLY, STUDIES, PlannedRun, TableRow
+from wagle.reporting.planned import RETAIN_ONLY, PlannedRun, TableRow
+from wagle.reporting.request import STUDIES
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
 from wagle.reporting.tables import Outcome, Table, aggregate, form_of, values_of

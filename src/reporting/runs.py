@@ -28,7 +28,7 @@ from wagle.loggers.run_folder import (
 )
 from wagle.metrics.benchmark import NO_BENCHMARK, Benchmark
 from wagle.metrics.benchmarks import benchmark_of
-from wagle.reporting.plan import ORIGINAL
+from wagle.reporting.planned import ORIGINAL
 from wagle.reporting.table_masks import DENSE, LORA, MASKS
 from wagle.terminal import say
 

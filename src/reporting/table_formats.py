@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from wagle.metrics.benchmark import Metric
-from wagle.reporting.plan import TableRow
+from wagle.reporting.planned import TableRow
 from wagle.reporting.tables import Form, Outcome, Table, TableLine
 from wagle.terminal import plain
 

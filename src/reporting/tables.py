@@ -10,7 +10,7 @@ from typing import Any
 from wagle.loggers.run_folder import ATTACK
 from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.reporting.attacks import Q, R, attack_numbers
-from wagle.reporting.plan import ORIGINAL, RETAIN_ONLY, TableRow
+from wagle.reporting.planned import ORIGINAL, RETAIN_ONLY, TableRow
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 

@@ -10,7 +10,9 @@ from wagle.commands import demo
 from wagle.config import FineTuneConfig, load_config
 from wagle.dataset.refusals import load_refusals
 from wagle.reporting.comparison import FORM, RETRAINED, finding_of, numbers_of
-from wagle.reporting.plan import TableRequest, TableRow, plan_runs
+from wagle.reporting.plan import plan_runs
+from wagle.reporting.planned import TableRow
+from wagle.reporting.request import TableRequest
 from wagle.reporting.runs import Run
 from wagle.reporting.tables import Outcome, aggregate
 

@@ -18,7 +18,8 @@ from wagle.dataset.sources import load_rows
 from wagle.entries import label_of
 from wagle.errors import ConfigError, WagleError
 from wagle.outside import is_outside
-from wagle.reporting.plan import TableRequest, plan_runs
+from wagle.reporting.plan import plan_runs
+from wagle.reporting.request import TableRequest
 from wagle.shipped import CHECKOUT as ROOT
 from wagle.unlearn.mask.file import read_provenance
 

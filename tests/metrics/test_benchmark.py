@@ -22,7 +22,7 @@ from wagle.metrics.composites import official_numbers
 from wagle.metrics.privacy import AUCS, OTHER_AUC, PRIVLEAK_OF_HALF
 from wagle.metrics.tofu_benchmark import OFFICIAL, TITLES, TOFU, paper_numbers, under
 from wagle.metrics.tofu_results import PerAnswer, TofuResults, TofuRow, TofuSet
-from wagle.reporting.plan import TableRow
+from wagle.reporting.planned import TableRow
 from wagle.reporting.table_formats import to_markdown
 from wagle.reporting.tables import Outcome, aggregate, form_of
 

@@ -25,7 +25,7 @@ from wagle.model.relearning import (
 )
 from wagle.reporting.attack_figures import draw_attacks
 from wagle.reporting.attacks import attack_lines, attack_numbers
-from wagle.reporting.plan import TableRow
+from wagle.reporting.planned import TableRow
 from wagle.reporting.tables import Form, Outcome, aggregate
 from wagle.unlearn.mask.statistics import complement, random_alike
 

@@ -27,7 +27,9 @@ from wagle.loggers import JsonLogger
 from wagle.metrics.benchmark import Metric, Range
 from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
 from wagle.reporting import executor, reproduction
-from wagle.reporting.plan import MUS, RATIOS, TableRequest, TableRow, plan_runs
+from wagle.reporting.plan import MUS, RATIOS, plan_runs
+from wagle.reporting.planned import TableRow
+from wagle.reporting.request import TableRequest
 from wagle.reporting.spread import Spread, clearly_best
 from wagle.reporting.table_formats import escape, runs_to_csv, to_csv, to_latex, to_markdown
 from wagle.reporting.tables import Form, Outcome, aggregate, form_of
