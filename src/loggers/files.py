@@ -236,8 +236,16 @@ def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
         ValueError: the content holds NaN or an infinity, which JSON cannot express.
         WagleError: the system refuses to write.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n", durable=durable)
+    write_text(path, to_json(content), durable=durable)
+
+
+def to_json(content: Any) -> str:
+    """JSON as people read it.
+
+    Raises:
+        ValueError: the content holds NaN or an infinity, which JSON cannot express.
+    """
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def json_checksum(content: Any) -> str:

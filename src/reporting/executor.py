@@ -94,7 +94,8 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
     """Run all, at most ``slots`` at a time; a run that fails is reported, and the others go on.
 
     A run whose folder another process is writing to (another table's, or one that a killed table
-    has left running) is put off until that process has ended.
+    has left running) is put off until that process has ended; one that starts from another's model
+    until that has finished.
 
     Raises:
         KeyboardInterrupt: on SIGINT or SIGTERM, after the runs that were going on have ended.
@@ -107,14 +108,14 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
     try:
         while waiting or active:
             for slot in set(range(slots)) - set(active):
-                run = next((run for run in waiting if not in_use(run.folder)), None)
-                if run is None:
+                chosen = next(filter(_may_start, waiting), None)
+                if chosen is None:
                     break
-                waiting.remove(run)
-                if is_finished(run.folder):  # another process has done it meanwhile
-                    finished(run, None)
+                waiting.remove(chosen)
+                if is_finished(chosen.folder):  # another process has done it meanwhile
+                    finished(chosen, None)
                 else:
-                    active[slot] = run, start(run, slot), time.time()
+                    active[slot] = chosen, start(chosen, slot), time.time()
             if waiting and not active and not put_off:
                 put_off = True
                 say(f"waiting for {len(waiting)} runs of other processes", sys.stderr)
@@ -129,10 +130,23 @@ def execute(runs: Sequence[PlannedRun], start: Start, slots: int, finished: Fini
                     waiting.append(run)
                 else:
                     finished(run, _failure(run.folder, since) or job.reason())
+                    _give_up(run, waiting, finished)
     finally:
         _stop([job for _, job, _ in active.values()])
         for kind, handler in handlers.items():
             signal.signal(kind, handler)
+
+
+def _give_up(failed: PlannedRun, waiting: list[PlannedRun], finished: Finished) -> None:
+    """Runs that were to start from the model of one that has failed fail with it."""
+    for run in [r for r in waiting if r.after and r.after.folder == failed.folder]:
+        waiting.remove(run)
+        finished(run, f"there is no model to start from: {failed.title} has failed")
+        _give_up(run, waiting, finished)
+
+
+def _may_start(run: PlannedRun) -> bool:
+    return not in_use(run.folder) and (run.after is None or is_finished(run.after.folder))
 
 
 def _interrupt(kind: int, frame: FrameType | None) -> None:

@@ -78,6 +78,7 @@ def draw_ratio_sweep(
     runs: Iterable[tuple[str, str, float, Results]],
     metrics: Sequence[Metric],
     *,
+    across: str = "ρ, share of the weights updated",
     width: float = DOUBLE_COLUMN,
 ) -> Figure:
     """Metrics against the ratio ρ of selected weights, a line for each method and mask.
@@ -87,7 +88,8 @@ def draw_ratio_sweep(
     lines each is wider than the next one, and so remains to be seen.
 
     Args:
-        runs: (method, mask, ratio in (0, 1], flat results) of each run.
+        runs: (method, mask, ratio in (0, 1], flat results) of each run; another number in place of
+            the ratio where ``across`` says which.
         metrics: of the results, a panel for each; side by side where the width allows.
         width: in inches.
     """
@@ -117,7 +119,7 @@ def draw_ratio_sweep(
             )
         axes.set_ylabel(_label(metric))
         if axes.get_subplotspec().is_last_row():
-            axes.set_xlabel("ρ, share of the weights updated")
+            axes.set_xlabel(across)
     figure.legend(
         *axes.get_legend_handles_labels(),
         loc="outside lower center",
@@ -147,6 +149,7 @@ def draw_tradeoff(
     points: Sequence[Point],
     headline: Headline,
     *,
+    front: Sequence[Point] = (),
     width: float = SINGLE_COLUMN,
 ) -> Figure:
     """Forgetting (upwards) against utility (to the right).
@@ -158,6 +161,7 @@ def draw_tradeoff(
     Args:
         points: the runs, grouped.
         headline: the two numbers.
+        front: those of the points that a line joins, in order.
         width: in inches.
     """
     y, x = headline
@@ -180,6 +184,8 @@ def draw_tradeoff(
             elinewidth=0.8,
         )
         axes.update_datalim([(across.mean, up.mean)])
+    joined = [(across.mean, up.mean) for point, across, up in placed if point in front]
+    axes.plot([x for x, _ in joined], [y for _, y in joined], color=QUIET, zorder=1)
     axes.margins(0.15)
     axes.set_xlabel(_label(x, what="utility, ", between=" "))
     axes.set_ylabel(_label(y, what="forgetting, "))

@@ -67,7 +67,10 @@ def plan_runs(request: TableRequest) -> list[PlannedRun]:
     for row in _rows(request, bases):
         for seed in request.seeds:
             chain = replace(row, settings=()), seed
-            run = _run(request, row, seed, sources[row.method], output, latest.get(chain))
+            after = latest.get(chain)
+            run = _run(request, row, seed, sources[row.method], output, after)
+            if after and "unlearn.save_model" not in keys_of(request.overrides):
+                run = replace(run, clears=after.folder / CHECKPOINTS)
             if request.table == CHAIN:
                 latest[chain] = run
             runs.append(run)

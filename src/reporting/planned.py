@@ -63,6 +63,7 @@ class PlannedRun:
         folder: the run folder.
         config: what the arguments amount to.
         after: the run from whose model this one starts; ``None``: from a model that is there.
+        clears: a folder that nothing needs once this run has finished.
     """
 
     row: TableRow
@@ -71,6 +72,7 @@ class PlannedRun:
     folder: Path
     config: UnlearnConfig
     after: PlannedRun | None = None
+    clears: Path | None = None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from wagle.errors import WagleError
 from wagle.loggers.files import write_text
@@ -15,10 +18,10 @@ from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
 from wagle.reporting.planned import RETAIN_ONLY, PlannedRun, TableRow
-from wagle.reporting.request import STUDIES
+from wagle.reporting.request import CHAIN, FORGET_SET, STEPS, STUDIES
 from wagle.reporting.runs import Run, read_run
 from wagle.reporting.table_formats import runs_to_csv, to_csv, to_latex, to_markdown
-from wagle.reporting.tables import Outcome, Table, aggregate, form_of, values_of
+from wagle.reporting.tables import Form, Outcome, Table, aggregate, form_of, values_of
 from wagle.terminal import Progress, say
 
 
@@ -30,16 +33,24 @@ class Reproduction:
         runs: as planned.
         output: runs are looked for in ``runs/`` in this folder, and the table goes into it.
         command: what makes this table, to be shown in it.
+        form: what it shows; not given: what tables of its name do.
 
     Attributes:
         benchmark: whose numbers are shown.
         failures: reasons by fingerprint, of the runs that this process has tried.
     """
 
-    def __init__(self, table: str, runs: Sequence[PlannedRun], output: Path, command: str) -> None:
+    def __init__(
+        self,
+        table: str,
+        runs: Sequence[PlannedRun],
+        output: Path,
+        command: str,
+        form: Form | None = None,
+    ) -> None:
         self.table = table
         self.benchmark = benchmark_of(runs[0].config)
-        self.form = form_of(table, self.benchmark)
+        self.form = form or form_of(table, self.benchmark)
         self.runs = runs
         self.output = output
         self.command = command
@@ -135,50 +146,81 @@ class Reproduction:
 
     def write(self) -> Table:
         """Write the table and its runs into the output folder."""
-        self._clear_sums()
-        outcomes = self.outcomes()
-        table = aggregate(self.form, [*outcomes, *self.references()])
+        self._clear()
+        table = aggregate(self.form, [*self.outcomes(), *self.references()])
         self.output.mkdir(parents=True, exist_ok=True)
-        files = {
-            ".md": to_markdown(table, self.command),
-            ".tex": to_latex(table, f"tab:{self.table}"),
-            ".csv": to_csv(table),
-            "_runs.csv": runs_to_csv(outcomes),
-        }
-        for suffix, text in files.items():
+        for suffix, text in self._documents(table).items():
             write_text(self.output / f"{self.table}{suffix}", text)
         return table
 
+    def _documents(self, table: Table) -> dict[str, str]:
+        """What is written, by the end of the file's name."""
+        return {
+            ".md": to_markdown(table, self.command),
+            ".tex": to_latex(table, f"tab:{self.table}"),
+            ".csv": to_csv(table),
+            "_runs.csv": runs_to_csv(self.outcomes()),
+        }
+
     def draw(self) -> list[Path]:
         """Draw finished runs beside the table, as PNG and PDF; nothing where no figure fits it."""
+        figure = self._figure()
+        return write_figure(self.output / self.table, figure) if figure else []
+
+    def _figure(self) -> Figure | None:
         finished = [
             (run.row, self._known[run.fingerprint].results)
             for run in self.runs
             if run.fingerprint in self._known
         ]
         headline = self.benchmark.headline
-        if not headline or not finished:
-            return []
-        if self.table == "ratio":
+        if not finished:
+            return None
+        if self.table in STEPS:
+            points = list(_steps(finished))
+            summary, across = self.benchmark.summary, _STEP[self.table]
+            return draw_ratio_sweep(points, summary, across=across) if points else None
+        if self.table == "ratio" and headline:
             points = [
                 (row.method, row.mask, row.ratio, results)
                 for row, results in finished
                 if row.ratio is not None
             ]
-            figure = draw_ratio_sweep(points, headline) if points else None
-        elif self.table in STUDIES:
-            return []
-        else:
-            figure = draw_tradeoff(_points(finished), headline)
-        return write_figure(self.output / self.table, figure) if figure else []
+            return draw_ratio_sweep(points, headline) if points else None
+        if self.table in STUDIES or not headline:
+            return None
+        return draw_tradeoff(_points(finished), headline)
 
-    def _clear_sums(self) -> None:
-        """Remove the sums of gradients of finished runs that share them with no other run."""
-        if self.table == "cost":
-            for run in self.runs:
-                if run.fingerprint in self._known:
-                    for path in run.folder.glob("sums.*"):
-                        path.unlink()
+    def _clear(self) -> None:
+        """Remove what only other runs needed, of runs that have finished, once these have too.
+
+        Sums of gradients that a run shares with no other, and models between two requests.
+        """
+        for run in self.runs:
+            if run.fingerprint not in self._known:
+                continue
+            if self.table == "cost":
+                for path in run.folder.glob("sums.*"):
+                    path.unlink()
+            if run.clears:
+                shutil.rmtree(run.clears, ignore_errors=True)
+
+
+_STEP = {"scalability": "step of growing forget sets", CHAIN: "requests so far"}
+
+
+def _steps(
+    finished: Sequence[tuple[TableRow, Mapping[str, float]]],
+) -> Iterator[tuple[str, str, float, Mapping[str, float]]]:
+    """Points by the number of the forget set; the original is where each line begins."""
+    sets = list(dict.fromkeys(dict(row.settings).get(FORGET_SET) for row, _ in finished))
+    number = {name: step for step, name in enumerate((s for s in sets if s is not None), start=1)}
+    lines = dict.fromkeys((row.method, row.mask) for row, _ in finished if row.settings)
+    for row, results in finished:
+        if row.settings:
+            yield row.method, row.mask, number[dict(row.settings)[FORGET_SET]], results
+        else:
+            yield from ((*line, 0, results) for line in lines)
 
 
 def _points(finished: Sequence[tuple[TableRow, Mapping[str, float]]]) -> list[Point]:

@@ -7,7 +7,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wagle.metrics.benchmark import Metric
@@ -83,14 +83,13 @@ def to_csv(table: Table) -> str:
     """One line a row: mean and standard deviation in columns of their own, in full precision."""
     columns = table.form.columns
     names = [f"{column.name} {kind}" for column in columns for kind in ("mean", "std")]
-    rows: list[list[Any]] = [
-        ["method", "mask", "ratio", "mu", "seeds", "failed", "pending", *names]
-    ]
+    varied = _names(line.row for line in table.lines)
+    rows: list[list[Any]] = [[*varied, "seeds", "failed", "pending", *names]]
     for line in table.lines:
         states = [outcome.status for outcome in line.outcomes]
         numbers = [number for cell in line.cells for number in (cell or (None, None))[:2]]
         counts = [line.finished, states.count("failed"), states.count("pending")]
-        rows.append([*_identity(line.row), *counts, *numbers])
+        rows.append([*map(line.row.value, varied), *counts, *numbers])
     return _csv(rows)
 
 
@@ -98,18 +97,28 @@ def runs_to_csv(outcomes: Iterable[Outcome]) -> str:
     """One line a run, with all its numbers."""
     outcomes = list(outcomes)
     names = list(dict.fromkeys(name for o in outcomes for name in o.values or ()))
-    rows: list[list[Any]] = [
-        ["method", "mask", "ratio", "mu", "seed", "status", "reason", "folder", *names]
-    ]
+    varied = _names(outcome.row for outcome in outcomes)
+    rows: list[list[Any]] = [[*varied, "seed", "status", "reason", "folder", *names]]
     for outcome in outcomes:
         values = outcome.values or {}
         about = [outcome.seed, outcome.status, outcome.failure, outcome.folder]
-        rows.append([*_identity(outcome.row), *about, *(values.get(name) for name in names)])
+        rows.append(
+            [*map(outcome.row.value, varied), *about, *(values.get(name) for name in names)]
+        )
     return _csv(rows)
 
 
-def _identity(row: TableRow) -> list[Any]:
-    return [row.method, row.mask, row.ratio, row.mu]
+def _names(rows: Iterable[TableRow]) -> list[str]:
+    """What rows may differ by, as columns."""
+    settings = dict.fromkeys(name for row in rows for name, _ in row.settings)
+    return ["method", "mask", "ratio", "mu", *settings]
+
+
+def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One line a row; a row has nothing in the columns that only others have."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return _csv([names, *([row.get(name) for name in names] for row in rows)])
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
@@ -144,7 +153,7 @@ def _explanation(table: Table) -> str:
 
 def _leads(form: Form, row: TableRow) -> list[str]:
     """What a row is about, as text."""
-    values = [getattr(row, name) for name in form.varied]
+    values = map(row.value, form.varied)
     return [
         (value or MISSING) if isinstance(value, str | None) else f"{value:g}" for value in values
     ]

@@ -11,6 +11,7 @@ from wagle.loggers.run_folder import ATTACK
 from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.reporting.attacks import Q, R, attack_numbers
 from wagle.reporting.planned import ORIGINAL, RETAIN_ONLY, TableRow
+from wagle.reporting.request import CHAIN, FORGET_SET, STEPS
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
 
@@ -28,13 +29,15 @@ class Form:
         caption: what it is about.
         columns: the numbers, from left to right.
         block: attributes that rows share when the best of them is marked.
-        varied: the attributes of a row that are shown.
+        varied: the attributes and settings of a row that are shown.
+        made_from: of the model, the forget set and the retain set those that must be the same.
     """
 
     caption: str
     columns: tuple[Metric, ...]
     block: tuple[str, ...] = ("method",)
     varied: tuple[str, ...] = ("method", "mask", "ratio")
+    made_from: frozenset[str] = frozenset(("model", "forget", "retain"))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ def form_of(table: str, benchmark: Benchmark) -> Form:
     """What a table shows of a benchmark's results.
 
     Args:
-        table: the benchmark's own, or one of :data:`wagle.reporting.plan.STUDIES`.
+        table: the benchmark's own, or one of :data:`wagle.reporting.request.STUDIES`.
     """
     if table == "cost":
         return _COST
@@ -69,7 +72,21 @@ def form_of(table: str, benchmark: Benchmark) -> Form:
     if table == "mu":
         caption = "WAGLE's Hessian diagonal: several μ, and Gauss-Newton"
         return Form(caption, benchmark.summary, varied=("method", "mask", "ratio", "mu"))
+    if table in STEPS:
+        return Form(
+            _OF_STEPS[table],
+            benchmark.columns,
+            block=("method", FORGET_SET),
+            varied=("method", "mask", "ratio", FORGET_SET),
+            made_from=frozenset(("retain",) if table == CHAIN else ("model", "retain")),
+        )
     return Form(benchmark.caption, benchmark.columns)
+
+
+_OF_STEPS = {
+    "scalability": "Scalability: forget sets of growing size, each from the original",
+    CHAIN: "Sustainability: a chain of requests to forget, each from the model of the one before",
+}
 
 
 def values_of(run: Run) -> dict[str, float]:
@@ -190,7 +207,7 @@ def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
         lines.append(
             TableLine(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers))
         )
-    warnings, remarks = tuple(_warnings(outcomes)), tuple(_remarks(form, lines))
+    warnings, remarks = tuple(_warnings(form, outcomes)), tuple(_remarks(form, lines))
     return Table(form, tuple(lines), tuple(notes), warnings, remarks)
 
 
@@ -201,11 +218,11 @@ def _remarks(form: Form, lines: Iterable[TableLine]) -> Iterator[str]:
                 yield f"{line.row.name}: {remark}"
 
 
-def _warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def _warnings(form: Form, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A model made anew under its old name leaves the configurations as they were."""
     for what, name in {"model": "models", "forget": "forget sets", "retain": "retain sets"}.items():
         count = len({o.origins[what] for o in outcomes if what in o.origins})
-        if count > 1:
+        if count > 1 and what in form.made_from:
             yield f"the runs were made from {count} different {name}; use another -o for each"
 
 
@@ -223,7 +240,7 @@ def _best(
     blocks: dict[tuple[Any, ...], list[TableRow]] = {}
     for row in cells:
         if row.method not in (ORIGINAL, RETAIN_ONLY):
-            blocks.setdefault(tuple(getattr(row, name) for name in form.block), []).append(row)
+            blocks.setdefault(tuple(map(row.value, form.block)), []).append(row)
     for rows, (index, column) in itertools.product(blocks.values(), enumerate(form.columns)):
         found = clearly_best([cells[row][index] for row in rows], column.better)
         if found is not None:

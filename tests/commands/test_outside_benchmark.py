@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wagle.catalogue import BENCHMARKS
-from wagle.commands import report, table, unlearn
+from wagle.commands import report, running, table, unlearn
 from wagle.errors import ConfigError, WagleError
 from wagle.reporting import reproduction
 from wagle.shipped import CHECKOUT
@@ -67,7 +67,7 @@ def config(options, tmp_path, file) -> Path:
 
 def test_its_numbers_are_everywhere(config, monkeypatch, capsys):
     figures = []
-    monkeypatch.setattr(table, "_starter", lambda *_: Job)
+    monkeypatch.setattr(running, "_starter", lambda *_: Job)
     monkeypatch.setattr(reproduction, "write_figure", lambda path, figure: figures.append(figure))
     argv = ["--table", "held", "-C", str(config), "--masks", "Dense", "--seeds", "0", "1"]
     assert table.main([*argv, "-o", "out", *TRUST]) == 0

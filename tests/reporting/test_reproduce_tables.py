@@ -20,6 +20,7 @@ import pytest
 from filelock import FileLock
 
 from tests.processes import Running
+from wagle.commands import running
 from wagle.commands import table as reproduce_tables
 from wagle.config import load_config
 from wagle.errors import ConfigError
@@ -727,7 +728,7 @@ def real(tmp_path, model_folder, monkeypatch, undrawn) -> list[str]:
         return Running("unlearn", run.arguments, tmp_path)
 
     assert executor.SCRIPT == ROOT / "src" / "exec" / "unlearn_model.py"
-    monkeypatch.setattr(reproduce_tables, "_starter", lambda *_: start)
+    monkeypatch.setattr(running, "_starter", lambda *_: start)
     monkeypatch.setattr(executor, "POLL_SECONDS", 0.02)
     monkeypatch.chdir(tmp_path)
     options = {

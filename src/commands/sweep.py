@@ -1,0 +1,122 @@
+"""Try settings: every method and mask with the same grid, and choose where enough utility is left.
+
+wagle sweep --config_file configs/demo --grid lr=2e-4,4e-4 gamma=0.5,1 --by "UE Avg" --floor 0.9
+
+A key is named whole or by its end; gamma is that of each method. Any --section.key value goes to
+every run. What is done is found again by its configuration, so the same command goes on after an
+interruption, and one with more values or seeds runs what is new. Exit status: as of wagle table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from wagle.cli import program
+from wagle.commands.running import add_running, print_missing, run_missing
+from wagle.metrics.benchmarks import benchmark_of
+from wagle.reporting.grid import read_grid
+from wagle.reporting.plan import FEW_MASKS, plan_runs
+from wagle.reporting.request import SWEEP, TableRequest
+from wagle.reporting.selection import Selection
+from wagle.reporting.table_masks import MASKS
+from wagle.terminal import say, show_table
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make one sweep."""
+    options, overrides = _parser().parse_known_args(argv)
+    output = options.output or Path("files/results/sweeps") / options.config_file.stem
+    request = TableRequest(
+        table=SWEEP,
+        config_file=options.config_file,
+        output=output,
+        methods=options.methods,
+        masks=options.masks,
+        ratios=options.ratios,
+        grid=read_grid(options.grid),
+        seeds=tuple(dict.fromkeys(options.seeds)),
+        overrides=overrides,
+    )
+    runs = plan_runs(request)
+    selection = Selection.of(
+        benchmark_of(runs[0].config),
+        options.by,
+        options.floor,
+        forgetting=options.forgetting,
+        utility=options.utility,
+    )
+    # Figures come after the command line has been found right.
+    from wagle.reporting.sweep import Sweep
+
+    sweep = Sweep(selection, runs, output, f"{program('sweep')} {shlex.join(argv)}")
+    if options.dry_run:
+        print_missing(sweep, options)
+        return 0
+    run_missing(sweep, options)
+    if more := [seed for seed in dict.fromkeys(options.more_seeds) if seed not in request.seeds]:
+        chosen = sweep.chosen()
+        further = plan_runs(replace(request, seeds=more))
+        sweep.runs = [*runs, *(run for run in further if run.row in chosen)]
+        run_missing(sweep, options)
+    sweep.write()
+    show_table(sweep.summary())
+    for reason in sweep.without_choice():
+        say(reason)
+    say(f"written: {output / SWEEP}.md, .tex, .csv, .json and _runs.csv")
+    if figures := sweep.draw():
+        say(f"figures: {', '.join(map(str, figures))}")
+    return 1 if sweep.failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program("sweep"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Models are not kept unless --unlearn.save_model true is given.",
+    )
+    add = parser.add_argument
+    add(
+        *("--config_file", "--config-file", "-C"),
+        dest="config_file",
+        type=Path,
+        required=True,
+        help="a configuration for all methods, or a folder with a METHOD.json for each",
+    )
+    add(
+        "--grid", nargs="+", required=True, metavar="KEY=VALUE,VALUE", help="lr=1e-4,3e-4 gamma=1,2"
+    )
+    add("--by", required=True, metavar="NUMBER", help="which is to be best, such as Agg or UE Avg")
+    add(
+        "--floor",
+        type=float,
+        default=0.9,
+        help="share of the original's utility that must be kept; default: 0.9",
+    )
+    add("--utility", metavar="NUMBER", help="default: that of the benchmark's headline")
+    add("--forgetting", metavar="NUMBER", help="of the figure; default: the same")
+    add("--methods", nargs="+", help="default: GradDiff, NPO and PO, as far as there are files")
+    add(
+        "--masks",
+        nargs="+",
+        metavar="MASK",
+        help=f"of {', '.join(MASKS)}; default: {' and '.join(FEW_MASKS)}",
+    )
+    add("--ratios", nargs="+", type=float, metavar="RATIO", help="share of the weights")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
+    add(
+        "--more_seeds",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="SEED",
+        help="of the settings that the others have chosen",
+    )
+    add("-o", dest="output", type=Path, help="folder; default: files/results/sweeps/CONFIG_FILE")
+    add_running(parser)
+    return parser
