@@ -22,7 +22,7 @@ from wagle.reporting.bootstrap import (
     differences,
     resample,
 )
-from wagle.reporting.plan import ORIGINAL, RETAIN_ONLY
+from wagle.reporting.planned import ORIGINAL, RETAIN_ONLY
 from wagle.reporting.runs import read_run, read_runs
 from wagle.reporting.summary import number
 from wagle.terminal import Progress, plain

@@ -100,7 +100,7 @@ class Sweep(Reproduction):
         """The original and the chosen rows, with means and 95 % intervals over seeds."""
         table = aggregate(self.form, [*self.outcomes(), *self.references()])
         chosen, best = self.chosen(), front(table, self.selection)
-        numbers = {m.key: m for m in (self.selection.metric, *self.selection.axes)}
+        numbers = {m.name: m for m in (self.selection.metric, *self.selection.axes)}
         grid = Grid(title=plain(self.selection.title), title_justify="left", box=box.SIMPLE_HEAD)
         for name in (*self.form.heads, *numbers, "kept", ""):
             grid.add_column(plain(name), justify="right" if name in numbers else "left")
@@ -119,19 +119,19 @@ class Sweep(Reproduction):
 
     def without_choice(self) -> Iterator[str]:
         """Of each method and mask of which no row was chosen, why."""
-        table, chosen = aggregate(self.form, self.outcomes()), self.chosen()
-        having = {(row.method, row.mask) for row in chosen}
+        table = aggregate(self.form, self.outcomes())
+        having = {(row.method, row.mask) for row in self.chosen()}
         groups: dict[tuple[str, str], list[TableLine]] = {}
         for line in table.lines:
-            if line.row.method not in REFERENCES:
+            if line.row.method not in REFERENCES and (line.row.method, line.row.mask) not in having:
                 groups.setdefault((line.row.method, line.row.mask), []).append(line)
         for group, lines in groups.items():
-            if group in having:
-                continue
             shares = [kept_by(line, table, self.selection) for line in lines]
             known = [share for share in shares if share is not None]
-            most = f"the most that one keeps is {max(known):.3f}" if known else "none has finished"
-            yield f"{'+'.join(group)}: none of {len(lines)} settings is chosen; {most}"
+            reason = f"none of them is known to keep {self.selection.utility.key}"
+            if known:
+                reason = f"the most that one keeps is {max(known):.3f}"
+            yield f"{'+'.join(group)}: none of {len(lines)} settings is chosen; {reason}"
 
 
 def _number(cell: Spread) -> dict[str, Any]:
