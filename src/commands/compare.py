@@ -99,7 +99,7 @@ def _at_equal_utility(
     """The runs' models mixed with the original, searched, shown and drawn."""
     from wagle.model.equal_utility import search_equal_utility
     from wagle.reporting.compared_figures import draw_compared
-    from wagle.reporting.plan import ORIGINAL
+    from wagle.reporting.planned import ORIGINAL
 
     assert section.equal_utility is not None
     output = Path(section.output) / "equal_utility"
