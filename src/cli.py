@@ -31,6 +31,7 @@ COMMANDS = {
         "alternates.py", "alternates", "sample other answers from the model, for AltPO"
     ),
     "attack": _Command("attack.py", "attack", "does forgetting survive few bits and relearning?"),
+    "depth": _Command("depth.py", "depth", "where do mask, update and knowledge sit?"),
     "compare": _Command("compare.py", "compare", "how sure is it that one run is better?"),
     "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
     "sweep": _Command("sweep.py", "sweep", "try settings, and choose the best of each method"),

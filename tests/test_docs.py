@@ -44,9 +44,15 @@ def test_commands_name_files_that_exist(page):
 
 
 def test_the_documentation_mentions_no_key_that_does_not_exist():
-    from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS, AttackConfig, CompareConfig
+    from wagle.config import FINE_TUNE_KEYS, UNLEARN_KEYS, AttackConfig, CompareConfig, DepthConfig
 
-    programs = (UNLEARN_KEYS, FINE_TUNE_KEYS, AttackConfig.KEYS, CompareConfig.KEYS)
+    programs = (
+        UNLEARN_KEYS,
+        FINE_TUNE_KEYS,
+        AttackConfig.KEYS,
+        CompareConfig.KEYS,
+        DepthConfig.KEYS,
+    )
     known = {key.name for keys in programs for key in keys}
     sections = {name.rpartition(".")[0] for name in known}
     tops = "|".join(sorted({name.partition(".")[0] for name in known}))

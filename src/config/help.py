@@ -22,6 +22,7 @@ _GROUPS = {
     "logger": "where a run is kept",
     "attack": "attacks on finished runs",
     "compare": "comparing finished runs",
+    "depth": "looking into finished runs, layer by layer",
 }
 
 

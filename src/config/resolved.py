@@ -17,6 +17,7 @@ from wagle.config.attack_keys import AttackSection
 from wagle.config.checking import resolve
 from wagle.config.compare_keys import CompareSection
 from wagle.config.declare import Key, keys_of, method_keys, section_of
+from wagle.config.depth_keys import DepthSection
 from wagle.config.help import help_text
 from wagle.config.keys import (
     DURING_TRAINING,
@@ -245,6 +246,12 @@ class CompareConfig(Config):
     """Of comparing finished runs."""
 
     compare: CompareSection
+
+
+class DepthConfig(Config):
+    """Of looking into finished runs, which have data and model in their own configuration."""
+
+    depth: DepthSection
 
 
 UNLEARN_KEYS, FINE_TUNE_KEYS = UnlearnConfig.KEYS, FineTuneConfig.KEYS

@@ -23,6 +23,8 @@ REFERENCES = "references.json"
 """Numbers of models whose results a run was given, by the model's title and the number's key."""
 ATTACK = "attack.json"
 """What attacks on a finished run have found; it may be written, and grow, after the manifest."""
+DEPTH = "depth.json"
+"""As :data:`ATTACK`, where mask, update and knowledge of a finished run sit."""
 FINISHED = "finished"
 """The status of a run whose ``results.json`` is complete; others: running, failed, interrupted."""
 
@@ -32,7 +34,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     documents = {
         path.name: bytes_fingerprint(path)
         for path in sorted(folder.glob("*.json"))
-        if path.name not in (MANIFEST, PARTIAL_RESULTS, ATTACK)
+        if path.name not in (MANIFEST, PARTIAL_RESULTS, ATTACK, DEPTH)
     }
     content = {**content, "documents": documents}
     write_json(folder / MANIFEST, {**content, "checksum": json_checksum(content)}, durable=True)

@@ -21,8 +21,9 @@ from wagle.dataset.encoding import Encoded
 from wagle.errors import ConfigError
 from wagle.loggers.files import json_checksum, read_json, write_json
 from wagle.loggers.run_folder import ATTACK
-from wagle.model.finished import ORIGINAL, RETAIN, UNLEARNED, FinishedRun
+from wagle.model.finished import ORIGINAL, FinishedRun
 from wagle.model.interference import mean_probability
+from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.quantization import compare_to_bins, quantize_model
 from wagle.model.relearning import (
     PRESETS,

@@ -16,12 +16,13 @@ from wagle.errors import WagleError
 from wagle.loggers import Logger
 from wagle.loggers.run_folder import CONFIG, FINISHED, read_manifest
 from wagle.model.environment import mask_fingerprint
+from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.record import find_saved_model
 from wagle.model.unlearn import TRAINLESS, Unlearn
 from wagle.optim.bitmask import Mask
 from wagle.unlearn.mask.file import load_mask
 
-UNLEARNED, RETAIN, ORIGINAL = "unlearned", "retain-only", "original"
+ORIGINAL = "original"
 
 
 class FinishedRun:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from wagle import ranks
 from wagle.catalogue import SCORES
 from wagle.config import UnlearnConfig, plain_number
-from wagle.dataset.pairing import FORGET, UnlearnDataset
+from wagle.dataset.pairing import FORGET, RETAIN, UnlearnDataset
 from wagle.errors import WagleError
 from wagle.loggers.files import locked, remove_dead_parts
 from wagle.model.architecture import linear_names
@@ -22,6 +22,7 @@ from wagle.optim.bitmask import Mask
 from wagle.terminal import say
 from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, unordered_fingerprint
+from wagle.unlearn.mask.gradients import cached_gradient_sums
 from wagle.unlearn.mask.make import make_masks, mask_scores
 from wagle.unlearn.mask.provenance import (
     Comparison,
@@ -30,7 +31,9 @@ from wagle.unlearn.mask.provenance import (
     compare_provenance,
     provenance_entries,
 )
+from wagle.unlearn.mask.scores import ScoreStream
 from wagle.unlearn.mask.statistics import ScoreHistogram, density, score_histogram
+from wagle.unlearn.mask.tensor_file import TensorFile
 
 
 class MaskFiles:
@@ -147,9 +150,25 @@ class MaskFiles:
 
     def score_histogram(self) -> ScoreHistogram:
         """How the configured scores, which masks are selected by, are spread."""
+        return score_histogram(self.scores())
+
+    def scores(self) -> ScoreStream:
+        """The configured scores, which must be such that masks are selected by."""
         section, cache = self.config.unlearn, self.config.gradient_cache()
-        scores = mask_scores(self.model, self.dataset, section, cache, **self._further)
-        return score_histogram(scores)
+        return mask_scores(self.model, self.dataset, section, cache, **self._further)
+
+    def gradient_sums(self) -> dict[str, TensorFile]:
+        """Sums of the gradients of ``forget`` and ``retain`` examples, from the cache or new."""
+        keys = [(0, index) for index in range(len(self.dataset))]
+        return cached_gradient_sums(
+            self.model,
+            {view: [self.dataset.example(view, key) for key in keys] for view in (FORGET, RETAIN)},
+            self.config.unlearn,
+            self.config.gradient_cache(),
+            batch_size=self.config.dataset.batch_size,
+            pad_token_id=self.pad_token_id,
+            on_resume=self.on_resume,
+        )
 
     @property
     def _further(self) -> dict[str, Any]:

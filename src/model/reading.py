@@ -161,6 +161,18 @@ def check_readable(
             )
 
 
+def reads_padded(model: PreTrainedModel, longest: int, pad_token_id: int) -> bool:
+    """Whether a text padded on its right, in a batch, is read as it is alone.
+
+    Args:
+        longest: tokens of the longest text.
+    """
+    tokens = trial_tokens(model, longest)
+    half = tokens[: len(tokens) // 2 + 1]
+    with evaluating(model):
+        return succeeds(lambda: _pads(model, tokens, half, read_alone(model, half), pad_token_id))
+
+
 def _pads(
     model: PreTrainedModel,
     longer: Sequence[int],

@@ -17,12 +17,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from wagle.loggers.files import write_text
-from wagle.loggers.run_folder import ATTACK
+from wagle.loggers.run_folder import ATTACK, DEPTH
 from wagle.metrics.benchmark import Headline, Metric
 from wagle.metrics.benchmarks import find_metric
 from wagle.reporting.answers import questions_of
 from wagle.reporting.attack_figures import draw_attacks
 from wagle.reporting.attacks import Q, R, attack_metric, report_numbers
+from wagle.reporting.depth import UDS, depth_numbers
+from wagle.reporting.depth_figures import draw_depth
 from wagle.reporting.figures import draw_tradeoff
 from wagle.reporting.groups import Group, group_runs
 from wagle.reporting.mask_figures import draw_density
@@ -151,18 +153,25 @@ _TIME = Metric("Time", "Time to make the mask and to unlearn, without evaluation
 
 def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
     columns = [
-        [dict(_flat(run.results)) | report_numbers(run.document(ATTACK)) for run in group.runs]
+        [
+            dict(_flat(run.results))
+            | report_numbers(run.document(ATTACK))
+            | depth_numbers(run.document(DEPTH))
+            for run in group.runs
+        ]
         for group in groups
     ]
     names = list(dict.fromkeys(name for column in columns for run in column for name in run))
     benchmarks = [group.first.benchmark for group in groups]
-    columns_of_tables = {metric.key for b in benchmarks for metric in (*b.columns, R, Q)}
+    columns_of_tables = {metric.key for b in benchmarks for metric in (*b.columns, R, Q, UDS)}
     main = [name for name in names if name in columns_of_tables] or names
     rivals = 1 if original else 0  # the original, which comes first, does not compete
     lines = []
     for name in names:
         found = (find_metric(benchmark, name) for benchmark in benchmarks)
-        metric = next((metric for metric in found if metric), attack_metric(name))
+        metric = next(
+            (metric for metric in found if metric), attack_metric(name) or UDS.called(name)
+        )
         spreads = [Spread.of([r[name] for r in column if name in r]) for column in columns]
         best = clearly_best(spreads[rivals:], metric.better if metric else 0)
         cells = [(shown(s), i - rivals == best) for i, s in enumerate(spreads)]
@@ -261,6 +270,14 @@ def _pictures(groups: Sequence[Group], headline: Headline | None) -> Iterator[Pi
         for name, figure in draw_attacks(run.document(ATTACK) or {"parts": {}}).items():
             kind, _, preset = name.partition("_")
             yield _picture(figure, f"{_ATTACKED[kind][0]}{preset}: {run.title}", _ATTACKED[kind][1])
+    looked_into = [(run.method, run.mask, run.document(DEPTH) or {}) for run in runs]
+    if looked_into := [found for found in looked_into if "blocks" in found[-1]]:
+        yield _picture(
+            draw_depth(looked_into),
+            "Layer by layer",
+            "Panels over the layers: what patching in the states of the retain-only and of the "
+            "unlearned models costs, and where masks, scores and updates lie.",
+        )
 
 
 _ATTACKED = {

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wagle.loggers.run_folder import ATTACK
+from wagle.loggers.run_folder import ATTACK, DEPTH
 from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.reporting.attacks import Q, R, attack_numbers
+from wagle.reporting.depth import UDS, depth_numbers
 from wagle.reporting.planned import ORIGINAL, RETAIN_ONLY, TableRow
 from wagle.reporting.request import CHAIN, FORGET_SET, STEPS
 from wagle.reporting.runs import Run
@@ -92,9 +93,9 @@ _OF_STEPS = {
 def values_of(run: Run) -> dict[str, float]:
     """The numbers of a finished run by name.
 
-    Those of ``results.json``, those of attacks, and for each phase from the manifest ``seconds
-    PHASE`` and ``memory PHASE``: the peak in MiB up to its end, on the accelerators where they were
-    used.
+    Those of ``results.json``, of attacks and of depth, and for each phase from the manifest
+    ``seconds PHASE`` and ``memory PHASE``: the peak in MiB up to its end, on the accelerators where
+    they were used.
     """
     values = {
         name: value
@@ -106,7 +107,7 @@ def values_of(run: Run) -> dict[str, float]:
     for phase, peaks in run.manifest.get("peak_memory_bytes_after", {}).items():
         accelerators = sum(size for name, size in peaks.items() if name != "resident")
         values[f"memory {phase}"] = (accelerators or peaks["resident"]) / MEBIBYTE
-    return values | attack_numbers(run.document(ATTACK))
+    return values | attack_numbers(run.document(ATTACK)) | depth_numbers(run.document(DEPTH))
 
 
 # -------------------------------------------------------------------------------- aggregation
@@ -185,11 +186,11 @@ class Table:
 def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
     """Put runs together by row; rows keep the order in which they come first.
 
-    Where runs have been attacked, the form gets columns of what came of that.
+    Where runs have been attacked or looked into, the form gets columns of what came of that.
     """
     outcomes = list(outcomes)
-    attacks = [m for m in (R, Q) if any(m.key in (o.values or {}) for o in outcomes)]
-    form = replace(form, columns=(*form.columns, *attacks))
+    later = [m for m in (R, Q, UDS) if any(m.key in (o.values or {}) for o in outcomes)]
+    form = replace(form, columns=(*form.columns, *later))
     by_row: dict[TableRow, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)

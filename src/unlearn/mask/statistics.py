@@ -36,7 +36,7 @@ def density_by(mask: Mask, what: str) -> dict[str, float]:
     totals: dict[str, list[int]] = {}
     for name, bits in mask.items():
         group = {
-            "layer": _layer(name),
+            "layer": layer_of(name),
             "kind": parameter_kind(name),
             "tensor": name,
         }[what]
@@ -51,7 +51,8 @@ def density_table(mask: Mask) -> LayerKindTable:
     return _table((name, bits.count(), bits.numel) for name, bits in mask.items())
 
 
-def _layer(name: str) -> str:
+def layer_of(name: str) -> str:
+    """The layer that a parameter belongs to, as tables name it."""
     index = layer_index(name)
     return "outside" if index is None else str(index)
 
@@ -60,7 +61,7 @@ def _table(parts: Iterable[tuple[str, int, int]]) -> LayerKindTable:
     """Quotients per layer and kind, from (parameter name, dividend, divisor); 0 / 0 is 1."""
     sums: dict[str, dict[str, list[int]]] = {}
     for name, dividend, divisor in parts:
-        cell = sums.setdefault(_layer(name), {}).setdefault(parameter_kind(name), [0, 0])
+        cell = sums.setdefault(layer_of(name), {}).setdefault(parameter_kind(name), [0, 0])
         cell[0] += dividend
         cell[1] += divisor
     return {

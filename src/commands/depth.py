@@ -1,0 +1,49 @@
+"""Look into finished runs: where do the mask, the update and the knowledge sit?
+
+python src/exec/depth.py RUN [RUN ...] --depth.retain_model MODEL [--depth.key value ...]
+
+RUN is the folder of a run that kept its model, or of an evaluation without training (origin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wagle.cli import program
+from wagle.config import DepthConfig, load_config
+from wagle.errors import ConfigError
+from wagle.terminal import say
+
+
+def main(argv: Sequence[str]) -> int:
+    """Look into one run after the other."""
+    words = list(argv)
+    folders = []
+    while words and not words[0].startswith("-"):
+        folders.append(Path(words.pop(0)))
+    name = program("depth")
+    config = load_config(
+        words, DepthConfig, prog=f"{name} RUN [RUN ...]", description=__doc__.partition("\n")[0]
+    )
+    if not folders:
+        raise ConfigError(f"give run folders first: {name} RUN [RUN ...] [--depth.key value ...]")
+    # Everything heavy comes after the configuration has been found right.
+    from wagle.commands.mask import print_table, write_figure
+    from wagle.model.depth import Depth
+    from wagle.reporting.depth import COLUMNS, depth_lines
+    from wagle.reporting.depth_figures import draw_depth
+    from wagle.reporting.runs import read_run
+
+    runs = []
+    for folder in folders:
+        run, found = read_run(folder), Depth(folder, config).make()
+        runs.append((run.method, run.mask, found))
+        print_table(str(folder), COLUMNS, depth_lines(found), "{:.3g}".format)
+        told, asked = found["UDS rows"]
+        score = f"UDS {found['UDS']:.3f}" if "UDS" in found else "no UDS"
+        say(f"{score}: {told} of {asked} rows are known by some block")
+        write_figure(folder / "images" / "depth", draw_depth(runs[-1:]))
+    if config.depth.figure is not None:
+        write_figure(Path(config.depth.figure), draw_depth(runs))
+    return 0
