@@ -210,7 +210,14 @@ _METHODS = (
         "RMU",
         "wagle.unlearn.objectives.rmu:Misdirection",
         options=(
-            Option("layer", int, 7, "decoder layer whose output is steered", at_least=0),
+            Option(
+                "layer",
+                int | None,
+                None,
+                "decoder layer whose output is steered, from 0; not set: usual for the model's "
+                "family, else a quarter of the way through",
+                at_least=0,
+            ),
             Option(
                 "steering_coefficient",
                 float,

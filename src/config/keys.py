@@ -229,6 +229,12 @@ class UnlearnSection:
         "published: num_epochs * rows // (batch_size * accumulation)",
     )
     use_lora: bool = key(False, "train LoRA adapters, merged into the weights when saved")
+    lora_targets: list[str] | None = key(
+        None,
+        "names of the layers that get adapters; not set: usual for the model's family, query and "
+        "value",
+        ListOf(Text("name")),
+    )
     mask_enforcement: Literal["optimizer", "gradient"] = key(
         "optimizer",
         "gradient: as published, weights outside the mask still decay",

@@ -18,12 +18,10 @@ from transformers.utils import chat_template_utils
 from wagle.config import DataSection, read_date
 from wagle.dataset.names import family_of
 from wagle.errors import ConfigError, WagleError
+from wagle.families import DEFAULT_DATE, Family, family_of_model
 
 TEMPLATE_FILE = "prompt_template.json"
 """Beside a saved model's tokenizer: the template that the model was trained with."""
-
-DEFAULT_DATE = "10 Apr 2025"
-"""For chat templates that would otherwise write today's date; open-unlearning's choice."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,11 @@ class ChatTemplate(Template):
         variables: dict[str, Any] = {"date_string": self.date_string} if self.date_string else {}
         with _clock_at(read_date(self.date_string or DEFAULT_DATE)):
             text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=answer is None, **variables
+                turns,
+                tokenize=False,
+                add_generation_prompt=answer is None,
+                enable_thinking=False,  # Qwen3's answers would begin with thoughts
+                **variables,
             )
         assert isinstance(text, str)  # a list for several chats only
         return text
@@ -128,15 +130,11 @@ TEMPLATES = {
     )
 }
 
-_CHAT_PRESETS = (
-    # what the chat template says, system prompt, date: as open-unlearning asks these models
-    ("Cutting Knowledge Date", "You are a helpful assistant.", DEFAULT_DATE),  # Llama 3.1 to 3.3
-    (
-        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",  # Qwen2.5
-        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-        None,
-    ),
-)
+
+def find_family(architecture: str, tokenizer: PreTrainedTokenizerBase) -> Family | None:
+    """The family of a model by its ``model_type`` and its tokenizer."""
+    chat = tokenizer.get_chat_template() if tokenizer.chat_template else None
+    return family_of_model(architecture, tokenizer.vocab_size, chat)
 
 
 def resolve_template(
@@ -152,11 +150,12 @@ def resolve_template(
     """The template that ``dataset.template`` means for a model.
 
     ``auto``: the one saved with the model; else, under ``evaluation.protocol published``, the
-    published rule; else the tokenizer's chat template where it has one, ``llama2`` for a Llama
-    with Llama 2's vocabulary, and ``question_answer`` for everything else.
+    published rule; else the tokenizer's chat template where it has one, with what is usual for the
+    model's family, ``llama2`` for a Llama with Llama 2's vocabulary, and ``question_answer`` for
+    everything else.
 
     The published rule: ``llama2_published`` where "llama" occurs in the model's name and the data
-    is TOFU or Demo, ``question_answer`` everywhere else.
+    is TOFU or Demo, ``question_answer`` everywhere else. It is not for Llamas of a later family.
 
     Args:
         data: its ``template``, ``system_prompt`` and ``date_string`` count.
@@ -171,28 +170,37 @@ def resolve_template(
             for a template that has none.
     """
     saved = saved or {}
+    family = find_family(architecture, tokenizer)
     name = saved.get("template") if data.template == "auto" else data.template
-    if name is None and protocol == "published":
+    later = family is not None and "llama" in family.model_types and family.template != "llama2"
+    if name is None and protocol == "published" and not later:
         dialogue = family_of(dataset_name) in ("Tofu", "Demo")
         is_llama = "llama" in model_name.lower()
         name = "llama2_published" if dialogue and is_llama else "question_answer"
-    name = name or _preset(tokenizer, architecture)
+    name = name or _usual(tokenizer, family)
     if name == "chat":
         if not tokenizer.chat_template:
             raise ConfigError(
                 f"dataset.template is chat, but {model_name} has no chat template; "
                 f"choose one of {', '.join(TEMPLATES)}"
             )
-        return _chat(data, tokenizer, saved if saved.get("template") == "chat" else {})
+        return _chat(data, tokenizer, family, saved if saved.get("template") == "chat" else {})
     for key, value in (("system_prompt", data.system_prompt), ("date_string", data.date_string)):
         if value:
             raise ConfigError(f"dataset.{key} belongs to the template chat, and this is {name}")
     return TEMPLATES[name]
 
 
-def announcement(template: Template, saved: Mapping[str, str] | None) -> str:
-    """One line that says which template is used, and whether the model was saved with another."""
+def announcement(
+    template: Template, saved: Mapping[str, str] | None, family: Family | None = None
+) -> str:
+    """One line that says which template is used, and whether the model was saved with another.
+
+    And the model's family, where it is one that is known.
+    """
     line = f"template: {template}"
+    if family:
+        line = f"model family: {family.name}, {line}"
     if saved and saved != template.record():
         line += f"; but the model was saved with {_described(saved)}"
     return line
@@ -203,25 +211,24 @@ def _described(record: Mapping[str, str]) -> str:
     return ", ".join([record["template"], *details])
 
 
-def _preset(tokenizer: PreTrainedTokenizerBase, architecture: str) -> str:
+def _usual(tokenizer: PreTrainedTokenizerBase, family: Family | None) -> str:
     if tokenizer.chat_template:
         return "chat"
-    is_llama2 = (
-        architecture == "llama"
-        and tokenizer.vocab_size == 32_000
-        and tokenizer.convert_tokens_to_ids("▁the") not in (None, tokenizer.unk_token_id)
-    )
-    return "llama2" if is_llama2 else "question_answer"
+    # Others may have as many tokens as Llama 2; this is one of its own.
+    if family and tokenizer.convert_tokens_to_ids("▁the") not in (None, tokenizer.unk_token_id):
+        return family.template
+    return "question_answer"
 
 
 def _chat(
-    data: DataSection, tokenizer: PreTrainedTokenizerBase, saved: Mapping[str, str]
+    data: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family | None,
+    saved: Mapping[str, str],
 ) -> ChatTemplate:
-    """The chat template with its system prompt and date: as given, as saved, or the preset's."""
+    """The chat template with its system prompt and date: as given, as saved, or the family's."""
     system, date = data.system_prompt, data.date_string
-    text = tokenizer.get_chat_template()
-    presets = (preset for marker, *preset in _CHAT_PRESETS if marker in text)
-    usual_system, usual_date = next(presets, (None, None))
+    usual_system, usual_date = (family.system_prompt, family.date_string) if family else (None,) * 2
     if saved:
         usual_system, usual_date = saved.get("system_prompt"), saved.get("date_string")
     chat = ChatTemplate("chat", "", "", "", tokenizer=tokenizer)

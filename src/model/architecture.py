@@ -8,12 +8,12 @@ kind ``up`` in layer 3, and ``transformer.h.3.attn.c_attn.weight`` is the fused 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from wagle.errors import WagleError
+from wagle.errors import ConfigError, WagleError
 
 if TYPE_CHECKING:  # names alone can be asked about without two seconds of imports
     from transformers import PreTrainedModel
@@ -105,15 +105,40 @@ def feed_forward_names(names: Iterable[str]) -> set[str]:
     return {name for name, parts in modules.items() if parts & wanted}
 
 
-def query_value_modules(model: torch.nn.Module) -> list[str]:
-    """Last names of the query and value projections, or of the layer that fuses them with others.
+def adapted_modules(model: torch.nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
+    """Last names of the modules that get adapters.
 
-    None where the architecture has neither.
+    Args:
+        wanted: these. Not given: the query and value projections, or the layer that fuses them with
+            others.
+
+    Raises:
+        ConfigError: the model has no module of a name.
     """
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return [name for name in QUERY_VALUE if name in present] or [
-        name for name in FUSED_QUERY_KEY_VALUE if name in present
-    ]
+    if wanted:
+        if missing := [name for name in wanted if name not in present]:
+            raise ConfigError(
+                f"unlearn.lora_targets: {type(model).__name__} has no layer named {missing[0]}; it "
+                f"has {', '.join(sorted(_linear_parts(model)))}"
+            )
+        return list(wanted)
+    for names in (QUERY_VALUE, FUSED_QUERY_KEY_VALUE):
+        if found := [name for name in names if name in present]:
+            return found
+    raise ConfigError(
+        f"unlearn.use_lora: {type(model).__name__} has no layer named "
+        f"{', '.join(QUERY_VALUE + FUSED_QUERY_KEY_VALUE)}; name some in unlearn.lora_targets"
+    )
+
+
+def _linear_parts(model: torch.nn.Module) -> set[str]:
+    """Last names of the model's linear layers."""
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) or is_transposed(module)
+    }
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:

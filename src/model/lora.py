@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,8 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from wagle import ranks, shards
-from wagle.errors import ConfigError
-from wagle.model.architecture import FUSED_QUERY_KEY_VALUE, QUERY_VALUE, query_value_modules
+from wagle.model.architecture import adapted_modules, is_transposed
 
 if TYPE_CHECKING:  # four seconds of imports, for those who use adapters
     from peft import PeftModel
@@ -19,29 +18,27 @@ if TYPE_CHECKING:  # four seconds of imports, for those who use adapters
 RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as published
 
 
-def add_lora(model: PreTrainedModel) -> PeftModel:
-    """Freeze the model and add adapters to its query and value projections.
+def add_lora(model: PreTrainedModel, targets: Sequence[str] | None = None) -> PeftModel:
+    """Freeze the model and add adapters to some of its layers.
 
-    Architectures that fuse the projections get one adapter on the fused layer.
+    Args:
+        targets: last names of the layers; not given: query and value projections. Architectures
+            that fuse these get one adapter on the fused layer.
 
     Raises:
-        ConfigError: the architecture has neither.
+        ConfigError: the architecture has no such layers.
     """
     from peft import LoraConfig, get_peft_model
 
-    targets = query_value_modules(model)
-    if not targets:
-        raise ConfigError(
-            f"unlearn.use_lora: {type(model).__name__} has no layer named "
-            f"{', '.join(QUERY_VALUE + FUSED_QUERY_KEY_VALUE)}"
-        )
+    targets = adapted_modules(model, targets)
+    adapted_layers = [m for n, m in model.named_modules() if n.rpartition(".")[2] in targets]
     config = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
         lora_dropout=DROPOUT,
         target_modules=targets,
         task_type="CAUSAL_LM",
-        fan_in_fan_out="c_attn" in targets,
+        fan_in_fan_out=any(map(is_transposed, adapted_layers)),
     )
     adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():

@@ -20,16 +20,20 @@ from wagle.dataset.sources import find_source
 from wagle.dataset.templates import (
     Template,
     announcement,
+    find_family,
     resolve_template,
 )
 from wagle.devices import seed_everything
+from wagle.entries import label_of
 from wagle.errors import ConfigError, WagleError
+from wagle.families import Family
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.folder_lock import FolderLock
 from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, PARTIAL_RESULTS, TRAINING
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.model.alternates import read_alternates
+from wagle.model.architecture import adapted_modules
 from wagle.model.environment import (
     Stopwatch,
     git_commit,
@@ -90,6 +94,7 @@ class Unlearn:
     Attributes:
         data: the rows that the configuration names.
         model, tokenizer: after :meth:`load`.
+        family: of the model, where it is one that is known, after :meth:`load`.
         paired: pairs of forget and retain examples, after :meth:`build_dataset`.
         dataset: what is trained on: these, or one for each alternate of a forget row.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
@@ -109,6 +114,8 @@ class Unlearn:
         self.watch = Stopwatch()
         self.mask: Mask | None = None
         self._template: Template | None = None
+        self.family: Family | None = None
+        self._fitted: dict[str, Any] = {}  # what follows from the model, by key
         self.mask_origin: MaskOrigin | None = None
         self.certificate: Certificate | None = None
         self.adapted_share = 1.0
@@ -275,9 +282,25 @@ class Unlearn:
             architecture=self.model.config.model_type,
             saved=saved,
         )
-        say(announcement(self.template, saved))
+        self.family = find_family(self.model.config.model_type, self.tokenizer)
+        if self.trains:
+            self._fit()
+        say(announcement(self.template, saved, self.family))
         chosen = {key: value for key, value in self._resolved().items() if "template" not in key}
         say(", ".join(f"{key} {value}" for key, value in chosen.items()))
+
+    def _fit(self) -> None:
+        """Choose what is not set and follows from the model."""
+        layers = self.model.config.get_text_config().num_hidden_layers
+        before = vars(self.objective)
+        self._objective = self.objective.fitted(self.family, layers)
+        label = label_of(self.config.unlearn.unlearn_method)
+        for name, value in vars(self.objective).items():
+            if before[name] is None and value is not None:
+                self._fitted[f"unlearn.{label}.{name}"] = value
+        if self.config.unlearn.use_lora:
+            wanted = self.config.unlearn.lora_targets
+            self._fitted["unlearn.lora_targets"] = adapted_modules(self.model, wanted)
 
     @property
     def _reads_batches(self) -> bool:
@@ -303,7 +326,7 @@ class Unlearn:
         if self.trains:
             resolved["unlearn.master_weights"] = self._master_weights()
             resolved["unlearn.mask_enforcement"] = self._enforcement()
-        return resolved
+        return resolved | self._fitted
 
     def build_dataset(self) -> None:
         """Draw the forget examples and pair them with retain examples."""
@@ -381,7 +404,7 @@ class Unlearn:
         before = None if self.mask is None else model_digest(self.model, self.mask)
         model, adapted = self.model, None
         if config.unlearn.use_lora:
-            adapted = add_lora(model)
+            adapted = add_lora(model, config.unlearn.lora_targets)
             self.adapted_share = adapted_share(adapted)
             model = cast("PreTrainedModel", adapted)  # has all that a model has
         needs_reference = self.objective.needs_reference_model
@@ -646,6 +669,7 @@ class Unlearn:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "template": self._template.record() if self._template else None,
+            "model_family": self.family.name if self.family else None,
             "resolved": self._resolved(),
             "phase": self.watch.phases[-1] if self.watch.phases else None,
             "seeds": {

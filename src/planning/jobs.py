@@ -13,11 +13,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from wagle.catalogue import METHODS, SCORES
 from wagle.config import Config, FineTuneConfig, UnlearnConfig
 from wagle.dataset.pairing import FORGET, RETAIN
+from wagle.dataset.templates import find_family
 from wagle.entries import Score
-from wagle.errors import ConfigError
+from wagle.errors import ConfigError, WagleError
+from wagle.families import Family
 from wagle.metrics.likelihood import LOGITS_CHUNK, most_tokens
 from wagle.model.architecture import feed_forward_names, parameter_kind
-from wagle.model.loading import resolve_device, resolve_dtype
+from wagle.model.loading import read_tokenizer, resolve_device, resolve_dtype
 from wagle.optim.bitmask import Mask
 from wagle.planning.memory import (
     ATTRIBUTION,
@@ -137,7 +139,17 @@ class Job:
     @cached_property
     def _objective(self) -> Objective:
         config = self._unlearn_config
-        return METHODS[config.unlearn.unlearn_method].load()(**config.method_params)
+        objective: Objective = METHODS[config.unlearn.unlearn_method].load()(**config.method_params)
+        return objective.fitted(self._family, self.model.get_text_config().num_hidden_layers)
+
+    @property
+    def _family(self) -> Family | None:
+        """Of the model, where its tokenizer is here."""
+        try:
+            place = (self.config.overall.model_name, Path(self.config.overall.cache_dir))
+            return find_family(self.model.model_type, read_tokenizer(*place))
+        except WagleError:
+            return None
 
     @property
     def _unlearn_config(self) -> UnlearnConfig:
@@ -220,11 +232,11 @@ class Job:
             parameter.requires_grad_(shares.get(name, 1.0) > 0)
         lora, runs_reference = config.unlearn.use_lora, objective.needs_reference_model
         if lora:
-            add_adapters(model)
+            add_adapters(model, config.unlearn.lora_targets)
         if config.unlearn.gradient_checkpointing:
             model.activation_checkpointing_enable()
         steers = getattr(objective, "retain_loss", None) == "states"  # and makes no logits
-        layer = config["unlearn.RMU.layer"] if steers else None
+        layer = getattr(objective, "layer", None) if steers else None
         rows, terms, logits = config.dataset.batch_size, [], 0
         for views in (
             [view for view in objective.views if view != RETAIN],

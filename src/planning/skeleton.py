@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from wagle.errors import WagleError
 from wagle.hub import hub_options, loading
-from wagle.model.architecture import is_transposed, query_value_modules
+from wagle.model.architecture import adapted_modules, is_transposed
 from wagle.model.head import widen
 from wagle.model.loading import MODEL_HINT, find_gguf
 from wagle.model.lora import ALPHA, DROPOUT, RANK
@@ -72,9 +72,9 @@ class _Adapted(torch.nn.Module):
         return (self.layer(states) + added).to(states.dtype)
 
 
-def add_adapters(model: PreTrainedModel) -> None:
+def add_adapters(model: PreTrainedModel, targets: Sequence[str] | None = None) -> None:
     """What :func:`wagle.model.lora.add_lora` does to a model, for a skeleton (peft takes none)."""
-    targets = query_value_modules(model)
+    targets = adapted_modules(model, targets)
     model.requires_grad_(False)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -16,13 +16,13 @@ from wagle.commands import unlearn as unlearn_model
 from wagle.config import load_config
 from wagle.dataset.encoding import encode_answer
 from wagle.dataset.templates import (
-    DEFAULT_DATE,
     TEMPLATE_FILE,
     announcement,
     read_saved_template,
     resolve_template,
 )
 from wagle.errors import ConfigError, WagleError
+from wagle.families import DEFAULT_DATE, FAMILIES, family_of_model, steered_layer
 from wagle.model.loading import save_model
 from wagle.model.tiny import build_tiny_llama
 
@@ -110,6 +110,65 @@ def test_without_a_saved_one_the_tokenizer_decides(resolve, chatty, tokenizer):
     assert resolve(llama2, architecture="mistral").name == "question_answer"
 
 
+@pytest.mark.parametrize(
+    ("architecture", "says", "vocabulary", "family"),
+    [
+        ("llama", "[INST] ", 0, "Llama 2"),
+        ("llama", "", 32_000, "Llama 2"),
+        ("llama", "Cutting Knowledge Date: ", 0, "Llama 3"),
+        ("llama", "", 128_000, "Llama 3"),
+        ("llama", "named SmolLM, ", 0, "SmolLM2"),
+        ("llama", "", 49_152, "SmolLM2"),
+        ("llama", "", 400, None),
+        ("llama", "<|user|>", 32_000, None),  # TinyLlama
+        ("qwen2", "created by Alibaba Cloud", 0, "Qwen2.5"),
+        ("qwen2", "", 0, "Qwen2.5"),
+        ("qwen3", "enable_thinking", 0, "Qwen3"),
+        ("gemma2", "<start_of_turn>", 0, "Gemma"),
+        ("phi", "", 0, "Phi 1.5 and 2"),
+        ("phi3", "<|system|>", 0, "Phi 3"),
+        ("mistral", "<|user|>", 0, "Zephyr"),
+        ("mistral", "[INST] ", 0, None),
+        ("mistral", "", 32_000, None),
+        ("olmo2", "<|assistant|>", 0, "OLMo"),
+        ("gpt2", "", 50_257, None),
+    ],
+)
+def test_families_are_told_by_type_and_chat_template_or_vocabulary(
+    architecture, says, vocabulary, family
+):
+    found = family_of_model(architecture, vocabulary, says or None)
+    assert (found and found.name) == family
+
+
+def test_rmu_steers_what_was_published_or_a_quarter_of_the_way_through():
+    zephyr, qwen = (next(f for f in FAMILIES if f.name == name) for name in ("Zephyr", "Qwen3"))
+    assert [steered_layer(zephyr, layers) for layers in (32, 8, 6, 2)] == [7, 7, 0, 0]
+    assert [steered_layer(qwen, layers) for layers in (36, 28)] == [8, 6]
+    assert steered_layer(None, 32) == 7
+
+
+def test_a_later_llama_is_not_asked_in_the_tags_of_llama_2(resolve, chatty):
+    given = {"model": "open-unlearning/tofu_Llama-3.2-1B-Instruct_full", "protocol": "published"}
+    template = resolve(chatty(LLAMA3), **given)
+    assert template.name == "chat"
+    assert announcement(template, None, FAMILIES[1]).startswith("model family: Llama 3, template:")
+    assert resolve(chatty(PLAIN), **given).name == "llama2_published"  # as it ever was
+
+
+def test_qwen3_is_asked_not_to_think(resolve, chatty):
+    thinking = chatty(
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think></think>"
+        "{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+        "{% endif %}"
+    )
+    template = resolve(thinking, architecture="qwen3")
+    assert template.question("Who?").endswith("<assistant><think></think>")
+    assert template.answer_start == ""
+    assert template.conversation("Who?", "Me.")[1].endswith("<assistant><think></think>Me.")
+
+
 def test_chat_template_does_not_double_bos(resolve, chatty, tokenizer):
     own = chatty(PLAIN)
     encoded = encode_answer(own, resolve(own), "Who?", "Me.", max_length=64, eos=True)
@@ -152,7 +211,8 @@ def test_usual_system_prompts(resolve, chatty):
     llama = resolve(chatty(LLAMA3))
     assert "<system>You are a helpful assistant.</system><user>" in llama.question("Who?")
     qwen = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-    assert f"<system>{qwen}</system>" in resolve(chatty(PLAIN + f"{{# {qwen} #}}")).question("Who?")
+    asked = resolve(chatty(PLAIN + f"{{# {qwen} #}}"), architecture="qwen2")
+    assert f"<system>{qwen}</system>" in asked.question("Who?")
     assert "<system>" not in resolve(chatty(LLAMA3), system_prompt="").question("Who?")
     assert "<system>" not in resolve(chatty(PLAIN)).question("Who?")
 

@@ -7,11 +7,12 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from transformers import PreTrainedModel
 
+from wagle.families import Family
 from wagle.unlearn.objectives.losses import View
 
 Batch = Mapping[str, View]
@@ -77,6 +78,15 @@ class Objective(ABC):
 
     def after_step(self, epoch: int) -> None:  # noqa: B027 - most objectives learn nothing
         """Called after the backward passes of a step, in an epoch counted from 0."""
+
+    def fitted(self, family: Family | None, layers: int) -> Self:
+        """The same objective, with what is not set and follows from the model.
+
+        Args:
+            family: of the model, where it is known.
+            layers: how many decoder blocks it has.
+        """
+        return self
 
     def trainable(self, model: PreTrainedModel) -> set[str] | None:
         """Names of the parameters that are updated where no mask is given; ``None``: all of them.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from transformers import PreTrainedModel
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from wagle.dataset.encoding import IGNORED
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import ConfigError, WagleError
+from wagle.families import Family, steered_layer
 from wagle.model.architecture import (
     FEED_FORWARD_KINDS,
     decoder_layers,
@@ -40,6 +41,7 @@ class Misdirection(Objective):
     the seed that torch was given last.
 
     Attributes:
+        layer: counted from 0; ``None`` until :meth:`fitted` has chosen it.
         forget_weight: γ_f.
         retain_loss: ``states``: as above; ``nll`` or ``kl``: as for other methods.
         labelled_retain: the retain term of states is about scored tokens too, as open-unlearning
@@ -49,7 +51,7 @@ class Misdirection(Objective):
             WMDP's authors have it; or ``all`` weights, as open-unlearning has it.
     """
 
-    layer: int
+    layer: int | None
     steering_coefficient: float
     alpha: float
     forget_weight: float
@@ -59,9 +61,17 @@ class Misdirection(Objective):
     views = (FORGET, RETAIN)
     needs_reference_model = True
 
+    def fitted(self, family: Family | None, layers: int) -> Self:
+        return replace(self, layer=steered_layer(family, layers)) if self.layer is None else self
+
+    @property
+    def _steered(self) -> int:
+        assert self.layer is not None  # fitted() has chosen it
+        return self.layer
+
     def terms(self, model: PreTrainedModel, batch: Batch, reference: ReferenceModel) -> Terms:
         target = self._retain_target(batch[RETAIN], reference)
-        forget = hidden_states(model, batch[FORGET], self.layer)
+        forget = hidden_states(model, batch[FORGET], self._steered)
         direction = _unit_vector(forget.shape[-1], torch.initial_seed()).to(forget.device)
         scored = batch[FORGET]["labels"] != IGNORED
         steered = _squared_error(forget, self.steering_coefficient * direction, scored)
@@ -75,7 +85,7 @@ class Misdirection(Objective):
         if self.retain_loss == "kl":
             return reference_logits([view], reference)[0]
         with torch.no_grad(), reference() as original:
-            return hidden_states(original, view, self.layer)
+            return hidden_states(original, view, self._steered)
 
     def _retain_loss(
         self, model: PreTrainedModel, view: View, target: torch.Tensor | None
@@ -85,11 +95,11 @@ class Misdirection(Objective):
         if self.retain_loss == "kl":
             return kl_divergence(model, view, target)
         counted = view["labels"] != IGNORED if self.labelled_retain else view["attention_mask"]
-        return _squared_error(hidden_states(model, view, self.layer), target, counted)
+        return _squared_error(hidden_states(model, view, self._steered), target, counted)
 
     def trainable(self, model: PreTrainedModel) -> set[str] | None:
         count = len(decoder_layers(model)[1])
-        if self.layer >= count:
+        if self._steered >= count:
             raise ConfigError(
                 f"unlearn.RMU.layer is {self.layer}, but the model has {count} decoder layers; "
                 f"give 0 to {count - 1}"
@@ -97,7 +107,7 @@ class Misdirection(Objective):
         if self.updated == "all":
             return None
         kinds = ("down", "mlp") if self.updated == "down" else FEED_FORWARD_KINDS
-        layers = range(self.layer + 1)[-UPDATED_LAYERS:]
+        layers = range(self._steered + 1)[-UPDATED_LAYERS:]
         names = {
             name
             for name, _ in model.named_parameters()
