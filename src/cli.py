@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": _Command("compare.py", "compare", "how sure is it that one run is better?"),
     "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
     "sweep": _Command("sweep.py", "sweep", "try settings, and choose the best of each method"),
+    "runs": _Command("runs.py", "runs", "list runs, show one, compare their settings; data frames"),
     "report": _Command("report.py", "report", "one HTML page about finished runs"),
     "score": _Command("score_tofu.py", "score", "TOFU's official scores of a file of results"),
     "prepare-text": _Command(

@@ -50,12 +50,10 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     folders = [*options.runs, *([options.original] if options.original else [])]
-    missing = [str(folder) for folder in folders if not folder.exists()]
-    if missing:
-        raise ConfigError(f"there is no folder {', '.join(missing)}; give folders of finished runs")
-    from wagle.reporting.runs import find_run_folders, list_runs, read_run, read_runs
+    from wagle.reporting.listing import existing, list_runs
+    from wagle.reporting.runs import find_run_folders, read_run, read_runs
 
-    found = find_run_folders(folders)
+    found = find_run_folders(existing(folders))
     _enter_benchmarks(found, options.trust == "true")
     if options.list:
         for line in list_runs(found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wagle.errors import WagleError
@@ -59,14 +59,18 @@ class Question(NamedTuple):
 
 def rows_of(run: Run | None, asked: Answers) -> dict[QuestionKey, Mapping[str, Any]]:
     """The rows that a run was asked, in the order of its documents; none of another task's run."""
-    rows = {}
+    rows = asked_rows(run, asked) if run else ()
+    return {QuestionKey(name, row["question"]): row for name, row in rows}
+
+
+def asked_rows(run: Run, asked: Answers) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """As :func:`rows_of`, one by one, with the set of each; a question may come several times."""
     for name, file in asked.documents.items():
-        document = run.document(file) if run else None
+        document = run.document(file)
         part = document if document is None or "rows" in document else document.get(name)
         for row in part["rows"] if part else ():
             if "question" in row:  # running text has none, and no answer
-                rows[QuestionKey(name, row["question"])] = row
-    return rows
+                yield name, row
 
 
 def questions_of(runs: Sequence[Run], original: Run | None, asked: Answers) -> list[Question]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ from wagle.reporting.planned import ORIGINAL
 from wagle.reporting.table_masks import DENSE, LORA, MASKS
 from wagle.terminal import say
 
-_METHOD_NAMES = {"origin": ORIGINAL, **{method.name: method.title for method in METHODS.values()}}
-_MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
-
+METHOD_NAMES = {"origin": ORIGINAL, **{method.name: method.title for method in METHODS.values()}}
+"""Methods as papers name them, by their names in configurations."""
+MASK_NAMES = {score_type: name for name, score_type in MASKS.items()}
+"""Masks as papers name them, by the score types that make them."""
 
 UNKNOWN = "unknown"
 """The method of a saved model that does not say how it was made."""
@@ -71,7 +72,7 @@ class Run:
     def method(self) -> str:
         """The unlearning method as papers name it, like ``GradDiff``."""
         method = self.results["method"]
-        return _METHOD_NAMES.get(method, label_of(method))
+        return METHOD_NAMES.get(method, label_of(method))
 
     @property
     def mask(self) -> str:
@@ -85,9 +86,9 @@ class Run:
             return DENSE
         if not self.manifest.get("mask"):  # nothing recorded it; the report says so
             score_type = config["unlearn.score_type"]
-            return _MASK_NAMES.get(score_type, label_of(score_type))
+            return MASK_NAMES.get(score_type, label_of(score_type))
         score_type = self.mask_provenance.get("unlearn.score_type")
-        return _MASK_NAMES.get(score_type, score_type) if score_type else UNKNOWN_MASK
+        return MASK_NAMES.get(score_type, score_type) if score_type else UNKNOWN_MASK
 
     @property
     def mask_provenance(self) -> Mapping[str, str]:
@@ -151,7 +152,10 @@ def read_run(folder: Path, title: str | None = None) -> Run:
     """
     manifest = read_manifest(folder)
     if manifest.get("status") != FINISHED or not (folder / RESULTS).is_file():
-        raise WagleError(f"the run in {folder} is not finished: {_state(folder, manifest)}")
+        state, reason = state_of(folder, manifest)
+        said = [reason] if state in ("killed", "damaged") else [state, reason]
+        what = ": ".join(part for part in said if part)
+        raise WagleError(f"the run in {folder} is not finished: {what}")
     log = folder / TRAINING_LOG
     run = Run(
         title=title or folder.resolve().name,
@@ -189,15 +193,14 @@ def _sections(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str,
     return document
 
 
-def _state(folder: Path, manifest: Mapping[str, Any]) -> str:
-    """What has become of a run that has not finished, in one line."""
-    status = manifest.get("status")
+def state_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """What has become of a run that has not finished: a word, and in one line why."""
+    status = str(manifest.get("status"))
     if status == "running" and not in_use(folder):
-        return "its process has ended without a word"
+        return "killed", "its process has ended without a word"
     if status == FINISHED:
-        return f"its {RESULTS} is missing"
-    reason = str(manifest.get("error", "")).strip().partition("\n")[0]
-    return f"{status}: {reason}" if reason else str(status)
+        return "damaged", f"its {RESULTS} is missing"
+    return status, str(manifest.get("error", "")).strip().partition("\n")[0]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -227,27 +230,6 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             for title, text in zip(titles, details, strict=True)
         ]
     return [replace(run, title=title) for run, title in zip(runs, titles, strict=True)]
-
-
-def list_runs(folders: Sequence[Path]) -> Iterator[str]:
-    """A line for each run: when it began, what it is, its main numbers if any, its folder."""
-    for folder in folders:
-        started, numbers = "", ""
-        try:
-            manifest = read_manifest(folder)
-            started = str(manifest.get("started", ""))[:16].replace("T", " ")
-            if manifest.get("status") == FINISHED:
-                run = read_run(folder)
-                state = f"{title_of(run)}, {_ratio(run)}, {_seed(run)}"
-                keys = [metric.key for metric in run.benchmark.headline or ()]
-                averages = {key: run.results.get(key) for key in keys}
-                shown = [f"{k} {v:.3f}" for k, v in averages.items() if isinstance(v, float)]
-                numbers = "  ".join(shown)
-            else:
-                state = _state(folder, manifest)
-        except WagleError as error:
-            state = str(error)
-        yield f"{started:16}  {state:40}  {numbers:26}  {folder}"
 
 
 def _numbers(results: Mapping[str, Any]) -> dict[str, Any]:
