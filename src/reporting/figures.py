@@ -27,6 +27,7 @@ from wagle.reporting.style import (
     QUIET,
     SINGLE_COLUMN,
     colour_of,
+    is_letter,
     label_of,
     shape_of,
     styled,
@@ -97,6 +98,7 @@ def draw_ratio_sweep(
     for method, mask, ratio, results in runs:
         lines.setdefault((method, mask), {}).setdefault(ratio, []).append(results)
     several = len({method for method, _ in lines}) > 1
+    whole = all(float(number).is_integer() for by_ratio in lines.values() for number in by_ratio)
     beside = width > 1.5 * SINGLE_COLUMN
     rows, columns = (1, len(metrics)) if beside else (len(metrics), 1)
     figure = Figure(figsize=(width, 2.3 * rows))
@@ -118,6 +120,7 @@ def draw_ratio_sweep(
                 label=label_of(f"{method} {mask}" if several else mask),
             )
         axes.set_ylabel(_label(metric))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
         if axes.get_subplotspec().is_last_row():
             axes.set_xlabel(across)
     figure.legend(
@@ -161,7 +164,7 @@ def draw_tradeoff(
     Args:
         points: the runs, grouped.
         headline: the two numbers.
-        front: those of the points that a line joins, in order.
+        front: those of the points that a line joins.
         width: in inches.
     """
     y, x = headline
@@ -184,8 +187,9 @@ def draw_tradeoff(
             elinewidth=0.8,
         )
         axes.update_datalim([(across.mean, up.mean)])
-    joined = [(across.mean, up.mean) for point, across, up in placed if point in front]
-    axes.plot([x for x, _ in joined], [y for _, y in joined], color=QUIET, zorder=1)
+    joined = sorted((across.mean, up.mean) for point, across, up in placed if point in front)
+    if joined:
+        axes.plot([x for x, _ in joined], [y for _, y in joined], color=QUIET, zorder=1)
     axes.margins(0.15)
     axes.set_xlabel(_label(x, what="utility, ", between=" "))
     axes.set_ylabel(_label(y, what="forgetting, "))
@@ -195,7 +199,9 @@ def draw_tradeoff(
     if left_out:
         axes.set_title("not drawn, as not finite:\n" + "\n".join(left_out))
     counts = [len(point.results) for point in drawn]
-    _shape_and_colour_legend(figure, original, methods, masks, _explain_bars(counts))
+    said = [_explain_bars(counts), "line: no other point is better" if joined else None]
+    title = "; ".join(filter(None, said)) or None
+    _shape_and_colour_legend(figure, original, methods, masks, title)
     axes.autoscale_view()
     figure.draw_without_rendering()  # only now it is known which points meet
     _draw_markers(axes, drawn, [(across.mean, up.mean) for _, across, up in placed])
@@ -235,7 +241,7 @@ def _draw_markers(
             marker=shape_of(point.method)[0],
             markersize=6 if point.mask else 9,
             color=colour_of(point.mask),
-            markeredgecolor="white",
+            markeredgecolor=colour_of(point.mask) if is_letter(point.method) else "white",
             markeredgewidth=0.4,
             transform=axes.transData
             + ScaledTranslation(offset[0] / 72, offset[1] / 72, figure.dpi_scale_trans),

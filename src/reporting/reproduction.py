@@ -178,8 +178,9 @@ class Reproduction:
             return None
         if self.table in STEPS:
             points = list(_steps(finished))
-            summary, across = self.benchmark.summary, _STEP[self.table]
-            return draw_ratio_sweep(points, summary, across=across) if points else None
+            known = {name for *_, results in points for name in results}
+            metrics = [metric for metric in self.benchmark.summary if metric.key in known]
+            return draw_ratio_sweep(points, metrics, across=_STEP[self.table]) if metrics else None
         if self.table == "ratio" and headline:
             points = [
                 (row.method, row.mask, row.ratio, results)

@@ -61,6 +61,16 @@ METHOD_SHAPES: dict[str, tuple[str, Any]] = {  # marker and line
     "CL+KL": ("$K$", (0, (10, 1))),
     "RL": ("d", (0, (1, 3))),
     "l1_sparse": ("H", (0, (7, 1, 2, 1))),
+    "AltPO": ("$A$", (0, (9, 1))),
+    "WGA": ("$W$", (0, (8, 1))),
+    "TNPO": ("$T$", (0, (7, 1))),
+    "SatImp": ("$S$", (0, (6, 1))),
+    "UNDIAL": ("$U$", (0, (5, 1))),
+    "CE-U": ("$E$", (0, (4, 2))),
+    "IHL": ("$I$", (0, (3, 2))),
+    "FLAT": ("$F$", (0, (2, 2))),
+    "PDU": ("$P$", (0, (1, 2))),
+    "TaskArithmetic": ("$M$", (0, (9, 2))),
 }
 _OTHER_METHOD = ("$+$", (0, (3, 1, 1, 1)))
 
@@ -108,6 +118,11 @@ def colour_of(mask: str) -> str:
 def shape_of(method: str) -> tuple[str, Any]:
     """Marker and line style of a method, by the name that it has in tables or configurations."""
     return METHOD_SHAPES.get(_TITLES.get(method, method), _OTHER_METHOD)
+
+
+def is_letter(method: str) -> bool:
+    """Whether its marker is a letter, which an edge of another colour would make thin."""
+    return shape_of(method)[0].startswith("$")
 
 
 def label_of(text: object) -> str:

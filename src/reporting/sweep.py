@@ -20,9 +20,13 @@ from wagle.reporting.reproduction import Reproduction
 from wagle.reporting.request import SWEEP
 from wagle.reporting.selection import REFERENCES, Selection, cell_of, choose, front, kept_by
 from wagle.reporting.spread import Spread
+from wagle.reporting.style import DOUBLE_COLUMN
 from wagle.reporting.table_formats import MISSING, csv_of
 from wagle.reporting.tables import Table, TableLine, aggregate
 from wagle.terminal import plain
+
+MOST_EXPLAINED = 12
+"""Points whose settings a figure has room for."""
 
 
 class Sweep(Reproduction):
@@ -72,7 +76,7 @@ class Sweep(Reproduction):
             row = line.row
             yield {
                 **{name: row.value(name) for name in self.form.varied},
-                "seeds": [o.seed for o in line.outcomes if o.values is not None],
+                "seeds": [o.seed for o in line.outcomes if o.values and o.seed is not None],
                 "of": len(line.outcomes),
                 "kept": kept_by(line, table, self.selection),
                 "chosen": row in chosen,
@@ -88,12 +92,23 @@ class Sweep(Reproduction):
     def _figure(self) -> Figure | None:
         """Forgetting against utility: what stands on the front, or is chosen, is explained."""
         table = aggregate(self.form, self.outcomes())
-        marked = {*self.chosen(), *front(table, self.selection)}
-        points = {line.row: _point(line, line.row in marked) for line in table.lines}
+        best = front(table, self.selection)
+        marked = {*self.chosen(), *best}
+        varied = [
+            name
+            for name in self.form.varied
+            if name not in ("method", "mask")
+            and len({line.row.value(name) for line in table.lines} - {None}) > 1
+        ]
+        shown = varied if len(marked) <= MOST_EXPLAINED else []
+        points = {
+            line.row: _point(line, shown if line.row in marked else []) for line in table.lines
+        }
         return draw_tradeoff(
             [point for point in points.values() if point.results],
             self.selection.axes,
-            front=[points[row] for row in front(table, self.selection)],
+            front=[points[row] for row in best],
+            width=DOUBLE_COLUMN,
         )
 
     def summary(self) -> Grid:
@@ -149,12 +164,12 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in row.items() if k != "numbers"}, **numbers}
 
 
-def _point(line: TableLine, explained: bool) -> Point:
+def _point(line: TableLine, explained: Sequence[str]) -> Point:
     row = line.row
-    parts = [] if row.ratio is None else [f"ρ {row.ratio:g}"]
-    parts += [f"{name.rpartition('.')[2]} {value}" for name, value in row.settings]
+    values = {name.rpartition(".")[2]: row.value(name) for name in explained}
+    said = [f"{name} {_text(value)}" for name, value in values.items() if value is not None]
     results = [o.values for o in line.outcomes if o.values is not None]
-    return Point(row.method, row.mask, ", ".join(parts) if explained else "", results)
+    return Point(row.method, row.mask, ", ".join(said), results)
 
 
 def _text(value: object) -> str:

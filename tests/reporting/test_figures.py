@@ -27,6 +27,7 @@ from wagle.reporting.mask_figures import (
     draw_similarity,
     draw_similarity_matrix,
 )
+from wagle.reporting.planned import RETAIN_ONLY
 from wagle.reporting.style import (
     DOUBLE_COLUMN,
     MASK_COLOURS,
@@ -342,7 +343,9 @@ def test_a_colour_is_a_mask_and_a_shape_a_method_in_every_figure():
         colour_of("Random"),
     ]
     assert [line.get_linestyle() for line in training.lines] == ["-", "--"]
-    markers_of = [marker for marker, _ in METHOD_SHAPES.values()]
+    shapes = {name: shape for name, shape in METHOD_SHAPES.items() if name != RETAIN_ONLY}
+    assert METHOD_SHAPES[RETAIN_ONLY] == shapes["Retrained"]  # two words for one model
+    markers_of = [marker for marker, _ in shapes.values()]
     assert len(set(markers_of)) == len(markers_of)
     assert len(set(MASK_COLOURS.values())) == len(MASK_COLOURS)
 
