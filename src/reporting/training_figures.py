@@ -19,10 +19,12 @@ from wagle.reporting.style import (
 )
 from wagle.training.loop import MEASURED
 
+_MANY = 4  # panels, beyond which they stand in several columns
 _CURVES = {  # key of the training log -> (label, scale)
     "forget_loss": ("forget loss\n(nats)", "linear"),
     "retain_loss": ("retain loss\n(nats)", "linear"),
     "loss": ("loss (nats)", "linear"),
+    "multiplier": ("λ of the\nretain loss", "linear"),
     "grad_norm": ("gradient\nnorm", "log"),
     "learning_rate": ("learning\nrate", "linear"),
 }
@@ -54,19 +56,19 @@ def draw_evaluations(
     logs: Iterable[tuple[str, str, Sequence[Mapping[str, float]]]],
     names: Iterable[str],
     *,
-    width: float = SINGLE_COLUMN,
+    width: float | None = None,
 ) -> Figure:
     """What was measured during training against the optimizer step.
 
     Args:
         logs: as for :func:`draw_training`.
-        names: of the numbers, as logs have them, each a panel.
+        names: of the numbers, as logs have them, each a panel; many stand in several columns.
+        width: in inches; not given: one column of a paper, or both where many are drawn.
     """
-    return _draw(
-        list(logs),
-        {name: (name.removeprefix(MEASURED).replace(" ", "\n", 1), "linear") for name in names},
-        width,
-    )
+    curves = {name: (name.removeprefix(MEASURED).replace(" ", "\n", 1), "linear") for name in names}
+    many = len(curves) > _MANY
+    width = width or (DOUBLE_COLUMN if many else SINGLE_COLUMN)
+    return _draw(list(logs), curves, width, columns=2 if many else 1)
 
 
 def measured_names(log: Iterable[Mapping[str, float]], columns: Iterable[str]) -> list[str]:
@@ -83,19 +85,25 @@ def _draw(
     logs: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]],
     curves: Mapping[str, tuple[str, str]],
     width: float,
+    columns: int = 1,
 ) -> Figure:
     """A panel for each key, with its label and scale."""
-    figure = Figure(figsize=(width, 0.6 + 1.15 * len(curves)))
-    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False).flat
-    for axes, (key, (label, scale)) in zip(panels, curves.items(), strict=True):
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(width, 0.6 + 1.15 * rows))
+    panels = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    for axes, (key, (label, scale)) in zip(panels, curves.items(), strict=False):
         _draw_curves(axes, key, logs)
         axes.set_ylabel(label)
         axes.set_yscale(scale)
         if scale == "linear":
             axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+    for axes in panels[len(curves) :]:
+        axes.remove()
+    for axes in panels[: len(curves)][-columns:]:
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelbottom=True)
     figure.align_ylabels()
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     named = {
         f"{method}+{mask}" if mask else method: Line2D(
             [], [], color=colour_of(mask), linestyle=shape_of(method)[1]

@@ -100,6 +100,7 @@ class Hooks:
             leaves no gradients behind.
         before_update: called with the number of the step between clipping and the optimizer's step;
             may change gradients.
+        state: numbers that are neither a loss nor a weight, by name; entries of the log have them.
         after_step: called with the number of steps done and the log so far, before the first step
             and after each, before the checkpoint; what it returns goes into the log. It leaves
             everything as it was.
@@ -107,6 +108,7 @@ class Hooks:
 
     before_window: Callable[[int, Window], None] = lambda step, window: None
     before_update: Callable[[int], None] = lambda step: None
+    state: Callable[[], Mapping[str, float]] = dict
     after_step: Callable[[int, Sequence[Entry]], Entry | None] = lambda step, log: None
 
 
@@ -141,8 +143,8 @@ def train(
 
     Returns:
         The log: every ``plan.log_every`` steps the mean loss since the last entry, that of each of
-        its terms (such as ``forget_loss``), the latest gradient norm (before clipping), learning
-        rate and epoch; at the end time and mean loss.
+        its terms (such as ``forget_loss``), the hooks' ``state``, the latest gradient norm (before
+        clipping), learning rate and epoch; at the end time and mean loss.
 
     Raises:
         WagleError: a loss, a gradient or at last a weight is no finite number. A step with such a
@@ -190,7 +192,8 @@ def train(
             if (step + 1) % plan.log_every == 0:
                 now.total += recent
                 named = dict(zip(now.terms, terms, strict=True))
-                now.log.append(_entry(plan, step, recent, named, norm, optimizer))
+                state = hooks.state()
+                now.log.append(_entry(plan, step, recent, named, state, norm, optimizer))
                 on_log(now.log[-1])
                 now.clear()
             now.step, now.seconds = step + 1, time.perf_counter() - started
@@ -234,12 +237,14 @@ def _entry(
     step: int,
     loss: float,
     terms: Mapping[str, float],
+    state: Mapping[str, float],
     norm: float,
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
     return {
         "loss": loss / plan.log_every,
         **{f"{name}_loss": part / plan.log_every for name, part in terms.items()},
+        **state,
         "grad_norm": norm,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "epoch": plan.epoch_after(step),

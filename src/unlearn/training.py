@@ -119,7 +119,7 @@ def unlearn(
         plan,
         seed=seed,
         gradients=gradients,
-        hooks=Hooks(before_window, before_update, after_step),
+        hooks=Hooks(before_window, before_update, objective.logged, after_step),
         on_log=on_log,
         checkpoints=checkpoints,
     )

@@ -36,7 +36,7 @@ from wagle.reporting.style import (
     colour_of,
     shape_of,
 )
-from wagle.reporting.training_figures import draw_training
+from wagle.reporting.training_figures import draw_evaluations, draw_training
 from wagle.unlearn.mask.file import save_mask
 from wagle.unlearn.mask.statistics import (
     chance_jaccard,
@@ -260,7 +260,7 @@ def test_tradeoff_has_a_point_for_each_group():
     drawn = markers(figure)
     assert len(drawn) == 19
     (axes,) = figure.axes
-    places = {line.get_label(): line.get_xydata()[0] for line in axes.lines}
+    places = {ln.get_label(): ln.get_xydata()[0] for ln in axes.lines if ln.get_label() in drawn}
     np.testing.assert_allclose(places["Original"], [1.0, 0.1])
     np.testing.assert_allclose(places["GradDiff+Dense"], [0.9 + 1 / 30, 0.4 + 1 / 40])
     labels = {t.get_text() for t in figure.legends[0].get_texts()} - {""}
@@ -369,6 +369,17 @@ def test_training_curves_tell_forget_and_retain_loss_apart():
     assert rate.get_xlabel() == "optimizer step"
     (whole,) = draw_training([("NPO", "", [{"step": 1, "loss": 2.0}])]).axes
     assert whole.get_ylabel() == "loss (nats)"
+
+
+def test_many_numbers_measured_during_training_stand_in_columns():
+    log = [{"step": s, **{f"evaluation n{i}": s * i for i in range(7)}} for s in (0, 5)]
+    figure = draw_evaluations([("NPO", "WAGLE", log)], [f"evaluation n{i}" for i in range(7)])
+    rows = [axes.get_subplotspec().rowspan.start for axes in figure.axes]
+    assert rows == [0, 0, 1, 1, 2, 2, 3]
+    assert [axes.get_ylabel() for axes in figure.axes] == [f"n{i}" for i in range(7)]
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False] * 5 + [True] * 2
+    few = draw_evaluations([("NPO", "WAGLE", log)], ["evaluation n1", "evaluation n2"])
+    assert [axes.get_subplotspec().rowspan.start for axes in few.axes] == [0, 1]
 
 
 def test_heat_maps_show_every_cell_where_it_belongs():

@@ -79,6 +79,10 @@ class Objective(ABC):
     def after_step(self, epoch: int) -> None:  # noqa: B027 - most objectives learn nothing
         """Called after the backward passes of a step, in an epoch counted from 0."""
 
+    def logged(self) -> dict[str, float]:
+        """The scalars of the state, for the log."""
+        return {name: float(v.detach()) for name, v in self.state.items() if v.dim() == 0}
+
     def fitted(self, family: Family | None, layers: int) -> Self:
         """The same objective, with what is not set and follows from the model.
 

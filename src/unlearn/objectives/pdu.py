@@ -31,7 +31,7 @@ class PrimalDual(WithRetain):
         epsilon: ε.
         step_size: η.
         warmup_epochs: epochs in which λ stays as it is.
-        state: λ, as ``multiplier``, a float32 scalar.
+        state: λ, as ``multiplier``, a float32 scalar; the log has it as it is after each step.
     """
 
     epsilon: float
