@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         print_missing(reproduction, options)
         return 0
     run_missing(reproduction, options)
-    table = reproduction.write()
+    table = reproduction.write(over_questions=True)
     say(f"\n{to_markdown(table, command)}")
     say(f"written: {output / options.table}.md, .tex, .csv and _runs.csv")
     if figures := reproduction.draw():

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from wagle.errors import WagleError
 from wagle.loggers.files import write_text
 from wagle.metrics.benchmarks import benchmark_of
+from wagle.reporting.bootstrap import Resampled, check_same_questions, resample
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
 from wagle.reporting.planned import RETAIN_ONLY, PlannedRun, TableRow
@@ -144,10 +146,16 @@ class Reproduction:
                 return [Outcome(row, None, str(run.folder), numbers)]
         return []
 
-    def write(self) -> Table:
-        """Write the table and its runs into the output folder."""
+    def write(self, *, over_questions: bool = False) -> Table:
+        """Write the table and its runs into the output folder.
+
+        Args:
+            over_questions: draw questions again, to find out which cells are clearly the best; a
+                second for each run. Otherwise seeds decide alone.
+        """
         self._clear()
-        table = aggregate(self.form, [*self.outcomes(), *self.references()])
+        drawn = self._drawn() if over_questions else {}
+        table = aggregate(self.form, [*self.outcomes(), *self.references()], drawn)
         self.output.mkdir(parents=True, exist_ok=True)
         for suffix, text in self._documents(table).items():
             write_text(self.output / f"{self.table}{suffix}", text)
@@ -161,6 +169,28 @@ class Reproduction:
             ".csv": to_csv(table),
             "_runs.csv": runs_to_csv(self.outcomes()),
         }
+
+    def _drawn(self) -> dict[str, dict[str, np.ndarray]]:
+        """By run folder, the table's numbers in draws of the questions, where all share them."""
+        if self.benchmark.recount is None or len({run.row for run in self.runs}) < 2:
+            return {}
+        known = {run.fingerprint: self._known.get(run.fingerprint) for run in self.runs}
+        runs = [run for run in known.values() if run is not None]
+        columns = {column.key for column in self.form.columns if column.better}
+        if not any(key in run.results for run in runs for key in columns):
+            return {}
+        drawn: dict[str, dict[str, np.ndarray]] = {}
+        first: Resampled | None = None
+        try:
+            for run in Progress("drawing questions", len(runs), "run").over(runs):
+                found = resample(run)
+                first = first or found
+                check_same_questions(first, found)
+                drawn[str(run.folder)] = {k: v for k, v in found.draws.items() if k in columns}
+        except WagleError as error:
+            say(f"note: best cells are marked by seeds alone: {error}", sys.stderr)
+            return {}
+        return drawn
 
     def draw(self) -> list[Path]:
         """Draw finished runs beside the table, as PNG and PDF; nothing where no figure fits it."""

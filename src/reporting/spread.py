@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIDENCE = 0.95
 
@@ -45,25 +48,48 @@ class Spread(NamedTuple):
         return self.mean - half, self.mean + half
 
 
-def clearly_best(spreads: Sequence[Spread | None], better: int) -> int | None:
-    """Index of the one whose interval lies beyond the intervals of all others, if there is one.
+def clearly_best(
+    spreads: Sequence[Spread | None],
+    better: int,
+    draws: Sequence[np.ndarray | None] | None = None,
+) -> int | None:
+    """Index of the one that is better than all others by more than chance, if there is one.
+
+    Its interval lies beyond the intervals of all others; where draws are known of both, 95 % of the
+    draws' differences do as well, and single seeds, which have no interval, are told apart by these
+    alone.
 
     Args:
         better: 1 where more is better, -1 where less is, 0 where nothing is.
+        draws: of each, its mean over the seeds in draws of the questions, float64 ``(draws,)``, the
+            same for all; ``None`` where there are no rows to draw.
     """
+    draws = draws or [None] * len(spreads)
     present = [(index, spread) for index, spread in enumerate(spreads) if spread is not None]
     if not better or len(present) < 2:
         return None
     index, best = max(present, key=lambda pair: better * pair[1].mean)
-    edge = _ends(best)
-    if edge is None:
-        return None
-    nearest = min(better * end for end in edge)
+    ours, drawn = _ends(best), draws[index]
     for other, spread in present:
-        ends = _ends(spread)
-        if other != index and (ends is None or max(better * end for end in ends) >= nearest):
+        if other == index:
+            continue
+        theirs, beside = _ends(spread), draws[other]
+        paired = drawn is not None and beside is not None
+        if drawn is not None and beside is not None and not _beyond(better * (drawn - beside)):
+            return None
+        if ours is None or theirs is None:
+            if not paired:
+                return None
+        elif max(better * end for end in theirs) >= min(better * end for end in ours):
             return None
     return index
+
+
+def _beyond(differences: np.ndarray) -> bool:
+    """Whether the middle 95 % lie above 0."""
+    import numpy as np
+
+    return bool(np.quantile(differences, (1 - CONFIDENCE) / 2) > 0)
 
 
 def _ends(spread: Spread) -> tuple[float, ...] | None:

@@ -139,9 +139,10 @@ def _explanation(table: Table) -> str:
     parts = ["Mean ± sample standard deviation over seeds"]
     if any(column.better for column in table.form.columns):
         shared = " and ρ" if "ratio" in table.form.block else ""
+        over_questions = ", and the paired one over questions of what sets it apart does not hold 0"
         parts.append(
             f"bold: best of its method{shared}, where its 95 % confidence interval (Student's t "
-            "over the seeds) overlaps no other's"
+            "over the seeds) overlaps no other's" + (over_questions if table.over_questions else "")
         )
     means = [cell.mean for line in table.lines for cell in line.cells if cell is not None]
     if any(map(math.isinf, means)):

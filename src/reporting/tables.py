@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from wagle.loggers.run_folder import ATTACK, DEPTH
 from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.reporting.attacks import Q, R, attack_numbers
@@ -169,6 +171,7 @@ class Table:
     Attributes:
         warnings: why the numbers must not be compared with one another; empty if all is well.
         remarks: what has to be known of single numbers.
+        over_questions: whether draws of the questions count in what is marked.
     """
 
     form: Form
@@ -176,6 +179,7 @@ class Table:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    over_questions: bool = False
 
     @property
     def pending(self) -> int:
@@ -183,10 +187,17 @@ class Table:
         return sum(o.status == "pending" for line in self.lines for o in line.outcomes)
 
 
-def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
+Drawn = Mapping[str, Mapping[str, np.ndarray]]
+"""By run folder and number, what the number is in draws of the questions: float64 ``(draws,)``."""
+
+
+def aggregate(form: Form, outcomes: Iterable[Outcome], drawn: Drawn | None = None) -> Table:
     """Put runs together by row; rows keep the order in which they come first.
 
     Where runs have been attacked or looked into, the form gets columns of what came of that.
+
+    Args:
+        drawn: for what is marked as best; not given: spreads over seeds decide alone.
     """
     outcomes = list(outcomes)
     later = [m for m in (R, Q, UDS) if any(m.key in (o.values or {}) for o in outcomes)]
@@ -195,7 +206,8 @@ def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
     cells = {row: tuple(_cells(form, members)) for row, members in by_row.items()}
-    best = _best(form, cells)
+    draws = {row: _draws(form, members, drawn or {}) for row, members in by_row.items()}
+    best = _best(form, cells, draws)
     notes: list[str] = []
     lines = []
     for row, members in by_row.items():
@@ -209,7 +221,7 @@ def aggregate(form: Form, outcomes: Iterable[Outcome]) -> Table:
             TableLine(row, tuple(members), cells[row], frozenset(best[row]), tuple(numbers))
         )
     warnings, remarks = tuple(_warnings(form, outcomes)), tuple(_remarks(form, lines))
-    return Table(form, tuple(lines), tuple(notes), warnings, remarks)
+    return Table(form, tuple(lines), tuple(notes), warnings, remarks, over_questions=bool(drawn))
 
 
 def _remarks(form: Form, lines: Iterable[TableLine]) -> Iterator[str]:
@@ -233,8 +245,21 @@ def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Spread | None]:
         yield Spread.of([values[column.key] for values in finished if column.key in values])
 
 
+def _draws(form: Form, outcomes: Sequence[Outcome], drawn: Drawn) -> list[np.ndarray | None]:
+    """Of each column the mean over the finished seeds, where all of them have draws of it."""
+    finished = [drawn.get(o.folder, {}) for o in outcomes if o.values is not None]
+    return [
+        np.mean([numbers[column.key] for numbers in finished], axis=0)
+        if finished and all(column.key in numbers for numbers in finished)
+        else None
+        for column in form.columns
+    ]
+
+
 def _best(
-    form: Form, cells: Mapping[TableRow, Sequence[Spread | None]]
+    form: Form,
+    cells: Mapping[TableRow, Sequence[Spread | None]],
+    draws: Mapping[TableRow, Sequence[np.ndarray | None]],
 ) -> dict[TableRow, set[int]]:
     """For each row the columns in which it is clearly the best of its block."""
     best: dict[TableRow, set[int]] = {row: set() for row in cells}
@@ -243,7 +268,11 @@ def _best(
         if row.method not in (ORIGINAL, RETAIN_ONLY):
             blocks.setdefault(tuple(map(row.value, form.block)), []).append(row)
     for rows, (index, column) in itertools.product(blocks.values(), enumerate(form.columns)):
-        found = clearly_best([cells[row][index] for row in rows], column.better)
+        found = clearly_best(
+            [cells[row][index] for row in rows],
+            column.better,
+            [draws[row][index] for row in rows],
+        )
         if found is not None:
             best[rows[found]].add(index)
     return best

@@ -14,8 +14,10 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -287,6 +289,41 @@ def test_only_what_differs_by_more_than_the_intervals_is_best():
     assert clearly_best([Spread.of([1.0]), around(9.0)], 1) is None
     assert clearly_best([around(1.0), Spread.of([math.inf])], -1) == 0
     assert clearly_best([around(1.0)], 1) is None
+
+
+def test_draws_of_the_questions_tell_single_seeds_apart():
+    random = np.random.default_rng(0)
+    shared = random.normal(size=4000)
+    first, second = shared, shared + 0.3 + 0.1 * random.normal(size=4000)  # 3 deviations apart
+    one, other = Spread.of([0.0]), Spread.of([0.3])
+    assert clearly_best([one, other], 1) is None
+    assert clearly_best([one, other], 1, [first, second]) == 1
+    assert clearly_best([one, other], -1, [first, second]) == 0
+    assert clearly_best([one, other], 1, [first, second - 0.15]) is None
+    assert clearly_best([one, other], 1, [first, None]) is None
+    # Seeds that overlap are not told apart by the questions, nor questions by the seeds.
+    wide, narrow = ([Spread.of([m - d, m + d]) for m in (0.0, 0.3)] for d in (0.2, 0.001))
+    assert clearly_best(wide, 1, [first, second]) is None
+    assert clearly_best(narrow, 1, [first, second]) == 1
+    assert clearly_best(narrow, 1, [first, second - 0.15]) is None
+    assert clearly_best([one, narrow[1]], 1, [first, second]) == 1
+
+
+def test_marks_over_questions_are_of_the_mean_over_seeds():
+    outcomes = [
+        replace(outcome(row, seed, value, 1.0), folder=f"{row.mask}{seed}")
+        for row, value in ((DENSE, 0.1), (WAGLE, 0.4))
+        for seed in (0, 1)
+    ]
+    drawn = {  # of each seed alone the draws reach both ways; their means never do
+        **{f"Dense{seed}": {"a": np.array([-1.0, 1.0] * 50) * (1 - 2 * seed)} for seed in (0, 1)},
+        **{f"WAGLE{seed}": {"a": np.full(100, 0.3)} for seed in (0, 1)},
+    }
+    marked = aggregate(FORM, outcomes, drawn)
+    assert [set(line.best) for line in marked.lines] == [set(), {0}]
+    assert "over questions of what sets it apart does not hold 0" in to_markdown(marked, "")
+    drawn["Dense1"]["a"] *= -1
+    assert not any(line.best for line in aggregate(FORM, outcomes, drawn).lines)
 
 
 def test_the_best_of_several_is_marked(table):
