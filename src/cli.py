@@ -33,6 +33,7 @@ COMMANDS = {
     "attack": _Command("attack.py", "attack", "does forgetting survive few bits and relearning?"),
     "depth": _Command("depth.py", "depth", "where do mask, update and knowledge sit?"),
     "compare": _Command("compare.py", "compare", "how sure is it that one run is better?"),
+    "plant": _Command("plant.py", "plant", "does a score find facts whose weights are known?"),
     "table": _Command("reproduce_tables.py", "table", "make a table of the paper"),
     "sweep": _Command("sweep.py", "sweep", "try settings, and choose the best of each method"),
     "runs": _Command("runs.py", "runs", "list runs, show one, compare their settings; data frames"),

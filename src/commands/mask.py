@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from wagle.catalogue import SCORES
 from wagle.cli import program
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COMBINATIONS = ("union", "intersection", "difference")
+Cell = TypeVar("Cell")
 SHOWN_TENSORS = 5  # most and least alike tensors that ``compare`` shows
 
 
@@ -232,8 +233,8 @@ def write_figure(name: Path, figure: Figure) -> None:
 def print_table(
     title: str,
     columns: Sequence[str],
-    rows: Mapping[str, Mapping[str, float]],
-    style: Callable[[float], str],
+    rows: Mapping[str, Mapping[str, Cell]],
+    style: Callable[[Cell], str],
 ) -> None:
     """Print rows of numbers; a row may lack some of them."""
     from rich.box import SIMPLE_HEAD

@@ -20,6 +20,7 @@ from wagle.config.resolved import (
     Config,
     DepthConfig,
     FineTuneConfig,
+    PlantConfig,
     UnlearnConfig,
     load_config,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "DepthConfig",
     "FineTuneConfig",
     "Key",
+    "PlantConfig",
     "UnlearnConfig",
     "load_config",
     "mask_ratio",

@@ -23,6 +23,7 @@ _GROUPS = {
     "attack": "attacks on finished runs",
     "compare": "comparing finished runs",
     "depth": "looking into finished runs, layer by layer",
+    "plant": "planting the forget set, and judging scores",
 }
 
 

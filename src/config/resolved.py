@@ -30,6 +30,7 @@ from wagle.config.keys import (
     UnlearnSection,
 )
 from wagle.config.mask_names import SHARED, filled, mask_ratio
+from wagle.config.plant_keys import PlantSection
 from wagle.config.reading import (
     COMMAND_LINE,
     REPLACED,
@@ -233,6 +234,17 @@ class FineTuneConfig(Config):
     overall: OverallSection
     finetune: FineTuneSection
     dataset: DataSection
+    logger: LoggerSection
+
+
+class PlantConfig(UnlearnConfig):
+    """Of planted ground truth: the model that never saw the forget set, and its data."""
+
+    overall: OverallSection
+    plant: PlantSection
+    unlearn: UnlearnSection
+    dataset: PairedDataSection
+    evaluation: EvaluationSection
     logger: LoggerSection
 
 

@@ -40,6 +40,11 @@ MASK_COLOURS = {
     "WAGLE-GN": "#332288",
     "gradient": "#117733",
     "FFN": "#999933",
+    "WAGLE-Fisher": "#aa7733",
+    "Fisher ratio": "#6699cc",
+    "Neuron": "#44aa99",
+    "Activation ratio": "#ddcc77",
+    "MemFlex": "#661100",
 }
 _OTHER_MASK = "#aa4499"  # a score of one's own, a mask of unknown origin
 

@@ -19,6 +19,7 @@ from wagle.config import (
     REQUIRED,
     Config,
     FineTuneConfig,
+    PlantConfig,
     UnlearnConfig,
     load_config,
     mask_ratio,
@@ -72,7 +73,8 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_shipped_configurations_load(path):
-    kind = FineTuneConfig if path.stem.startswith("fine_tune") else UnlearnConfig
+    kinds = {"fine": FineTuneConfig, "plant": PlantConfig}
+    kind = kinds.get(path.stem.partition("_")[0], UnlearnConfig)
     config = load_config(["--config_file", str(path)], kind, prog="p.py", description="d")
     assert config.notices == []
 

@@ -18,6 +18,7 @@ from wagle import ranks
 from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
 from wagle.model.architecture import (
+    FEED_FORWARD_KINDS,
     block_linears,
     is_transposed,
     parameter_kind,
@@ -72,21 +73,37 @@ def neuron(tensor: WholeTensor) -> torch.Tensor:
 def activation_ratio(tensor: WholeTensor) -> torch.Tensor:
     """mean|a| on forget tokens / (mean|a| on retain tokens + 1e-5), of feed-forward neurons.
 
-    Pochinkov and Schoots 2024 (arXiv 2403.01267). The column of the ``down``
-    projection and the rows of ``up`` and ``gate`` share their neuron's score; all else has 0.
+    Pochinkov and Schoots 2024 (arXiv 2403.01267). All else has 0.
     """
-    module = _feed_forward(tensor.name)
-    files = tensor.files["forget_activations"], tensor.files["retain_activations"]
-    kind = parameter_kind(tensor.name)
-    if module not in files[0].shapes or kind not in ("gate", "up", "down", "mlp"):
-        return torch.zeros([1] * len(tensor.shape))
-    forget, retain = (file.read(module) for file in files)
-    ratio = forget / (retain + ACTIVATION_FLOOR)
-    if len(tensor.shape) == 1:  # a bias; that of the down projection is no neuron's
-        return torch.zeros(1) if kind == "down" else ratio
-    fused = tensor.shape[-1 if tensor.transposed else 0] // len(ratio) if kind == "mlp" else 1
-    across = (kind == "down") != tensor.transposed
-    return ratio.view(1, -1) if across else ratio.repeat(fused).view(-1, 1)
+    forget, retain = (tensor.files[f"{kind}_activations"] for kind in ("forget", "retain"))
+    ratios = {n: forget.read(n) / (retain.read(n) + ACTIVATION_FLOOR) for n in forget.shapes}
+    return of_neurons(ratios, tensor.name, tensor.shape, transposed=tensor.transposed)
+
+
+def of_neurons(
+    values: Mapping[str, torch.Tensor], name: str, shape: torch.Size, *, transposed: bool
+) -> torch.Tensor:
+    """What a parameter's weights have of the feed-forward neurons that they belong to.
+
+    A neuron has a row of ``up``, one of ``gate`` and a column of the ``down`` projection.
+
+    Args:
+        values: ``(neurons,)`` by the name of the feed-forward module.
+        name, shape, transposed: of the parameter.
+
+    Returns:
+        What can be expanded to the parameter's shape; 0 for weights of no neuron.
+    """
+    kind, module = parameter_kind(name), _feed_forward(name)
+    none = torch.zeros([1] * len(shape), dtype=next(iter(values.values())).dtype)
+    if module not in values or kind not in FEED_FORWARD_KINDS:
+        return none
+    value = values[module]
+    if len(shape) == 1:  # a bias; that of the down projection is no neuron's
+        return none if kind == "down" else value.repeat(shape[0] // len(value))
+    across = (kind == "down") != transposed  # whether neurons lie along the last dimension
+    value = value.repeat(shape[-1 if across else 0] // len(value))  # fused: gate and up of each
+    return value.view(1, -1) if across else value.view(-1, 1)
 
 
 def memflex(tensor: WholeTensor) -> torch.Tensor:
@@ -111,9 +128,7 @@ def grouped_stream(
 
     Each process looks at whole parameters, in the files of sums.
     """
-    transposed = {
-        f"{name}.weight" for name, module in model.named_modules() if is_transposed(module)
-    }
+    transposed = transposed_weights(model)
 
     def form(scores: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         width = scores.shape[-1] if scores.dim() else 1
@@ -155,18 +170,9 @@ def cached_activations(
         By kind and ``_activations``, as grouped scores read it.
 
     Raises:
-        WagleError: the model has no feed-forward modules of a known form.
+        WagleError: the model has no feed-forward neurons of a known form.
     """
-    downs = {
-        _feed_forward(name): module
-        for name, module in block_linears(model).items()
-        if parameter_kind(name) == "down"
-    }
-    if not downs or stacked_experts(model):
-        raise WagleError(
-            f"unlearn.score_type activation_ratio asks feed-forward neurons, and in "
-            f"{type(model).__name__} no such layers are found that lie each in a tensor of its own"
-        )
+    downs = down_projections(model)
     files, model_hash = {}, model_fingerprint(model)
     for kind, examples in examples_by_kind.items():
 
@@ -186,6 +192,30 @@ def cached_activations(
             lock_timeout,
         )
     return files
+
+
+def down_projections(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """The layers that read feed-forward neurons, by the name of the module that they are in.
+
+    Raises:
+        WagleError: there are none, or experts lie together in one tensor.
+    """
+    downs = {
+        _feed_forward(name): module
+        for name, module in block_linears(model).items()
+        if parameter_kind(name) == "down"
+    }
+    if not downs or stacked_experts(model):
+        raise WagleError(
+            f"in {type(model).__name__} no feed-forward neurons are found that lie each in layers "
+            "of its own"
+        )
+    return downs
+
+
+def transposed_weights(model: torch.nn.Module) -> set[str]:
+    """Names of weights that are stored ``(in, out)``."""
+    return {f"{name}.weight" for name, module in model.named_modules() if is_transposed(module)}
 
 
 def _feed_forward(name: str) -> str:

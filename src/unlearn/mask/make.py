@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from wagle import shards
 from wagle.catalogue import SCORES
 from wagle.config.keys import UnlearnSection
+from wagle.dataset.encoding import Encoded
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
-from wagle.entries import SQUARES
+from wagle.entries import SQUARES, Score
 from wagle.errors import WagleError
 from wagle.optim.bitmask import Mask
 from wagle.unlearn.mask.gradients import OnResume, cached_gradient_sums
@@ -26,6 +27,7 @@ from wagle.unlearn.mask.structure import (
     feed_forward_mask,
     wanda_masks,
 )
+from wagle.unlearn.mask.tensor_file import TensorFile
 
 
 def make_masks(
@@ -148,25 +150,65 @@ def mask_scores(
 ) -> ScoreStream:
     """The scores that :func:`make_masks` ranks, where it ranks; the arguments are the same."""
     score = SCORES[section.score_type]
-    keys = [(0, index) for index in range(len(dataset))]
-    views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
-    examples = {
-        kind: [dataset.example(views[kind], key) for key in keys] for kind in score.examples
-    }
-    files = cached_gradient_sums(
-        *(model, {kind: examples[kind.removesuffix(SQUARES)] for kind in score.sums}),
-        *(section, cache_prefix),
+    files = score_files(
+        *(model, dataset, [score], section, cache_prefix),
         batch_size=batch_size,
         pad_token_id=pad_token_id,
         on_resume=on_resume,
     )
-    if score.activations:
+    return scores_of(model, dataset, section, files, batch_size=batch_size, seed=seed)
+
+
+def score_files(
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    scores: Sequence[Score],
+    section: UnlearnSection,
+    cache_prefix: Path,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    on_resume: OnResume = lambda entry: None,
+) -> dict[str, TensorFile]:
+    """Everything that some scores read, by kind; the arguments are those of :func:`make_masks`."""
+    keys = [(0, index) for index in range(len(dataset))]
+    views = {"forget": FORGET, "retain": RETAIN, "refusal": REFUSAL}
+
+    def examples(kinds: Iterable[str]) -> dict[str, list[Encoded]]:
+        return {
+            kind: [dataset.example(views[kind.removesuffix(SQUARES)], key) for key in keys]
+            for kind in kinds
+        }
+
+    sums = dict.fromkeys(kind for score in scores for kind in score.sums)
+    activations = dict.fromkeys(kind for score in scores for kind in score.activations)
+    files = cached_gradient_sums(
+        *(model, examples(sums), section, cache_prefix),
+        batch_size=batch_size,
+        pad_token_id=pad_token_id,
+        on_resume=on_resume,
+    )
+    if activations:
         files |= cached_activations(
-            *(model, {kind: examples[kind] for kind in score.activations}, cache_prefix),
+            *(model, examples(activations), cache_prefix),
             rows=section.attribution_batch_size,
             pad_token_id=pad_token_id,
             lock_timeout=section.lock_timeout,
         )
+    return files
+
+
+def scores_of(
+    model: PreTrainedModel,
+    dataset: UnlearnDataset,
+    section: UnlearnSection,
+    files: Mapping[str, TensorFile],
+    *,
+    batch_size: int,
+    seed: int,
+) -> ScoreStream:
+    """The scores of the section's type, from what :func:`score_files` gave."""
+    score = SCORES[section.score_type]
     if score.grouped:
         return grouped_stream(model, score.load(), files)
     inputs = ScoreInputs(

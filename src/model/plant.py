@@ -1,0 +1,257 @@
+"""Planted ground truth: facts are learned in known weights, and scores have to find these.
+
+A model that never saw the forget set learns it in a set P of weights, all others bit for bit as
+before; then the scores of the planted model are judged against P. What is found is kept in
+``plant.json``, score by score: work that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+
+from wagle.catalogue import SCORES
+from wagle.config import PlantConfig, plain_number
+from wagle.dataset.encoding import Encoded
+from wagle.dataset.pairing import FORGET, RETAIN
+from wagle.errors import ConfigError, WagleError
+from wagle.loggers import Logger
+from wagle.loggers.files import read_json, write_json
+from wagle.model.environment import mask_fingerprint
+from wagle.model.fine_tuning import EncodedRows, fine_tune
+from wagle.model.interference import mean_probability
+from wagle.model.unlearn import TRAINLESS, Unlearn
+from wagle.optim.bitmask import Mask
+from wagle.terminal import Progress, say, say_phase
+from wagle.training.schedule import Plan
+from wagle.unlearn.mask.certificate import model_digest
+from wagle.unlearn.mask.file import save_mask
+from wagle.unlearn.mask.make import score_files, scores_of
+from wagle.unlearn.mask.planted import PLACES, as_scores, judge
+from wagle.unlearn.mask.scores import ScoreStream
+from wagle.unlearn.mask.statistics import combined, complement, density, random_alike
+
+PLANT = "plant.json"
+WARMUP = 0.1  # of the steps of planting
+LINES = ("oracle", "random alike", "complement")
+"""Beside the scores: P itself, random weights of P's density in each tensor, all but P."""
+
+
+class Plant:
+    """Facts in known weights, of every kind and seed, and what the scores find of them.
+
+    Args:
+        config: every key, resolved.
+
+    Raises:
+        ConfigError: a score ranks nothing, or somebody else's plant.json is in the folder.
+    """
+
+    def __init__(self, config: PlantConfig) -> None:
+        self.config = config
+        self.settings = config.plant
+        rankless = [name for name in self.settings.scores if not SCORES[name].ranks]
+        if rankless:
+            raise ConfigError(
+                f"plant.scores has {', '.join(rankless)}: they give no weight a score, so there is "
+                "nothing to judge"
+            )
+        self.path = Path(self.settings.output_dir) / PLANT
+        self.document: dict[str, Any] = {"plant": asdict(self.settings), "cells": {}}
+
+    def make(self) -> dict[str, Any]:
+        """Plant and judge what has not been judged yet; returns what is in ``plant.json``."""
+        known = read_json(self.path).get("cells", {}) if self.path.is_file() else {}
+        for seed in self.settings.seeds:
+            cells = {kind: f"{kind}, seed {seed}" for kind in self.settings.kinds}
+            run = _opened(self.config, seed)
+            origin = self._origin(run)
+            for kind, name in cells.items():
+                found = known.get(name, {})
+                if found.get("origin") != origin:
+                    found = {"origin": origin, "kind": kind, "seed": seed, "judged": {}}
+                self.document["cells"][name] = found
+                if set(self._asked()) <= found["judged"].keys():
+                    say(f"already judged: {name}")
+                else:
+                    say_phase(name)
+                    self._fill(found, kind, seed, run)
+                self._write()
+        return self.document
+
+    def _write(self) -> None:
+        write_json(self.path, self.document)
+
+    def _origin(self, run: Unlearn) -> str:
+        """A digest of everything that a cell depends on, but for kind, seed and score."""
+        settings = asdict(self.settings)
+        for each in ("output_dir", "kinds", "seeds", "scores", "mus"):
+            settings.pop(each)
+        section = self.config.unlearn
+        content = {
+            "planting": settings,
+            "accumulation": section.gradient_accumulation_steps,
+            "batch size": self.config.dataset.batch_size,
+            "dtype": section.attribution_dtype,
+            **run.fingerprints,
+            "template": run.template.name,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _asked(self) -> dict[str, tuple[str, float | None]]:
+        """What is judged by its name in ``plant.json``: (score, μ where it depends on that)."""
+        asked: dict[str, tuple[str, float | None]] = {name: (name, None) for name in LINES}
+        for name in self.settings.scores:
+            if SCORES[name].depends_on("mu"):
+                for mu in self.settings.mus:
+                    asked[f"{name} {plain_number(mu)}"] = (name, mu)
+            else:
+                asked[name] = (name, None)
+        return asked
+
+    # ----------------------------------------------------------------------------------- planting
+
+    def _fill(self, found: dict[str, Any], kind: str, seed: int, run: Unlearn) -> None:
+        """Plant one kind of set, and judge what is not judged yet."""
+        masks = PLACES[kind](run.model, self.settings.density, seed)
+        planted = combined("union", masks)
+        found["density"] = density(planted)
+        found["mask"] = mask_fingerprint(planted)
+        before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+        digest = model_digest(run.model, planted)
+        found["before"] = self._knowledge(run)
+        try:
+            found |= self._plant(run, before, masks, seed)
+            if model_digest(run.model, planted) != digest:
+                raise WagleError("planting has changed weights that it may not change")
+            found["certificate"] = digest
+            found["after"] = self._knowledge(run)
+            folder = self.path.parent / "planted"
+            about = {"planted": kind, "overall.seed": str(seed), "model": run.fingerprints["model"]}
+            save_mask(planted, folder / f"{kind}_{seed}.safetensors", provenance=about)
+            self._judge(found, planted, seed, run)
+        finally:
+            _put(run.model, before)
+
+    def _plant(
+        self, run: Unlearn, before: dict[str, torch.Tensor], masks: Sequence[Mask], seed: int
+    ) -> dict[str, Any]:
+        """Learn all facts in each of some disjoint sets, each from the model as it was."""
+        alone, changed = [], []
+        for number, mask in enumerate(masks):
+            _put(run.model, before)
+            self._learn(run, mask, seed + number)
+            if len(masks) > 1:
+                alone.append(self._knowledge(run))
+                changed.append({n: p.detach().clone() for n, p in run.model.named_parameters()})
+        for weights, mask in zip(changed, masks, strict=False):
+            for name, parameter in run.model.named_parameters():
+                chosen = mask[name].to_bool().to(parameter.device)
+                parameter.data[chosen] = weights[name][chosen]
+        return {"after each copy alone": alone} if alone else {}
+
+    def _learn(self, run: Unlearn, mask: Mask, seed: int) -> None:
+        rows = self._rows(run, FORGET)
+        if self.settings.rehearse:
+            rows += self._rows(run, RETAIN)
+        plan = Plan.make(
+            len(rows),
+            batch_size=self.settings.batch_size,
+            accumulation=1,
+            num_epochs=self.settings.num_epochs,
+            whole_epochs=True,
+            warmup=WARMUP,
+        )
+        say(f"planting in {density(mask):.4%} of the weights: {plan.describe()}")
+        fine_tune(
+            run.model,
+            EncodedRows([(cast("Sequence[Any]", rows), lambda row: cast("Encoded", row))]),
+            plan,
+            lr=self.settings.lr,
+            weight_decay=0.0,
+            master_weights=run.model.dtype.itemsize == 2,
+            seed=seed,
+            pad_token_id=run.tokenizer.pad_token_id,
+            mask=mask,
+        )
+
+    def _rows(self, run: Unlearn, view: str) -> list[Encoded]:
+        """Forget rows, or their retain partners."""
+        return [run.paired.example(view, (0, index)) for index in range(len(run.paired))]
+
+    def _knowledge(self, run: Unlearn) -> dict[str, float]:
+        size, pad = self.config.evaluation.batch_size, run.tokenizer.pad_token_id
+        return {
+            view: mean_probability(
+                run.model, self._rows(run, view), batch_size=size, pad_token_id=pad
+            )
+            for view in (FORGET, RETAIN)
+        }
+
+    # ------------------------------------------------------------------------------------ judging
+
+    def _judge(self, found: dict[str, Any], planted: Mask, seed: int, run: Unlearn) -> None:
+        left = {n: s for n, s in self._asked().items() if n not in found["judged"]}
+        with TemporaryDirectory(dir=self.path.parent, prefix=".sums-") as folder:
+            for name, stream in self._streams(left, planted, seed, run, Path(folder) / "planted"):
+                score, mu = left[name]
+                found["judged"][name] = {"score": score, "mu": mu, **asdict(judge(stream, planted))}
+                self._write()
+
+    def _streams(
+        self,
+        asked: dict[str, tuple[str, float | None]],
+        planted: Mask,
+        seed: int,
+        run: Unlearn,
+        prefix: Path,
+    ) -> Iterator[tuple[str, ScoreStream]]:
+        lines: dict[str, Callable[[], Mask]] = {
+            "oracle": lambda: planted,
+            "random alike": lambda: random_alike(planted, seed),
+            "complement": lambda: complement(planted),
+        }
+        batch_size = self.config.dataset.batch_size
+        scores = {name: SCORES[score] for name, (score, _) in asked.items() if name not in lines}
+        files = score_files(
+            *(run.model, run.paired, list(scores.values()), self.config.unlearn, prefix),
+            batch_size=batch_size,
+            pad_token_id=run.tokenizer.pad_token_id,
+        )
+        for name, (score, mu) in Progress("judging", len(asked), "score").over(asked.items()):
+            if name in lines:
+                yield name, as_scores(lines[name]())
+                continue
+            section = replace(self.config.unlearn, score_type=score, mu=mu or 1.0)
+            yield (
+                name,
+                scores_of(
+                    *(run.model, run.paired, section, files), batch_size=batch_size, seed=seed
+                ),
+            )
+
+
+def _opened(config: PlantConfig, seed: int) -> Unlearn:
+    changes = {
+        "overall.seed": seed,
+        "unlearn.unlearn_method": TRAINLESS,
+        "unlearn.mask_path": None,
+        "unlearn.resume_path": None,
+    }
+    run = Unlearn(config.replace(changes), Logger())
+    run.load()
+    run.build_dataset()
+    return run
+
+
+def _put(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])

@@ -1,0 +1,148 @@
+"""Figures of planted ground truth: what each score finds, at which μ, and at every threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wagle.reporting.plant import Document, Found, best_mu, found_in, kinds_of
+from wagle.reporting.style import DOUBLE_COLUMN, INK, QUIET, colour_of, styled
+
+_KINDS = {
+    "random": "random weights",
+    "layer": "one layer",
+    "feed_forward": "feed-forward",
+    "neurons": "neurons",
+    "copies": "two copies",
+}
+_LINES = {"oracle": "-", "random alike": "--"}
+
+
+def draw_plant(document: Document) -> dict[str, Figure]:
+    """The figures of a document by name."""
+    figures = {"lift": draw_lift(document), "curves": draw_curves(document)}
+    if any(each.mu is not None for each in found_in(document, kinds_of(document)[0])):
+        figures["mu"] = draw_mu(document)
+    return figures
+
+
+def _panels(
+    document: Document, rows: int, height: float, width: float
+) -> tuple[Figure, list[Axes]]:
+    kinds = kinds_of(document)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(rows, len(kinds), sharey="row", squeeze=False)
+    for place, kind in zip(axes[0], kinds, strict=True):
+        place.set_title(_KINDS.get(kind, kind))
+    return figure, list(axes.ravel())
+
+
+def _one_each(document: Document, kind: str) -> list[Found]:
+    """Every score once: of those that depend on μ, at their best and at the published μ."""
+    found = found_in(document, kind)
+    chosen: list[Found] = []
+    for score in dict.fromkeys(each.score for each in found):
+        of_score = [each for each in found if each.score == score]
+        best = best_mu(found, score)
+        chosen += [each for each in of_score if each.mu in (None, 1e-6)]
+        chosen += [best._replace(score=f"{best.title}, best μ")] if best else []
+    return chosen
+
+
+@styled
+def draw_lift(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
+    """Lift of every score, over all weights (full) and within tensors (hollow), with intervals.
+
+    Args:
+        document: as ``plant.json`` has it.
+        width: in inches.
+    """
+    names = [each.title for each in _one_each(document, kinds_of(document)[0])]
+    figure, panels = _panels(document, 1, 0.9 + 0.17 * len(names), width)
+    for axes, kind in zip(panels, kinds_of(document), strict=True):
+        for place, each in enumerate(_one_each(document, kind)):
+            for number, face in (("lift", INK), ("lift_within", "none")):
+                spread = each.numbers.get(number)
+                if spread is None:
+                    continue
+                low, high = spread.interval or (spread.mean, spread.mean)
+                error = [[spread.mean - max(low, 0)], [high - spread.mean]]
+                axes.errorbar(spread.mean, place, xerr=error, fmt="o", color=INK, mfc=face, ms=3.5)
+        axes.axvline(1, color=QUIET, linestyle="--")
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(0, 30)
+        axes.set_xlabel("lift")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    return figure
+
+
+@styled
+def draw_mu(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
+    """Lift against μ, with that of the scores that do not depend on it as lines.
+
+    Args:
+        document: as ``plant.json`` has it.
+        width: in inches.
+    """
+    figure, panels = _panels(document, 1, 2.6, width)
+    for axes, kind in zip(panels, kinds_of(document), strict=True):
+        found = found_in(document, kind)
+        for score in dict.fromkeys(each.score for each in found if each.mu is not None):
+            line = [each for each in found if each.score == score]
+            _with_intervals(axes, line, line[0].title)
+        for score, dash in (("fisher_ratio", "-."), ("gradient", "--"), ("random alike", ":")):
+            for each in (each for each in found if each.score == score):
+                colour = colour_of(each.title) if score != "random alike" else INK
+                level = each.numbers["lift"].mean
+                axes.axhline(level, color=colour, linestyle=dash, label=each.title)
+        axes.set_xscale("log")
+        axes.set_xlabel("μ")
+    panels[0].set_ylabel("lift")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _with_intervals(axes: Axes, line: Sequence[Found], label: str) -> None:
+    mus = [float(each.mu or 0) for each in line]
+    spreads = [each.numbers["lift"] for each in line]
+    bounds = np.array([spread.interval or (spread.mean, spread.mean) for spread in spreads])
+    colour = colour_of(label)
+    axes.plot(mus, [spread.mean for spread in spreads], color=colour, marker=".", label=label)
+    axes.fill_between(mus, *bounds.T, color=colour, alpha=0.2, linewidth=0)
+
+
+@styled
+def draw_curves(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
+    """Precision against recall over all thresholds, mean over seeds; of μ the published value.
+
+    Args:
+        document: as ``plant.json`` has it.
+        width: in inches.
+    """
+    figure, panels = _panels(document, 1, 2.8, width)
+    for axes, kind in zip(panels, kinds_of(document), strict=True):
+        cells = [cell for cell in document["cells"].values() if cell["kind"] == kind]
+        for name, first in cells[0]["judged"].items():
+            if first["mu"] not in (None, 1e-6) or name == "complement":
+                continue
+            curves = np.array([cell["judged"][name]["curve"] for cell in cells])
+            _, precision, recall = curves.mean(axis=0).T
+            title = Found(first["score"], None, {}).title
+            style: dict[str, Any] = (
+                {"color": INK, "linestyle": _LINES[name]}
+                if name in _LINES
+                else {"color": colour_of(title)}
+            )
+            axes.plot(recall, precision, label=title, **style)
+        axes.set_xlabel("recall")
+        axes.set_xlim(0, 1)
+    panels[0].set_ylabel("precision")
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(bottom=0.005)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure

@@ -1,0 +1,129 @@
+"""Facts planted in a tiny model: only the known weights change, and what is judged is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from wagle.catalogue import SCORES
+from wagle.config import PlantConfig, load_config
+from wagle.errors import ConfigError, WagleError
+from wagle.model import plant
+from wagle.model.plant import LINES, PLANT, Plant
+from wagle.reporting.plant import NUMBERS, plant_tables
+from wagle.reporting.plant_figures import draw_plant
+from wagle.unlearn.mask.file import load_mask
+
+SETTINGS = {
+    "plant.kinds": "random,neurons,copies",
+    "plant.seeds": "1",
+    "plant.density": 0.2,
+    "plant.mus": "1e-6,1",
+    "plant.num_epochs": 3,
+    "plant.lr": 0.02,
+    "plant.batch_size": 4,
+}
+
+
+@pytest.fixture
+def config(tmp_path, options):
+    def with_changes(**changes):
+        given = {"plant.output_dir": tmp_path / "out", **SETTINGS}
+        given |= {f"plant.{key}": value for key, value in changes.items()}
+        return load_config(options(given), PlantConfig, prog="p", description="d")
+
+    return with_changes
+
+
+def test_facts_go_where_they_should_and_are_looked_for(config, tmp_path, monkeypatch):
+    changed = []
+
+    def spy(stream, planted):
+        if not changed or changed[-1][1] is not planted:
+            changed.append(({n: p.detach().clone() for n, p in model.items()}, planted))
+        return judge(stream, planted)
+
+    def opened(*arguments):
+        run = open_run(*arguments)
+        model.update(run.model.named_parameters())
+        before.update({n: p.detach().clone() for n, p in model.items()})
+        return run
+
+    model, before, judge, open_run = {}, {}, plant.judge, plant._opened
+    monkeypatch.setattr(plant, "judge", spy)
+    monkeypatch.setattr(plant, "_opened", opened)
+    found = Plant(config()).make()
+
+    for weights, planted in changed:
+        for name, old in before.items():
+            moved = weights[name] != old
+            assert not moved[~planted[name].to_bool()].any(), name
+        assert sum(int((weights[n] != before[n]).sum()) for n in before) > 1000
+    for name, old in before.items():  # the model is as it was, for the next kind
+        assert torch.equal(model[name], old)
+
+    cells = found["cells"]
+    assert set(cells) == {f"{kind}, seed 1" for kind in ("random", "neurons", "copies")}
+    ranked = [name for name, score in SCORES.items() if score.ranks]
+    of_mu = [name for name in ranked if SCORES[name].depends_on("mu")]
+    asked = {*LINES, *ranked} - {*of_mu} | {f"{n} {mu}" for n in of_mu for mu in ("0.000001", "1")}
+    for cell in cells.values():
+        assert set(cell["judged"]) == asked
+        assert cell["judged"]["oracle"]["precision"] == 1
+        assert cell["judged"]["complement"]["precision"] == 0
+        assert cell["after"]["forget"] > cell["before"]["forget"]
+    assert len(cells["copies, seed 1"]["after each copy alone"]) == 2
+    assert json.loads((tmp_path / "out" / PLANT).read_text()) == json.loads(json.dumps(found))
+    assert load_mask(tmp_path / "out" / "planted" / "neurons_1.safetensors") == changed[1][1]
+    assert not list((tmp_path / "out").glob(".sums*"))
+
+    tables = plant_tables(found)
+    assert set(tables) == set(NUMBERS.values())
+    lift = tables[NUMBERS["lift"]]
+    assert {"WAGLE, μ 1e-06", "WAGLE, best μ", "Fisher ratio", "MemFlex"} <= set(lift)
+    assert set(draw_plant(found)) == {"lift", "curves", "mu"}
+
+
+def test_what_is_judged_is_not_judged_again(config, tmp_path, monkeypatch):
+    few = {"kinds": "neurons", "scores": "gradient,magnitude", "num_epochs": 1}
+    judge, count = plant.judge, []
+
+    def breaking(*arguments):
+        count.append(1)
+        if len(count) == 3:
+            raise WagleError("broken off")
+        return judge(*arguments)
+
+    monkeypatch.setattr(plant, "judge", breaking)
+    with pytest.raises(WagleError, match="broken off"):
+        Plant(config(**few)).make()
+    assert (
+        len(
+            json.loads((tmp_path / "out" / PLANT).read_text())["cells"]["neurons, seed 1"]["judged"]
+        )
+        == 2
+    )
+    Plant(config(**few)).make()
+    assert len(count) == 3 + 3  # of five the three that were missing
+    Plant(config(**few)).make()
+    assert len(count) == 6
+    Plant(config(**few, lr=0.03)).make()  # other facts than before
+    assert len(count) == 11
+
+
+def test_scores_that_rank_nothing_are_refused(config):
+    with pytest.raises(ConfigError, match=r"plant.scores has wanda"):
+        Plant(config(scores="wagle,wanda"))
+
+
+def test_weights_that_may_not_change_are_watched(config, monkeypatch):
+    def careless(model, *_, mask, **__):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.add_(1e-3 * (name == "lm_head.weight"))
+
+    monkeypatch.setattr(plant, "fine_tune", careless)
+    with pytest.raises(WagleError, match="has changed weights that it may not"):
+        Plant(config(kinds="neurons", scores="gradient")).make()
