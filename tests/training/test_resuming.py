@@ -141,7 +141,7 @@ CASES = {
     "RMU": {"method": "RMU", "masked": True},
     "PDU": {"method": "PDU"},
     "task arithmetic": {"method": "TaskArithmetic", "masked": True},
-    "SAM, averaged": {"masked": True, "sam_rho": 0.01, "average_from": 12},
+    "SAM, averaged": {"masked": True, "sam_rho": 0.01, "average_from": 6},
     "smoothing": {"method": "NPO+FT", "smoothing_std": 1e-2},
 }
 
@@ -159,14 +159,16 @@ def kill_and_resume(run, folder, every, kills):
 
 
 # In the middle of an epoch and of an entry of the log, and between two of both.
-KILLS = {"every": 7, "kills": (9, 14)}
+KILLS = {"every": 3, "kills": (5, 6)}
+FEW = 8  # steps, an entry of the log every second
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_unlearning_that_goes_on_ends_as_if_it_had_not_stopped(case, tmp_path):
+def test_unlearning_that_goes_on_ends_as_if_it_had_not_stopped(case, tmp_path, monkeypatch):
     def run(checkpoints=None):
-        return train(checkpoints, **CASES[case])
+        return train(checkpoints, steps=FEW, **CASES[case])
 
+    monkeypatch.setattr(schedule, "LOG_ENTRIES", FEW // 2)
     assert_same(kill_and_resume(run, tmp_path, **KILLS), run())
 
 
@@ -187,16 +189,16 @@ def test_fine_tuning_that_goes_on_ends_as_if_it_had_not_stopped(dtype, tmp_path)
 
 def test_every_step_may_be_the_last_one(tmp_path):
     """Killed again and again; what was resumed when is remembered."""
-    options = {"architecture": "gpt2", "masked": True}
+    options = {"architecture": "gpt2", "masked": True, "steps": FEW}
     straight = train(**options)
-    for killed_after in range(1, STEPS):
+    for killed_after in range(1, FEW):
         with pytest.raises(InterruptedError):
             train(Watched(tmp_path / "c", every=1, killed_after=killed_after), **options)
     last = Watched(tmp_path / "c", every=1)
     entries = []
     assert_same(train(last, on_log=entries.append, **options), straight)
     assert without_times(entries) == without_times(straight[1])
-    assert [entry["after"] for entry in last.resumed] == [f"step {n}" for n in range(1, STEPS)]
+    assert [entry["after"] for entry in last.resumed] == [f"step {n}" for n in range(1, FEW)]
 
 
 # ----------------------------------------------------------------------------- what is kept
