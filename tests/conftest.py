@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 import os
 import signal
 from pathlib import Path
@@ -30,6 +32,8 @@ from transformers import (
 
 from wagle import devices
 from wagle.dataset.demo_benchmark import make_benchmark
+from wagle.dataset.reading import RowsRequest
+from wagle.dataset.sources.tofu import load_demo
 from wagle.model.loading import save_model
 from wagle.model.tiny import build_tiny_llama
 
@@ -51,11 +55,33 @@ CORPUS = [
 ]
 
 
+def pytest_collection_finish(session):
+    """What has been imported stays: looking through it for garbage takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=["cpu", "accelerator"])
 def either_device(request, monkeypatch):
     """The test runs twice: with what a CPU does, and with what any other device does, on a CPU."""
     if request.param == "accelerator":
         monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _demo_rows_are_read_once():
+    """The embedded benchmark's, which hundreds of tests read."""
+
+    @functools.cache
+    def read(subset):
+        return load_demo(RowsRequest(subset, "forget", None, Path()))
+
+    def load(request):
+        return load_demo(request) if request.data_dir else read(request.subset)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("wagle.dataset.sources.tofu.load_demo", load)
+        yield
 
 
 @pytest.fixture(scope="session")

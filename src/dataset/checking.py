@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from wagle.dataset.columns import each_row
 from wagle.dataset.encoding import Encoded
 from wagle.dataset.pairing import ALTERNATE, MISMATCHED, REFUSAL
 from wagle.errors import ConfigError, WagleError
@@ -59,8 +60,8 @@ def check_rows(
     Raises:
         WagleError: names the row, from 1.
     """
-    for number in range(len(rows)) if numbers is None else numbers:
-        row = rows[number]
+    asked = enumerate(each_row(rows)) if numbers is None else ((i, rows[i]) for i in numbers)
+    for number, row in asked:
         try:
             for column in ("question", "answer"):
                 if not row.get(column, "-").strip():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -50,6 +50,16 @@ def collect(rows: Iterable[PlacedRow], columns: Columns, where: str) -> datasets
         raise WagleError(f"{where} holds no rows; it should hold {expected(columns)}")
     features = datasets.Features({name: _FEATURES[kind] for name, kind in columns.items()})
     return datasets.Dataset.from_dict(values, features=features)
+
+
+def each_row(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The rows in order; of a data set a thousand at once, which takes a tenth of the time."""
+    if not isinstance(rows, datasets.Dataset):
+        yield from rows
+        return
+    for batch in rows.iter(batch_size=1000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def field_names(row: Mapping[str, Any]) -> list[str]:

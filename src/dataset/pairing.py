@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from wagle.config.keys import PairedDataSection
+from wagle.dataset.columns import each_row
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
 
@@ -78,8 +79,8 @@ def count_shared(forget: Sequence[Mapping[str, str]], retain: Sequence[Mapping[s
     key = next((key for key in ("question", "text") if key in forget[0] and key in retain[0]), None)
     if key is None:
         return 0
-    retained = {row[key] for row in retain}
-    return sum(row[key] in retained for row in forget)
+    retained = {row[key] for row in each_row(retain)}
+    return sum(row[key] in retained for row in each_row(forget))
 
 
 class UnlearnDataset(Dataset[Item]):

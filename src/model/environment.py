@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import xxhash
 
+from wagle.dataset.columns import each_row
 from wagle.optim.bitmask import Mask
 from wagle.shipped import CHECKOUT
 from wagle.terminal import say_phase
@@ -60,7 +61,7 @@ def peak_memory() -> dict[str, int]:
 def rows_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     """A hash of data rows: all fields, in order."""
     digest = xxhash.xxh3_128()
-    for row in rows:
+    for row in each_row(rows):
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 

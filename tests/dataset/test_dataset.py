@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 
+import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from wagle.dataset.columns import each_row
 from wagle.dataset.encoding import IGNORED, Encoded, encode_answer, encode_text, pad_batch
 from wagle.dataset.pairing import (
     FORGET,
@@ -199,3 +201,9 @@ def test_an_empty_answer_is_not_a_question_that_is_too_long(tokenizer):
         encode_answer(tokenizer, plain, "Who?", "", max_length=64, eos=False)
     with pytest.raises(WagleError, match="the question fills all 8 tokens"):
         encode_answer(tokenizer, plain, "Who? " * 9, "Me.", max_length=8, eos=True)
+
+
+def test_rows_come_in_order_however_many():
+    rows = [{"question": f"{n}?", "others": [str(n)] * (n % 3)} for n in range(2001)]
+    assert list(each_row(datasets.Dataset.from_list(rows))) == rows
+    assert list(each_row(rows)) == rows
