@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from wagle.commands import running, table, unlearn
 from wagle.commands import sweep as command
 from wagle.config import load_config
 from wagle.errors import ConfigError
+from wagle.loggers.run_folder import read_manifest
 from wagle.metrics.benchmark import Benchmark, Headline, Metric
 from wagle.metrics.muse import MUSE
 from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
@@ -344,3 +346,38 @@ def test_the_front_is_a_line_through_its_points(undrawn):
     figure = figures.draw_tradeoff(points, BENCHMARK.headline, front=points[:2])
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert line.get_xydata().tolist() == [[0.1, 0.9], [0.5, 0.5]]
+
+
+def test_a_real_chain_starts_each_request_from_the_model_of_the_one_before(
+    tmp_path, model_folder, monkeypatch, undrawn
+):
+    class Job:
+        """The run, in this process."""
+
+        def __init__(self, run):
+            unlearn.main(run.arguments)
+
+        def ended(self):
+            return True
+
+    monkeypatch.setattr(running, "_starter", lambda *_: lambda run, slot: Job(run))
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    argv = ["--table", "sustainability", "-C", str(ROOT / "configs/offline/muse.json"), "-o", "out"]
+    argv += ["--masks", "WAGLE", "--seeds", "0", "--overall.model_name", str(model_folder)]
+    argv += ["--forget_sets", "DemoMuse_sust_forget_1", "DemoMuse_sust_forget_2"]
+    argv += ["--dataset.batch_size", "1", "--dataset.data_dir", "null"]
+    argv += ["--unlearn.max_steps", "2", "--evaluation.limit", "1"]
+    assert table.main(argv) == 0
+    rows = list(csv.DictReader(Path("out/sustainability_runs.csv").read_text().splitlines()))
+    assert [row["forget set"][-1:] for row in rows] == ["", "1", "2"]
+    assert {row["status"] for row in rows} == {"finished"}
+    manifests = [read_manifest(Path(row["folder"])) for row in rows]
+    prints = [manifest["fingerprints"]["model"] for manifest in manifests]
+    assert prints[0] == prints[1] != prints[2]
+    made_from = [manifest["mask"]["provenance"]["model"] for manifest in manifests[1:]]
+    assert made_from == prints[1:]
+    assert not Path(rows[1]["folder"], "checkpoints").exists()
+    assert Path(rows[2]["folder"], "checkpoints").is_dir()
+    assert "Not comparable" not in Path("out/sustainability.md").read_text()
+    assert Path("out/sustainability.png").is_file()
