@@ -116,7 +116,8 @@ class Sweep(Reproduction):
         table = aggregate(self.form, [*self.outcomes(), *self.references()])
         chosen, best = self.chosen(), front(table, self.selection)
         numbers = {m.name: m for m in (self.selection.metric, *self.selection.axes)}
-        grid = Grid(title=plain(self.selection.title), title_justify="left", box=box.SIMPLE_HEAD)
+        title = f"{self.selection.title}; ± half of the 95 % interval over seeds"
+        grid = Grid(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD)
         for name in (*self.form.heads, *numbers, "kept", ""):
             grid.add_column(plain(name), justify="right" if name in numbers else "left")
         for line in table.lines:
@@ -179,7 +180,8 @@ def _text(value: object) -> str:
 
 
 def _interval(cell: Spread | None, metric: Metric) -> str:
+    """The mean and, over several seeds, half of its interval."""
     if cell is None:
         return MISSING
     mean, ends = f"{cell.mean:.{metric.digits}f}", cell.interval
-    return f"{mean} [{', '.join(f'{end:.{metric.digits}f}' for end in ends)}]" if ends else mean
+    return f"{mean} ± {(ends[1] - ends[0]) / 2:.{metric.digits}f}" if ends else mean
