@@ -49,3 +49,8 @@ class PlantSection:
     num_epochs: int = key(20, "passes over these rows while they are planted", at_least=1)
     lr: float = key(1e-3, "learning rate of planting", above=0)
     batch_size: int = key(16, "rows of a step of planting", at_least=1)
+    unlearn: bool = key(
+        False,
+        "unlearn with the mask of each score as well, by the method of unlearn.unlearn_method, "
+        "and compare what is forgotten at equal utility",
+    )

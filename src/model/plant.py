@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +25,11 @@ from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.loggers.files import read_json, write_json
 from wagle.model.environment import mask_fingerprint
+from wagle.model.equal_utility import mix, smallest_share
 from wagle.model.fine_tuning import EncodedRows, fine_tune
 from wagle.model.interference import mean_probability
 from wagle.model.unlearn import TRAINLESS, Unlearn
-from wagle.optim.bitmask import Mask
+from wagle.optim.bitmask import BitMask, Mask
 from wagle.terminal import Progress, say, say_phase
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.certificate import model_digest
@@ -36,10 +37,12 @@ from wagle.unlearn.mask.file import save_mask
 from wagle.unlearn.mask.make import score_files, scores_of
 from wagle.unlearn.mask.planted import PLACES, as_scores, judge
 from wagle.unlearn.mask.scores import ScoreStream
+from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.statistics import combined, complement, density, random_alike
 
 PLANT = "plant.json"
 WARMUP = 0.1  # of the steps of planting
+UTILITY, EVALUATIONS = 0.95, 6  # of equal utility, as wagle compare has them
 LINES = ("oracle", "random alike", "complement")
 """Beside the scores: P itself, random weights of P's density in each tensor, all but P."""
 
@@ -63,6 +66,10 @@ class Plant:
                 f"plant.scores has {', '.join(rankless)}: they give no weight a score, so there is "
                 "nothing to judge"
             )
+        unlearns = config.plant.unlearn
+        self._training = config.training_fingerprint() if unlearns else None
+        if unlearns and config.unlearn.unlearn_method == TRAINLESS:
+            raise ConfigError("plant.unlearn needs a method: give unlearn.unlearn_method")
         self.path = Path(self.settings.output_dir) / PLANT
         self.document: dict[str, Any] = {"plant": asdict(self.settings), "cells": {}}
 
@@ -73,12 +80,12 @@ class Plant:
             cells = {kind: f"{kind}, seed {seed}" for kind in self.settings.kinds}
             run = _opened(self.config, seed)
             origin = self._origin(run)
+            kept = {n: cell for n, cell in known.items() if cell["origin"] == origin}
+            self.document["cells"] = kept | self.document["cells"]
             for kind, name in cells.items():
-                found = known.get(name, {})
-                if found.get("origin") != origin:
-                    found = {"origin": origin, "kind": kind, "seed": seed, "judged": {}}
-                self.document["cells"][name] = found
-                if set(self._asked()) <= found["judged"].keys():
+                fresh = {"origin": origin, "kind": kind, "seed": seed, "judged": {}}
+                found = self.document["cells"].setdefault(name, fresh)
+                if not self._missing(found):
                     say(f"already judged: {name}")
                 else:
                     say_phase(name)
@@ -92,7 +99,7 @@ class Plant:
     def _origin(self, run: Unlearn) -> str:
         """A digest of everything that a cell depends on, but for kind, seed and score."""
         settings = asdict(self.settings)
-        for each in ("output_dir", "kinds", "seeds", "scores", "mus"):
+        for each in ("output_dir", "kinds", "seeds", "scores", "mus", "unlearn"):
             settings.pop(each)
         section = self.config.unlearn
         content = {
@@ -115,6 +122,17 @@ class Plant:
             else:
                 asked[name] = (name, None)
         return asked
+
+    def _missing(self, found: Mapping[str, Any]) -> dict[str, tuple[str, float | None]]:
+        """What is still to be judged or, where that is asked for, to be unlearned by."""
+
+        def done(name: str) -> bool:
+            entry = found["judged"].get(name)
+            return entry is not None and (
+                self._training is None or entry.get("unlearned", {}).get("origin") == self._training
+            )
+
+        return {name: of for name, of in self._asked().items() if not done(name)}
 
     # ----------------------------------------------------------------------------------- planting
 
@@ -198,12 +216,51 @@ class Plant:
     # ------------------------------------------------------------------------------------ judging
 
     def _judge(self, found: dict[str, Any], planted: Mask, seed: int, run: Unlearn) -> None:
-        left = {n: s for n, s in self._asked().items() if n not in found["judged"]}
+        left = self._missing(found)
         with TemporaryDirectory(dir=self.path.parent, prefix=".sums-") as folder:
             for name, stream in self._streams(left, planted, seed, run, Path(folder) / "planted"):
                 score, mu = left[name]
-                found["judged"][name] = {"score": score, "mu": mu, **asdict(judge(stream, planted))}
-                self._write()
+                if name not in found["judged"]:
+                    found["judged"][name] = {
+                        **{"score": score, "mu": mu},
+                        **asdict(judge(stream, planted)),
+                    }
+                    self._write()
+                if self._training is not None:
+                    forgotten = self._unlearn(stream, planted, seed, run)
+                    found["judged"][name]["unlearned"] = {"origin": self._training, **forgotten}
+                    self._write()
+
+    def _unlearn(
+        self, stream: ScoreStream, planted: Mask, seed: int, run: Unlearn
+    ) -> dict[str, Any]:
+        """Unlearn with as many of the largest scores as were planted, to equal utility.
+
+        Utility is how likely retain answers are; the unlearned model is mixed with the planted one
+        until it is as likely as ``UTILITY`` of before.
+        """
+        weights = dict(run.model.named_parameters())
+        total, count = (sum(of(m) for m in planted.values()) for of in (_size, BitMask.count))
+        ratio = (count + 0.5) / total if count < total else 1.0
+        shapes = {name: p.shape for name, p in weights.items()}
+        unlearning = _opened(self.config, seed, self.config.unlearn.unlearn_method)
+        _put(unlearning.model, weights)
+        unlearning.mask = select_top(stream, shapes, [ratio])[ratio]
+        unlearning.train()
+        after = {n: p.detach().clone() for n, p in unlearning.model.named_parameters()}
+        asked: dict[float, dict[str, float]] = {}
+
+        def utility(share: float) -> float:
+            _put(unlearning.model, after)
+            mix(unlearning.model, weights, share)
+            asked[share] = self._knowledge(unlearning)
+            return asked[share][RETAIN]
+
+        before = self._knowledge(run)
+        share = smallest_share(utility, UTILITY * before[RETAIN], EVALUATIONS)
+        if share not in asked:
+            utility(share)
+        return {"unlearned": asked[0.0], "share": share, "at equal utility": asked[share]}
 
     def _streams(
         self,
@@ -238,10 +295,14 @@ class Plant:
             )
 
 
-def _opened(config: PlantConfig, seed: int) -> Unlearn:
+def _size(bits: BitMask) -> int:
+    return bits.numel
+
+
+def _opened(config: PlantConfig, seed: int, method: str = TRAINLESS) -> Unlearn:
     changes = {
         "overall.seed": seed,
-        "unlearn.unlearn_method": TRAINLESS,
+        "unlearn.unlearn_method": method,
         "unlearn.mask_path": None,
         "unlearn.resume_path": None,
     }
@@ -251,7 +312,7 @@ def _opened(config: PlantConfig, seed: int) -> Unlearn:
     return run
 
 
-def _put(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def _put(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

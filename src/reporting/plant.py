@@ -16,6 +16,7 @@ NUMBERS = {
     "lift_within": "the same in each tensor, mean over the tensors that are planted in part",
     "precision": "precision (and recall) at the planted density",
     "auprc": "area under precision against recall; chance is π",
+    "left": "forget answers' probability after unlearning, at equal utility; less is better",
 }
 """What is judged, and what it means."""
 
@@ -46,15 +47,22 @@ def found_in(document: Document, kind: str) -> list[Found]:
     """What every score has found in one kind of set."""
     cells = [cell["judged"] for cell in document["cells"].values() if cell["kind"] == kind]
     found = []
-    for name, first in cells[0].items():
+    for name, first in {name: each for cell in cells for name, each in cell.items()}.items():
         numbers = {}
         for number in NUMBERS:
-            values = [cell[name][number] for cell in cells if name in cell]
+            values = [_number(cell[name], number) for cell in cells if name in cell]
             spread = Spread.of([value for value in values if value is not None])
             if spread is not None:
                 numbers[number] = spread
         found.append(Found(first["score"], first["mu"], numbers))
     return found
+
+
+def _number(judged: Mapping[str, Any], number: str) -> float | None:
+    if number != "left":
+        value: float | None = judged[number]
+        return value
+    return judged["unlearned"]["at equal utility"]["forget"] if "unlearned" in judged else None
 
 
 def best_mu(found: list[Found], score: str) -> Found | None:
@@ -86,7 +94,7 @@ def plant_tables(document: Document) -> dict[str, dict[str, dict[str, Spread]]]:
             for number, title in NUMBERS.items():
                 if number in each.numbers:
                     tables[title].setdefault(line, {})[kind] = each.numbers[number]
-    return tables
+    return {title: lines for title, lines in tables.items() if lines}
 
 
 def shown(spread: Spread) -> str:

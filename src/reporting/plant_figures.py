@@ -130,7 +130,8 @@ def draw_curves(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         for name, first in cells[0]["judged"].items():
             if first["mu"] not in (None, 1e-6) or name == "complement":
                 continue
-            curves = np.array([cell["judged"][name]["curve"] for cell in cells])
+            known = [cell["judged"][name] for cell in cells if name in cell["judged"]]
+            curves = np.array([judged["curve"] for judged in known])
             _, precision, recall = curves.mean(axis=0).T
             title = Found(first["score"], None, {}).title
             style: dict[str, Any] = (

@@ -80,7 +80,7 @@ def test_facts_go_where_they_should_and_are_looked_for(config, tmp_path, monkeyp
     assert not list((tmp_path / "out").glob(".sums*"))
 
     tables = plant_tables(found)
-    assert set(tables) == set(NUMBERS.values())
+    assert set(tables) == set(NUMBERS.values()) - {NUMBERS["left"]}
     lift = tables[NUMBERS["lift"]]
     assert {"WAGLE, μ 1e-06", "WAGLE, best μ", "Fisher ratio", "MemFlex"} <= set(lift)
     assert set(draw_plant(found)) == {"lift", "curves", "mu"}
@@ -107,10 +107,31 @@ def test_what_is_judged_is_not_judged_again(config, tmp_path, monkeypatch):
     )
     Plant(config(**few)).make()
     assert len(count) == 3 + 3  # of five the three that were missing
-    Plant(config(**few)).make()
+    kept = Plant(config(**few | {"scores": "gradient"})).make()
     assert len(count) == 6
+    assert "magnitude" in kept["cells"]["neurons, seed 1"]["judged"]
     Plant(config(**few, lr=0.03)).make()  # other facts than before
     assert len(count) == 11
+
+
+def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypatch):
+    few = {"kinds": "random", "scores": "gradient", "num_epochs": 6}
+    judged = Plant(config(**few)).make()["cells"]["random, seed 1"]
+    monkeypatch.setattr(plant, "judge", lambda *_: pytest.fail("judged again"))
+    again = config(**few, unlearn=True)
+    cell = Plant(again).make()["cells"]["random, seed 1"]
+    assert cell["after"] == judged["after"]
+    for entry in cell["judged"].values():
+        left = entry["unlearned"]
+        assert left["unlearned"]["forget"] < cell["after"]["forget"]
+        assert 0 <= left["share"] <= 1
+        if left["share"] < 1:
+            assert left["at equal utility"]["retain"] >= 0.95 * cell["after"]["retain"]
+        assert left["unlearned"]["forget"] <= left["at equal utility"]["forget"]
+    titles = plant_tables({"cells": {"random, seed 1": cell}})
+    assert NUMBERS["left"] in titles
+    monkeypatch.setattr(plant, "_put", lambda *_: pytest.fail("unlearned again"))
+    Plant(again).make()
 
 
 def test_scores_that_rank_nothing_are_refused(config):
