@@ -179,7 +179,7 @@ def depth_score(lacking: Sequence[float], unlearned: Sequence[float]) -> float |
 
 
 def check_alike(full: PreTrainedModel, source: PreTrainedModel, name: str) -> None:
-    """Make sure that two models have blocks of one shape.
+    """Make sure that two models have blocks of one shape, and as many tokens.
 
     Args:
         name: of the source, for the message.
@@ -214,8 +214,8 @@ def check_patching(full: PreTrainedModel, view: View, own: Read) -> None:
 
 
 def _shape(model: PreTrainedModel) -> str:
-    width = model.config.get_text_config().hidden_size
-    return f"{len(decoder_layers(model)[1])} blocks of width {width}"
+    config, blocks = model.config.get_text_config(), len(decoder_layers(model)[1])
+    return f"{blocks} blocks of width {config.hidden_size} and {config.vocab_size:,} tokens"
 
 
 def _states(output: Any) -> torch.Tensor:

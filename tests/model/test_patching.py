@@ -101,7 +101,7 @@ def test_depth_scores_by_hand():
 def test_models_of_other_shapes_are_refused():
     config = CONFIGS["gpt2"].__class__(vocab_size=300, n_embd=16, n_layer=12, n_head=2)
     other = type(make_model("gpt2"))(config)
-    with pytest.raises(WagleError, match="the retain-only model has 12 blocks of width 16, the or"):
+    with pytest.raises(WagleError, match="model has 12 blocks of width 16 and 300 tokens, the or"):
         check_alike(make_model(), other, "retain-only")
 
 
