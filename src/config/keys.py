@@ -122,7 +122,9 @@ class DataSection:
         Text("column"),
     )
     text_column: str | None = key(None, "of one's own data; not set: text", Text("column"))
-    template: Literal["auto", "llama2_published", "llama2", "question_answer", "chat"] = key(
+    template: Literal[
+        "auto", "llama2_published", "llama2", "llama2_open_unlearning", "question_answer", "chat"
+    ] = key(
         "auto",
         "prompt template; auto: the model's own, which protocol published takes from its name",
     )

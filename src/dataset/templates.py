@@ -126,6 +126,8 @@ TEMPLATES = {
         # The backslash is the published spelling; numbers in the paper were made with it.
         Template("llama2_published", "[INST] ", r" [\INST]", " "),
         Template("llama2", "[INST] ", " [/INST]", " "),
+        # Open-unlearning's checkpoints of Llama 2 were trained without a space before the answer.
+        Template("llama2_open_unlearning", "[INST] ", " [/INST]", ""),
         Template("question_answer", "### Question: ", "\n", "### Answer: "),
     )
 }

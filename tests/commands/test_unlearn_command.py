@@ -178,7 +178,7 @@ def test_rmu_without_a_mask_updates_its_layers_alone(options, capsys):
     kept = sum(before[name].nbytes for name in changed)
     assert f"RMU keeps original weights, {kept:,} bytes" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"unlearn\.RMU\.layer is 7"):
-        train(options, {"unlearn.unlearn_method": "RMU"})
+        train(options, {"unlearn.unlearn_method": "RMU", "unlearn.RMU.layer": 7})
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ from wagle.config import (
 from wagle.errors import ConfigError
 from wagle.shipped import CHECKOUT as ROOT
 
-FRAGMENTS = ("methods", "masks")  # of no use alone
+FRAGMENTS = ("methods", "masks", "open_unlearning")  # of no use alone, or without files of others
 SHIPPED = sorted(p for p in (ROOT / "configs").glob("*/*.json") if p.parent.name not in FRAGMENTS)
 BALANCE = {"forget_weight": 1.0, "retain_loss": "nll"}
 NPO = {**BALANCE, "length_normalised": True}
 RMU = {
-    **{"layer": 7, "steering_coefficient": 6.5, "alpha": 1200.0, "forget_weight": 1.0},
+    **{"layer": None, "steering_coefficient": 6.5, "alpha": 1200.0, "forget_weight": 1.0},
     **{"retain_loss": "states", "labelled_retain": False, "updated": "feed_forward"},
 }
 MODEL = ["--overall.model_name", "m"]

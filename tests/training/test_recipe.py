@@ -55,7 +55,7 @@ SOURCES = {
     "unlearn.PDU.epsilon": 0.3,
     "unlearn.PDU.step_size": 1.0,
     "unlearn.PDU.warmup_epochs": 5,
-    "unlearn.RMU.layer": 7,  # Li et al. 2024, Zephyr-7B
+    "unlearn.RMU.layer": None,  # the model's family says: 7 of Zephyr-7B, Li et al. 2024
     "unlearn.RMU.steering_coefficient": 6.5,
     "unlearn.RMU.alpha": 1200.0,
     "dataset.dataset_seed": 0,
