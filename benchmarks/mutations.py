@@ -521,6 +521,29 @@ MUTATIONS = (
         ("rows: one token passes", 'return len(row["text"]) < SHORT_TEXT', "return False"),
     ),
     *_of(
+        "model/patching",
+        "test_patching",
+        ("patching: what is knowledge", "KNOWN = 0.05", "KNOWN = 0.06"),
+        ("patching: no limit of Δ²", "min(max(b, 0.0), a)", "max(b, 0.0)"),
+        (
+            "patching: the model's own states",
+            "flatten(0, 1)[places].to(flat)",
+            "flatten(0, 1)[places].to(flat) * 0",
+        ),
+        ("patching: tokens less likely too", "largest.values > 0", "largest.values > -99"),
+        (
+            "patching: which way",
+            "(own.log_probs - torch.stack(patched))",
+            "(torch.stack(patched) - own.log_probs)",
+        ),
+    ),
+    *_of(
+        "unlearn/mask/layers",
+        "test_layers",
+        ("effects: no mean over batches", "[chosen].double() / batches", "[chosen].double()"),
+        ("effects: no γ", "-fr + gamma * rr", "-fr + rr"),
+    ),
+    *_of(
         "model/lora",
         "test_model_functions test_training test_unlearn_command",
         ("LoRA: rank", "= 8, 32, 0.05", "= 4, 32, 0.05"),

@@ -11,6 +11,7 @@ from wagle.model.patching import (
     check_alike,
     check_patching,
     depth_score,
+    patch_rows,
     patching_losses,
     read_blocks,
 )
@@ -87,6 +88,22 @@ def test_behind_the_last_block_the_full_models_head_reads_the_source():
     losses = patching_losses(full, view, own, other.outputs)
     expected = (own.log_probs - other.log_probs).double()
     torch.testing.assert_close(losses[-1], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_are_those_that_only_the_full_model_finds_likely():
+    full, retain, view = make_model(), make_model(seed=1), batch()
+    own, other = read_blocks(full, view), read_blocks(retain, view)
+    losses = patching_losses(full, view, own, other.outputs)
+    for row, lost in enumerate(patch_rows(full, retain, full, view, tokens=2)):
+        gaps = (own.log_probs - other.log_probs)[own.rows == row].tolist()
+        largest = sorted(range(len(gaps)), key=gaps.__getitem__)[-2:]
+        assert lost.tokens == sorted(place for place in largest if gaps[place] > 0)
+        means = losses[:, own.rows == row][:, lost.tokens].mean(dim=1).tolist()
+        assert lost.by_source["retain-only"] == pytest.approx(means, rel=1e-6)
+        assert lost.by_source["unlearned"] == pytest.approx([0, 0], abs=1e-5)
+    # Where the model that never knew finds everything likelier, nothing is known.
+    for lost in patch_rows(full, full, retain, view, tokens=2):
+        assert (lost.tokens, lost.by_source) == ([], {})
 
 
 def test_depth_scores_by_hand():
