@@ -544,6 +544,14 @@ MUTATIONS = (
         ("effects: no γ", "-fr + gamma * rr", "-fr + rr"),
     ),
     *_of(
+        "reporting/selection",
+        "test_sweep",
+        ("a front of equals", "a >= x and b >= y and (a, b) != (x, y)", "a > x and b > y"),
+        ("a share of what is small", "if utility.better > 0 else", "if utility.better < 0 else"),
+        ("a failed seed competes", " or line.finished < len(line.outcomes)", ""),
+        ("the worst is chosen", "value > chosen[group][0]", "value < chosen[group][0]"),
+    ),
+    *_of(
         "model/lora",
         "test_model_functions test_training test_unlearn_command",
         ("LoRA: rank", "= 8, 32, 0.05", "= 4, 32, 0.05"),
