@@ -558,6 +558,107 @@ MUTATIONS = (
         ("LoRA: alpha", "= 8, 32, 0.05", "= 8, 16, 0.05"),
         ("LoRA: dropout", "= 8, 32, 0.05", "= 8, 32, 0.1"),
     ),
+    *_of(
+        "unlearn/mask/delta",
+        "test_delta",
+        (
+            "delta: frozen bits pass",
+            "differs.masked_fill_(mask[name].flat(start, start + len(differs)), False)",
+            "differs.zero_()",
+        ),
+        (
+            "delta: any weights will do",
+            "start = delta.after if revert else delta.before",
+            "start = changed_digest(bits, delta.changed)",
+        ),
+    ),
+    *_of(
+        "model/quantization",
+        "test_quantization",
+        ("NF4: groups", "GROUP = 64", "GROUP = 32"),
+        ("int8: levels", "amax(1, keepdim=True) / 127", "amax(1, keepdim=True) / 128"),
+    ),
+    *_of(
+        "model/relearning",
+        "test_attack",
+        ("R: upside down", "max(reference / gain, 0.0)", "max(gain / reference, 0.0)"),
+    ),
+    *_of(
+        "metrics/resampling",
+        "test_resampling",
+        (
+            "draws: the last row is never drawn",
+            "generator.integers(rows, size",
+            "generator.integers(max(rows - 1, 1), size",
+        ),
+        (
+            "draws: ties count whole",
+            'for side in ("left", "right")]',
+            'for side in ("right", "right")]',
+        ),
+        ("draws: KS within ties", "np.diff(pooled[order]) > 0", "np.diff(pooled[order]) >= 0"),
+    ),
+    *_of(
+        "metrics/tofu_official",
+        "test_resampling test_tofu_official",
+        (
+            "Model Utility: with the forget set",
+            'for k in kinds if name != "forget"',
+            "for k in kinds",
+        ),
+    ),
+    *_of(
+        "reporting/bootstrap",
+        "test_compared",
+        (
+            "bootstrap: unpaired",
+            "self.draws[key] - other.draws[key]",
+            "self.draws[key] - other.draws[key][::-1]",
+        ),
+        ("bootstrap: one tail", "rest = (1 - CONFIDENCE) / 2", "rest = 1 - CONFIDENCE"),
+        ("bootstrap: foreign rows", "rel_tol=1e-6, abs_tol=1e-9", "rel_tol=1.0, abs_tol=1.0"),
+    ),
+    *_of(
+        "reporting/compared",
+        "test_compared",
+        ("front: equals beat", "(points > point).any(axis=1)", "(points >= point).any(axis=1)"),
+    ),
+    *_of(
+        "model/equal_utility",
+        "test_equal_utility",
+        (
+            "mixing: which way",
+            "share * before.float() + (1 - share) * parameter.float()",
+            "share * parameter.float() + (1 - share) * before.float()",
+        ),
+        (
+            "mixing: equal weights move",
+            "torch.where(before == parameter, parameter, mixed.to(parameter.dtype))",
+            "mixed.to(parameter.dtype)",
+        ),
+        (
+            "mixing: which half",
+            "if utility(middle) >= target else",
+            "if utility(middle) < target else",
+        ),
+        ("mixing: any original", "!= fingerprint:", '== "":'),
+    ),
+    *_of(
+        "reporting/null_distribution",
+        "test_equal_utility",
+        (
+            "p-value: ties are won",
+            "better * value >= better * ours",
+            "better * value > better * ours",
+        ),
+        ("p-value: without the run", "/ (1 + len(null))", "/ len(null)"),
+    ),
+    *_of(
+        "reporting/spread",
+        "test_reproduce_tables",
+        ("best: one tail", "(1 - CONFIDENCE) / 2) > 0", "1 - CONFIDENCE) > 0"),
+        ("best: questions do not count", "not _beyond(better * (drawn - beside))", "False"),
+    ),
 )
 
 
