@@ -111,6 +111,7 @@ def test_depth_scores_by_hand():
     assert depth_score([0.2, 6], [0.3, 7]) == 1  # as deep as can be, and not deeper
     assert depth_score([0.2, 6], [-1, 0]) == 0
     assert depth_score([0.05, -3], [1, 1]) is None
+    assert depth_score([0.051, 1], [0.051, 0]) == pytest.approx(0.051 / 1.051)
     losses = [0.06, 0.4, 3.0]
     assert depth_score(losses, losses) == 1
 
