@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +26,10 @@ from wagle.errors import ConfigError, WagleError
 from wagle.families import Family
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
-from wagle.loggers.folder_lock import FolderLock
-from wagle.loggers.run_folder import CHECKPOINTS, MANIFEST, PARTIAL_RESULTS, TRAINING
-from wagle.metrics.benchmarks import benchmark_of
+from wagle.loggers.run_folder import MANIFEST
 from wagle.model.alternates import read_alternates
 from wagle.model.architecture import adapted_modules
+from wagle.model.attempts import Attempts
 from wagle.model.environment import (
     Stopwatch,
     git_commit,
@@ -66,13 +62,12 @@ from wagle.model.training_evaluation import choice_of, training_evaluation
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.planning.parallel import join_processes
 from wagle.terminal import say
-from wagle.training.checkpoint import Checkpoints, resumption
 from wagle.training.loop import Hooks, TrainingData
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.certificate import Certificate, frozen_count, model_digest
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
-from wagle.unlearn.mask.statistics import density, density_table
+from wagle.unlearn.mask.statistics import density
 from wagle.unlearn.objectives import Objective, ReferenceModel
 from wagle.unlearn.reference import SwappedWeights, reference_losses
 from wagle.unlearn.training import unlearn
@@ -102,9 +97,8 @@ class Unlearn:
         certificate: of the weights that the mask leaves out, after :meth:`train`.
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
-        saved: where the trained model is, once it is.
+        attempts: what earlier ones have left, and what this one leaves.
         record: how the model of ``unlearn.resume_path`` was made, where it says so.
-        resumed: when the run went on after an interruption, and after what.
     """
 
     def __init__(self, config: UnlearnConfig, logger: Logger) -> None:
@@ -119,12 +113,8 @@ class Unlearn:
         self.mask_origin: MaskOrigin | None = None
         self.certificate: Certificate | None = None
         self.adapted_share = 1.0
-        self.saved: Path | None = None
         self.record: Record | None = None
-        self.checkpoints: Checkpoints | None = None
-        self.measured: Measured | None = None
-        self.resumed: list[dict[str, str]] = []
-        self._lock: FolderLock | None = None  # of checkpoints outside a run folder
+        self.attempts = Attempts(config, logger)
         self.fingerprints: dict[str, str] = {}
         self.device, self.sharded = join_processes(config)
         self.dtype = resolve_dtype(config.overall.dtype, self.device)
@@ -167,16 +157,13 @@ class Unlearn:
         try:
             results = self._run()
             self.logger.finish(results, self._manifest())
-            self._drop_checkpoints()
-            if self.measured:
-                self.measured.remove()
+            self.attempts.remove()
         except BaseException as error:
             self.logger.fail(error, self._manifest())
-            say(self._left_behind(), sys.stderr)
+            say(self.attempts.left_behind(self.watch.phases), sys.stderr)
             raise
         finally:
-            if self._lock:
-                self._lock.release()
+            self.attempts.close()
         return results
 
     def _check_inputs(self) -> None:
@@ -206,19 +193,6 @@ class Unlearn:
                 "--logger.name"
             )
 
-    def _left_behind(self) -> str:
-        """What becomes of a run that has not come to its end, in a sentence."""
-        phase = self.watch.phases[-1] if self.watch.phases else "start"
-        where = f"the run ended in its phase {phase!r}"
-        if self.saved is not None:
-            return f"{where}; the same command goes on with the model in {self.saved}"
-        if self.checkpoints and self.checkpoints.newest:
-            return f"{where}; the same command goes on from {self.checkpoints.newest}"
-        if phase == "mask":
-            return f"{where}; the same command goes on with what is kept of the sums of gradients"
-        lost = ": what was trained is lost" if "train" in self.watch.phases else ""
-        return f"{where}{lost}; the same command runs it again"
-
     def _run(self) -> dict[str, Any]:
         seed_everything(self.config.overall.seed)
         # Without a network the model is missing first: its message says how to give all that is.
@@ -237,16 +211,16 @@ class Unlearn:
                     say(f"warning: training {warning}")
             with self.watch.phase("mask"):
                 self.prepare_mask()
-            self.checkpoints = self._find_checkpoints()
+            self._find_checkpoints()
             if not self._continue():
-                if self._model_folder:
-                    check_room(self._model_folder.parent, shards.weight_bytes(self.model))
+                if folder := self.attempts.model_folder:
+                    check_room(folder.parent, shards.weight_bytes(self.model))
                 with self.watch.phase("train"):
                     self.train()
                 with self.watch.phase("save"):
                     self.save()
-            if self.saved:
-                self._drop_checkpoints()
+            if self.attempts.saved:
+                self.attempts.drop_checkpoints()
             with self.watch.phase("draw"):
                 self.draw()
         with self.watch.phase("evaluate"), shards.opened(self.model):
@@ -382,7 +356,7 @@ class Unlearn:
             model_fingerprint=self.fingerprints["model"],
             template=self.template.name,
             pad_token_id=self.tokenizer.pad_token_id,
-            on_resume=self.resumed.append,
+            on_resume=self.attempts.resumed.append,
         )
 
     def density(self) -> float:
@@ -410,9 +384,10 @@ class Unlearn:
         needs_reference = self.objective.needs_reference_model
         reference = self._reference(adapted) if needs_reference else None
         collate = PairCollator(self.dataset, self.tokenizer.pad_token_id)
+        checkpoints = self.attempts.checkpoints
         watching = training_evaluation(
             self._context(Logger().save, Measured(None, {})),
-            self.checkpoints.folder if self.checkpoints else None,
+            checkpoints.folder if checkpoints else None,
         )
         self.training_log = unlearn(
             model,
@@ -429,7 +404,7 @@ class Unlearn:
             seed=config.overall.seed,
             after_step=watching.after_step if watching else Hooks.after_step,
             on_log=self.logger.log_step,
-            checkpoints=self.checkpoints,
+            checkpoints=checkpoints,
         )
         if watching:
             watching.restore_best(self.training_log)
@@ -468,18 +443,12 @@ class Unlearn:
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
-        folder = self._model_folder
+        folder = self.attempts.model_folder
         if folder is None:
             return
         documents = {RECORD: asdict(self._record())}
         save_model(self.model, self.tokenizer, folder, template=self.template, documents=documents)
-        self.saved = folder
-
-    @property
-    def _model_folder(self) -> Path | None:
-        """Where the trained model is kept, if it is."""
-        folder = self.logger.folder
-        return folder / CHECKPOINTS if folder and self.config.unlearn.save_model else None
+        self.attempts.saved = folder
 
     def _record(self) -> Record:
         seconds = self.watch.report()
@@ -490,7 +459,7 @@ class Unlearn:
             seconds={name: seconds[name] for name in ("mask", "train")},
             log=self.training_log,
             config=self.config.as_dict(),
-            resumed=self.resumed,
+            resumed=self.attempts.resumed,
         )
 
     def _about(self) -> dict[str, Any]:
@@ -512,61 +481,24 @@ class Unlearn:
             "resolved": self._resolved(),
         }
 
-    def _find_checkpoints(self) -> Checkpoints | None:
-        """The place of this training's checkpoints: in the run folder, or else in the cache.
-
-        There its name follows from what is trained. ``None`` where nothing can be kept.
-        """
+    def _find_checkpoints(self) -> None:
         first = [self.dataset.example(view, (0, 0)) for view in self.objective.views]
-        origin = {
-            **self._training_origin(),
-            "encoded": examples_fingerprint(first),  # what tokenizer and template make of rows
-            "versions": versions(),
-        }
-        folder = self.logger.folder and self.logger.folder / TRAINING
-        if folder is None:
-            folder = self._cached(TRAINING, origin)
-            self._lock = FolderLock(folder, "overall.cache_dir")
-            try:
-                ranks.first(self._lock.acquire)
-            except ConfigError as error:
-                say(f"note: no checkpoints of this training are kept: {error}")
-                return None
-        every = self.config.unlearn.save_steps
-        unsaved = self._model_folder is None
-        return Checkpoints(folder, origin, every=every, keeps_last=unsaved, resumed=self.resumed)
-
-    def _cached(self, kind: str, origin: Mapping[str, Any]) -> Path:
-        """A place in the cache for what has this origin."""
-        name = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-        return self._cache_dir / "wagle" / kind / name[:16]
-
-    def _drop_checkpoints(self) -> None:
-        if self.checkpoints:
-            self.checkpoints.remove()
+        encoded = examples_fingerprint(first)  # what tokenizer and template make of rows
+        origin = {**self._training_origin(), "encoded": encoded, "versions": versions()}
+        self.attempts.find_checkpoints(origin)
 
     def _continue(self) -> bool:
-        """Take the model that an earlier attempt at the same training has saved, if there is one.
-
-        One that was trained otherwise is removed: it is not this run's.
-        """
-        if self.logger.folder is None:
-            return False
-        folder = self.logger.folder / CHECKPOINTS
-        record = ranks.first(lambda: self._trained(folder))
+        """Take the model that an earlier attempt at the same training has saved, if it has."""
+        record = self.attempts.find_trained(self._training_origin())
         if record is None:
             return False
-        say(f"going on with the trained model in {folder}")
         self.model, self.tokenizer = load_model(
-            str(folder),
+            str(self.attempts.saved),
             dtype=self.dtype,
             device=self.device,
             cache_dir=self._cache_dir,
             sharded=self.sharded,
         )
-        self.saved = folder
-        self.resumed[:0] = record.resumed
-        self.resumed.append(resumption("training"))
         self.adapted_share = record.density
         self.training_log = record.log
         self.certificate = Certificate.of(record.certificate)
@@ -575,46 +507,22 @@ class Unlearn:
             self.logger.log_step(entry)
         return True
 
-    def _trained(self, folder: Path) -> Record | None:
-        """How the saved model was trained, where that is what this run does; another is removed."""
-        record = read_record(folder)
-        if record is not None and record.training == self._training_origin():
-            return record
-        if folder.exists():
-            say(f"{folder} holds a model of another training: it is removed")
-            shutil.rmtree(folder)
-        return None
-
     def draw(self) -> None:
         """Keep pictures of the training and of what the mask selects, and the latter's numbers."""
         if self.logger.folder is None or not ranks.is_first():
             return
         # matplotlib takes its time to import
-        from wagle.reporting.mask_figures import draw_density
-        from wagle.reporting.training_figures import (
-            draw_evaluations,
-            draw_training,
-            measured_names,
-        )
+        from wagle.reporting.run_figures import draw_run
 
-        method = self.config.unlearn.unlearn_method
-        curves = [(method, "", self.training_log)]
-        self.logger.save_figure("training", draw_training(curves))
-        columns = [metric.key for metric in benchmark_of(self.config).columns]
-        if names := measured_names(self.training_log, columns):
-            self.logger.save_figure("evaluations", draw_evaluations(curves, names))
-        if self.mask is not None:
-            shares = density_table(self.mask)
-            self.logger.save("mask.json", {"density": self.density(), "by layer and kind": shares})
-            self.logger.save_figure("mask_density", draw_density(shares, self.density()))
+        draw_run(self.logger, self.config, self.training_log, self.mask, self.density())
 
     def evaluate(self) -> dict[str, Any]:
         """Run the task's evaluation; its documents go to the logger, its summary is returned.
 
         What an earlier attempt has measured of the same weights, rows and code is taken over.
         """
-        self.measured = self._find_measured()
-        context = self._context(self.logger.save, self.measured)
+        measured = self.attempts.find_measured(self._evaluation_origin())
+        context = self._context(self.logger.save, measured)
         task = self.config.unlearn.task_name
         return {"task": task, **self._about(), **evaluate(context)}
 
@@ -630,20 +538,6 @@ class Unlearn:
             save=save,
             measured=measured,
         )
-
-    def _find_measured(self) -> Measured:
-        """What has been measured so far: in the run folder, or else in the cache."""
-        origin = self._evaluation_origin()
-        if self.logger.folder is not None:
-            path = self.logger.folder / PARTIAL_RESULTS
-        else:
-            path = self._cached("evaluation", origin).with_suffix(".json")
-        measured = Measured(path, origin)
-        if measured.earlier:
-            names = ", ".join(measured.earlier)
-            say(f"going on with what has been measured: {names}")
-            self.resumed.append(resumption(names))
-        return measured
 
     def _evaluation_origin(self) -> dict[str, Any]:
         """Everything that decides the numbers."""
@@ -682,7 +576,7 @@ class Unlearn:
             "evaluated_rows": self.data.evaluated_so_far,
             "mask": self.mask_origin.as_dict() if self.mask_origin else None,
             "certificate": self.certificate.as_dict() if self.certificate else None,
-            "resumed": self.resumed,
+            "resumed": self.attempts.resumed,
             "seconds": self.watch.report(),
             "peak_memory_bytes": peak_memory(),
             "peak_memory_bytes_after": self.watch.memory,
