@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from wagle.config import load_config
 from wagle.dataset.sources import load_rows
+from wagle.metrics.benchmarks import benchmark_of
 from wagle.shipped import CHECKOUT
 
 DATA = CHECKOUT / "tests" / "fixtures" / "data"
@@ -36,6 +39,14 @@ def configure(**changes):
 def rows(name):
     data_dir = None if name.startswith("Demo_") else DATA
     return load_rows(name, data_dir=data_dir, cache_dir=Path(".cache"))
+
+
+def check_rows(documents, config, results):
+    """What an evaluation has found follows from the rows that it has kept."""
+    found = benchmark_of(config).recount(documents.get, config).as_they_are()
+    assert found
+    assert found == pytest.approx({key: results[key] for key in found})
+    return found
 
 
 TOFU = {

@@ -16,6 +16,8 @@ from wagle.commands import unlearn as unlearn_command
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics.own import OWN
 from wagle.metrics.privacy import PRIVACY
+from wagle.reporting.bootstrap import resample
+from wagle.reporting.runs import read_run
 
 from conftest import words
 
@@ -75,6 +77,8 @@ def test_the_whole_command_from_files_to_a_report(base, capsys):
     assert all(f"│ {name}" in printed for name in numbers)
     document = json.loads(Path("runs/run/own.json").read_text())
     assert document["sets"]["holdout"] == "holdout.parquet"
+    drawn = resample(read_run(Path("runs/run")), 100)  # its numbers follow from its rows
+    assert numbers <= set(drawn.values)
     for name, rows in (("forget", ROWS[:2]), ("retain", ROWS[2:4]), ("holdout", ROWS[4:])):
         said = [(row["question"], row["answer"]) for row in document[name]["rows"]]
         assert said == [(row["q"], row["a"]) for row in rows]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from tests.evaluations import DATA, TOFU, configure, rows
+from tests.evaluations import DATA, TOFU, check_rows, configure, rows
 from wagle.dataset.pairing import draw_forget_rows
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
@@ -72,6 +72,8 @@ def run(tokenizer, config, seed=4, load=rows):
     flat = evaluate(context)
     benchmark = benchmark_of(config)
     assert [name for name in flat if find_metric(benchmark, name) is None] == []
+    if benchmark.recount:
+        check_rows(documents, config, flat)
     return flat, documents, saved
 
 

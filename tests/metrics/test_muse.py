@@ -11,7 +11,7 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from tests.evaluations import configure
+from tests.evaluations import check_rows, configure
 from tests.unlearning import batches, make_objective
 from wagle.dataset.sources import cut_into_pieces, load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
@@ -94,7 +94,9 @@ def measure(tmp_path, tokenizer, monkeypatch):
             measured=Measured(None, {}),
         )
         check_evaluation(config, rows)
-        return evaluate(context), documents
+        results = evaluate(context)
+        check_rows(documents, config, results)
+        return results, documents
 
     return measure
 

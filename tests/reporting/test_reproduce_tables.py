@@ -299,13 +299,13 @@ def test_draws_of_the_questions_tell_single_seeds_apart():
     assert clearly_best([one, other], 1) is None
     assert clearly_best([one, other], 1, [first, second]) == 1
     assert clearly_best([one, other], -1, [first, second]) == 0
-    assert clearly_best([one, other], 1, [first, second - 0.15]) is None
+    assert clearly_best([one, other], 1, [first, second - 0.12]) is None
     assert clearly_best([one, other], 1, [first, None]) is None
     # Seeds that overlap are not told apart by the questions, nor questions by the seeds.
     wide, narrow = ([Spread.of([m - d, m + d]) for m in (0.0, 0.3)] for d in (0.2, 0.001))
     assert clearly_best(wide, 1, [first, second]) is None
     assert clearly_best(narrow, 1, [first, second]) == 1
-    assert clearly_best(narrow, 1, [first, second - 0.15]) is None
+    assert clearly_best(narrow, 1, [first, second - 0.12]) is None
     assert clearly_best([one, narrow[1]], 1, [first, second]) == 1
 
 
