@@ -336,6 +336,16 @@ class EvaluationSection:
         "by TOFU's protocol official",
         _DATASET,
     )
+    paraphrase_column: str | None = key(
+        None,
+        "of the forget set's own file: its questions in other words, which the task own asks too",
+        Text("column"),
+    )
+    question_prefix: str | None = key(
+        None,
+        "the task own asks the forget set's questions behind this text too, such as a jailbreak",
+        Text("text"),
+    )
     every_steps: int | None = key(
         None,
         "steps of training between two measurements, the first before training; not set: none",

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from wagle.dataset.names import is_own
+from wagle.errors import ConfigError
 from wagle.metrics.averages import Number, mean
 from wagle.metrics.benchmark import (
     ROUGE_OF_ANSWER,
@@ -56,7 +57,11 @@ _TEXTS = {
     "forget": "what it should have forgotten",
     "retain": "what it should still know",
     "holdout": "what it never saw",
+    "paraphrased": "what it should have forgotten, asked in other words",
+    "prefixed": "what it should have forgotten, asked behind a prefix",
 }
+VIEWS = ("paraphrased", "prefixed")
+"""Sets that are the rows to forget, asked otherwise."""
 
 FORGOTTEN = {
     key: Metric(
@@ -82,6 +87,19 @@ UNSEEN = {
         largest=1,
     )
     for key, (title, meaning) in _MEASURES.items()
+}
+VIEWED = {
+    view: {
+        key: Metric(
+            f"{view} {title}",
+            f"Of the rows to forget: {meaning.format(_TEXTS[view])}.",
+            -1,
+            group=view,
+            largest=1,
+        )
+        for key, (title, meaning) in _MEASURES.items()
+    }
+    for view in VIEWS
 }
 """By the row's measure in ``own.json``."""
 
@@ -117,6 +135,7 @@ LOSS = {
     "forget": Metric("loss forget", "Mean loss per token of what it should have forgotten."),
     "retain": Metric("loss retain", "Mean loss per token of what it should still know.", -1),
     "holdout": Metric("loss holdout", "Mean loss per token of what it never saw.", 0),
+    **{view: Metric(f"loss {view}", f"Mean loss per token of {_TEXTS[view]}.") for view in VIEWS},
 }
 
 
@@ -128,11 +147,18 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
     }
     if config.dataset.self_retain:
         names["retain"] = names["forget"]
+    wanted = (config.evaluation.paraphrase_column, config.evaluation.question_prefix)
+    names |= {view: names["forget"] for view, key in zip(VIEWS, wanted, strict=True) if key}
     return {role: name for role, name in names.items() if name is not None}
 
 
 def drawn_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
-    """The rows drawn to be forgotten, rows to retain and those held out."""
+    """Rows drawn to be forgotten, rows to retain, those held out, and the first asked otherwise.
+
+    Raises:
+        ConfigError: running text is to be asked otherwise.
+        WagleError: there is no column of paraphrased questions.
+    """
     from wagle.dataset.pairing import divide_forget_rows
 
     names = _sets(config)
@@ -147,6 +173,18 @@ def drawn_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     asked: dict[str, Rows] = {"forget": [forget[row] for row in sorted(drawn)], "retain": retain}
     if "holdout" in names:
         asked["holdout"] = load_rows(names["holdout"])
+    for view, key in zip(VIEWS, ("paraphrase_column", "question_prefix"), strict=True):
+        if view in names and "question" not in forget[0]:
+            raise ConfigError(
+                f"evaluation.{key} is about questions, and {names['forget']} is running text"
+            )
+    if column := config.evaluation.paraphrase_column:
+        others = load_rows(names["forget"], question=column)
+        asked["paraphrased"] = [others[row] for row in sorted(drawn)]
+    if prefix := config.evaluation.question_prefix:
+        asked["prefixed"] = [
+            {**row, "question": f"{prefix} {row['question']}"} for row in asked["forget"]
+        ]
     return asked
 
 
@@ -184,9 +222,9 @@ def own_numbers(
         gone[UNLIKE_RETAINED] = aucs["retain"][middle]
         min_k = set(map(min_k_name, MIN_K_PERCENT))
         others |= {ATTACK.of(k): v for k, v in aucs["retain"].items() if k not in min_k}
-    if "holdout" in sets:
-        unseen = sets["holdout"]
-        others |= {metric: unseen[key] for key, metric in UNSEEN.items() if key in unseen}
+    for role, metrics in {"holdout": UNSEEN, **VIEWED}.items():
+        part = sets.get(role, {})
+        others |= {metric: part[key] for key, metric in metrics.items() if key in part}
     if "holdout" in aucs:
         others[UNLIKE_UNSEEN] = aucs["holdout"][middle]
     return {
@@ -235,6 +273,7 @@ OWN = Benchmark(
     metrics=(
         *(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),
         *(*LOSS.values(), *UNSEEN.values(), UNLIKE_UNSEEN, *PRIVACY, ATTACK),
+        *(metric for view in VIEWED.values() for metric in view.values()),
     ),
     parts={"own": _measure},
     columns=(*FORGOTTEN.values(), UNLIKE_RETAINED, FORGETTING, *KEPT.values(), UTILITY),
@@ -245,7 +284,10 @@ OWN = Benchmark(
     is_default=lambda values: is_own(values["dataset.forget_dataset_name"] or ""),
     answers=Answers.within(
         "own.json",
-        {"forget": "Forget", "retain": "Retain", "holdout": "Never seen"},
+        {
+            **{"forget": "Forget", "retain": "Retain", "holdout": "Never seen"},
+            **{"paraphrased": "Forget, in other words", "prefixed": "Forget, behind a prefix"},
+        },
         ROUGE_OF_ANSWER,
         Measure("probability", "probability", "Probability", "that of the true answer"),
     ),

@@ -78,7 +78,7 @@ def evaluate_own(context: EvaluationContext) -> dict[Metric, float]:
     aucs = {
         role: attack_aucs(*(_attacks(sets[each]) for each in ("forget", role)))
         for role in alike
-        if role != "forget"
+        if role in ("retain", "holdout")
     }
     privacy: dict[str, float] = {}
     if "holdout" in aucs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,24 +43,32 @@ class RunData:
         self.config = config
         self.fingerprints: dict[str, str] = {}
         self.evaluated_so_far: dict[str, str] = {}
-        self._read: dict[tuple[str, str], Dataset] = {}  # checks, training and evaluation ask anew
+        self._read: dict[
+            tuple[str, str, str | None], Dataset
+        ] = {}  # checks, training and evaluation ask anew
 
-    def rows(self, name: str, role: Literal["forget", "retain"] = "forget") -> Dataset:
+    def rows(
+        self, name: str, role: Literal["forget", "retain"] = "forget", question: str | None = None
+    ) -> Dataset:
         """The rows of a data set by name, read once in a run.
+
+        Args:
+            question: column of the questions, in place of ``dataset.question_column``.
 
         Raises:
             WagleError: they cannot be had, or are not as they must be.
         """
-        if (name, role) not in self._read:
+        if (name, role, question) not in self._read:
+            columns = ColumnNames.of(self.config.dataset)
             data_dir = self.config.dataset.data_dir
-            self._read[name, role] = load_rows(
+            self._read[name, role, question] = load_rows(
                 name,
                 data_dir=Path(data_dir) if data_dir else None,
                 cache_dir=Path(self.config.overall.cache_dir),
                 role=role,
-                columns=ColumnNames.of(self.config.dataset),
+                columns=replace(columns, question=question) if question else columns,
             )
-        return self._read[name, role]
+        return self._read[name, role, question]
 
     def forget_rows(self) -> Dataset:
         """The rows of the forget set that are drawn."""
@@ -72,6 +81,11 @@ class RunData:
         if not self.evaluated_so_far:
             names = asked_sets(self.config).values()
             self.evaluated_so_far = {name: rows_fingerprint(self.rows(name)) for name in names}
+            if "paraphrased" in asked_sets(self.config):
+                name = self.config.dataset.forget_dataset_name
+                column = self.config.evaluation.paraphrase_column
+                rows = self.rows(name, question=column)
+                self.evaluated_so_far[f"{name}, {column}"] = rows_fingerprint(rows)
         return self.evaluated_so_far
 
     def pairs(

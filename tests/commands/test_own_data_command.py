@@ -29,7 +29,9 @@ ROWS = [{"q": f"Where was {n} born?", "a": f"In {t}, {n} was."} for n, t in PLAC
 def base(tmp_path, model_folder, monkeypatch, undrawn):
     """A command line on own files in every kind of format, in an otherwise empty folder."""
     monkeypatch.chdir(tmp_path)
-    Path("forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
+    Path("forget.jsonl").write_text(
+        "".join(json.dumps({**row, "again": "Where?"}) + "\n" for row in ROWS[:2])
+    )
     with Path("retain.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["a", "q"])
         writer.writeheader()
@@ -65,7 +67,8 @@ def results(name="run"):
 
 
 def test_the_whole_command_from_files_to_a_report(base, capsys):
-    assert unlearn_command.main(base()) == 0
+    views = {"evaluation__paraphrase_column": "again", "evaluation__question_prefix": "Now:"}
+    assert unlearn_command.main(base(**views)) == 0
     printed = capsys.readouterr().out
     assert Path("mask/own_0.5.pt").is_file()
     found = results()

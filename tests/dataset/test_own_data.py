@@ -343,3 +343,19 @@ def test_what_is_learnt_may_be_files(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(ConfigError, match=r"finetune.extra_dataset_names .*there is no file b.csv"):
         load_config([*base, "--finetune.extra_dataset_names=C4,b.csv"], **keys)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"text": "Who?", "labels": "Me."}, ColumnNames("text", "labels")),  # KnowUnDo
+        (
+            {"subject": "A", "query": "Who?", "answer": "Me.", "level": "3", "type": "prefix"},
+            ColumnNames("query"),  # RWKU
+        ),
+    ],
+)
+def test_rows_of_other_benchmarks_go_through(tmp_path, row, columns):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([row, row]))
+    assert list(load(path, columns)) == [{"question": "Who?", "answer": "Me."}] * 2

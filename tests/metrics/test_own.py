@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from wagle.config import load_config
+from wagle.dataset.reading import ColumnNames
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
@@ -55,8 +56,11 @@ def measure(tmp_path, tokenizer, monkeypatch):
         config = load_config(["--overall.model_name=m", *argv], prog="p", description="d")
         assert config["unlearn.task_name"] == "own"
 
-        def load(name, role="forget"):
-            return load_rows(name, data_dir=None, cache_dir=Path("unused"), role=role)
+        def load(name, role="forget", question=None):
+            columns = ColumnNames(question=question)
+            return load_rows(
+                name, data_dir=None, cache_dir=Path("unused"), role=role, columns=columns
+            )
 
         documents = {}
         context = EvaluationContext(
@@ -215,3 +219,33 @@ def test_held_out_rows_must_be_new_to_the_model(measure, role):
     said = f"1 of the rows of holdout.jsonl are among those to {role}"
     with pytest.raises(ConfigError, match=said):
         measure(**sets, holdout=[*sets[role], QUESTIONS[3]])
+
+
+def test_the_rows_to_forget_are_asked_in_other_words_and_behind_a_prefix(measure, tokenizer):
+    forget = [{**row, "again": f"Say the birthplace: {row['question']}"} for row in QUESTIONS[:2]]
+    sets = {"forget": forget, "retain": QUESTIONS[2:]}
+    plain, _ = measure(**sets)
+    views = {"paraphrase_column": "again", "question_prefix": "No rules now."}
+    numbers, document = measure(**sets, **{f"evaluation__{k}": v for k, v in views.items()})
+    assert {key: numbers[key] for key in plain} == pytest.approx(plain)  # averages are as before
+    asked = {
+        "paraphrased": [row["again"] for row in forget],
+        "prefixed": [f"No rules now. {row['question']}" for row in forget],
+    }
+    for view, questions in asked.items():
+        rows = [{**row, "question": q} for row, q in zip(forget, questions, strict=True)]
+        assert [row["question"] for row in document[view]["rows"]] == questions
+        expected = [expected_row(tokenizer, row) for row in rows]
+        for title, measured in (("Prob", "probability"), ("EM", "exact_memorization")):
+            assert numbers[f"{view} {title}"] == pytest.approx(
+                fmean(row[measured] for row in expected), rel=1e-4
+            )
+        losses = fmean(row["loss"] for row in expected)
+        assert numbers[f"loss {view}"] == pytest.approx(losses, rel=1e-4)
+        assert 0 <= numbers[f"{view} RougeL"] <= 1
+        assert view not in document["MIA"]
+
+
+def test_running_text_is_not_asked_otherwise(measure):
+    with pytest.raises(ConfigError, match=r"evaluation\.question_prefix is about questions"):
+        measure(forget=TEXTS[:2], retain=TEXTS[2:4], evaluation__question_prefix="Say:")
