@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--grid", nargs="+", required=True, metavar="KEY=VALUE,VALUE", help="lr=1e-4,3e-4 gamma=1,2"
     )
-    add("--by", required=True, metavar="NUMBER", help="which is to be best, such as Agg or UE Avg")
+    add("--by", required=True, metavar="NUMBER", help="which is to be best, such as Agg")
     add(
         "--floor",
         type=float,

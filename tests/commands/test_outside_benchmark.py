@@ -98,7 +98,7 @@ def test_its_numbers_are_everywhere(config, monkeypatch, capsys):
     assert "down and to the right is better" in Path("report.html").read_text()
     capsys.readouterr()
     assert report.main(["out/runs", "--list", *TRUST]) == 0
-    assert "held forget 0.000  held world 0.000" in capsys.readouterr().out
+    assert "held forget 0  held world 0" in capsys.readouterr().out
 
 
 def test_its_code_runs_only_where_the_command_line_trusts_it(config, file, monkeypatch, capsys):
