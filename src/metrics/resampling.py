@@ -8,6 +8,7 @@ draws at once, from how often each row was drawn.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,9 @@ class Draws:
                     np.repeat(column, self.counts[name][draw].astype(int))
                     for name, column in (first, second)
                 )
-                self._quality[(*sizes, step)] = float(ks_2samp(*samples).pvalue)
+                with warnings.catch_warnings():  # where exact counts overflow scipy estimates
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    self._quality[(*sizes, step)] = float(ks_2samp(*samples).pvalue)
             qualities.append(self._quality[(*sizes, step)])
         return np.array(qualities)[back], found[back] / (sizes[0] * sizes[1])
 
