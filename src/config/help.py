@@ -85,10 +85,13 @@ def help_text(keys: Sequence[Key], prog: str, description: str) -> str:
         "Keys come from JSON or YAML files (--config_file, --config-file or -C; of several, the",
         "later wins) and from the command line, which beats files. null: not set, the default",
         "holds. Exit status: 0 done, 1 failure, 2 wrong configuration.",
-        "",
-        "--plan [SIZE, like 24GB]: print how much memory this takes, whether it fits into SIZE or",
-        "what is free, and what would make it fit; nothing is loaded.",
     ]
+    if any(key.name.startswith("overall.") for key in keys):  # what trains
+        lines += [
+            "",
+            "--plan [SIZE, like 24GB]: print how much memory this takes, whether it fits into SIZE",
+            "or what is free, and what would make it fit; nothing is loaded.",
+        ]
     for group in dict.fromkeys(map(_group, keys)):
         members = [row for key, row in zip(keys, rows, strict=True) if _group(key) == group]
         lines += ["", f"{group}: {_GROUPS[group]}", "", table([head, *members], width)]
