@@ -328,6 +328,10 @@ class EvaluationSection:
         "words of ROUGE and BLEU; rouge_score: of a-z and 0-9 alone; unicode: of every script; "
         "auto: unicode where the true answers would lose much",
     )
+    rouge_stems: bool = key(
+        True,
+        "MUSE's ROUGE compares stems of words, as open-unlearning's; false: words, as its authors'",
+    )
     batch_size: int = key(32, "sequences run at once", _COUNT)
     limit: int | None = key(None, "first rows of each set, for a quick look", _COUNT)
     holdout_dataset_name: str | None = key(

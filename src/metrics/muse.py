@@ -1,6 +1,7 @@
 """The benchmark muse: texts that are to be forgotten word for word, in substance, without a trace.
 
-Shi et al. 2024 (arXiv 2407.06460); ROUGE with stems, as open-unlearning has it (2506.12618).
+Shi et al. 2024 (arXiv 2407.06460); ROUGE with stems, as open-unlearning has it
+(2506.12618), or without, as they have it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
     from wagle.metrics.text import rouge_l_f1
 
     tokenizer, rows = context.tokenizer, _rows(context, "verbmem")
+    stems = context.config.evaluation.rouge_stems
     prompts = [tokenize(tokenizer, row["prompt"], _longest(context)) for row in rows]
     true = [tokenizer(row["gt"], add_special_tokens=False).input_ids for row in rows]
     true = [ids[:CONTINUED_TOKENS] for ids in true]
@@ -90,7 +92,7 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
                 "question": row["prompt"],
                 "answer": reference,
                 "generated": text,
-                "rougeL_score": rouge_l_f1(reference, text),
+                "rougeL_score": rouge_l_f1(reference, text, stems=stems),
                 "extraction_strength": max(extraction_strength(tokens.is_greedy), 1 / len(tokens)),
             }
         )
@@ -107,6 +109,7 @@ def measure_knowledge(context: EvaluationContext) -> Numbers:
     from wagle.metrics.text import rouge_l_f1
 
     documents: dict[str, Any] = {}
+    stems = context.config.evaluation.rouge_stems
     for role in KNOWLEDGE:
         examples = "".join(
             f"Question: {row['question']}\nAnswer: {row['answer']}\n\n"
@@ -128,7 +131,7 @@ def measure_knowledge(context: EvaluationContext) -> Numbers:
                     "question": row["question"],
                     "answer": row["answer"],
                     "generated": text,
-                    "rougeL_score": rouge_l_f1(row["answer"], text),
+                    "rougeL_score": rouge_l_f1(row["answer"], text, stems=stems),
                 }
                 for row, text in zip(rows, texts, strict=True)
             ]

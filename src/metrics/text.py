@@ -30,9 +30,9 @@ def rouge_l_recall(reference: str, text: str, tokenizer: str = "rouge_score") ->
     return _rouge_l(tokenizer).score(reference, text)["rougeL"].recall
 
 
-def rouge_l_f1(reference: str, text: str) -> float:
-    """ROUGE-L F1 (Lin 2004), on Porter stems, of a to z and 0 to 9: 0 to 1."""
-    return _rouge_l("rouge_score").score(reference, text)["rougeL"].fmeasure
+def rouge_l_f1(reference: str, text: str, *, stems: bool = True) -> float:
+    """ROUGE-L F1 (Lin 2004), on Porter stems or on whole words, of a to z and 0 to 9: 0 to 1."""
+    return _rouge_l("rouge_score", stems).score(reference, text)["rougeL"].fmeasure
 
 
 def bleu(reference: str, text: str, tokenizer: str = "rouge_score") -> float:
@@ -87,8 +87,8 @@ def _spaced(text: str) -> str:
 
 
 @cache
-def _rouge_l(tokenizer: str) -> RougeScorer:
+def _rouge_l(tokenizer: str, stems: bool = True) -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
     words = ScriptTokenizer() if tokenizer == "unicode" else None
-    return RougeScorer(["rougeL"], use_stemmer=True, tokenizer=words)
+    return RougeScorer(["rougeL"], use_stemmer=stems, tokenizer=words)

@@ -150,6 +150,15 @@ def test_numbers_are_those_of_their_definitions(measure, tokenizer):
     assert set(documents) == {"verbmem.json", "knowmem.json", "privleak.json"}
 
 
+def test_words_may_be_compared_without_their_stems(measure, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "wagle.metrics.text.rouge_l_f1", lambda *_, stems: float(asked.append(stems) or 0)
+    )
+    measure(evaluation__rouge_stems="false")
+    assert set(asked) == {False}
+
+
 def test_privleak_against_own_or_released_results(measure, tmp_path, monkeypatch):
     (tmp_path / "r.json").write_text(json.dumps({"AUC": {"Min_40.0% Prob": 0.4}}))
     flat, _ = measure(evaluation__retain_results="r.json")

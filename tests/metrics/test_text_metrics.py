@@ -13,7 +13,7 @@ from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.metrics.likelihood import TokenScores, score_tokens
 from wagle.metrics.membership import attack_aucs, attack_scores, lowest_mean
 from wagle.metrics.memorization import exact_memorization, extraction_strength
-from wagle.metrics.text import ScriptTokenizer, bleu, lost_share, rouge_l_recall
+from wagle.metrics.text import ScriptTokenizer, bleu, lost_share, rouge_l_f1, rouge_l_recall
 
 from conftest import make_model
 
@@ -23,6 +23,10 @@ def test_rouge_by_hand():
     assert rouge_l_recall("the cat sat down quietly", "yesterday the black cat sat") == 3 / 5
     assert rouge_l_recall("she writes novels", "she was writing a novel") == 1.0  # stems
     assert rouge_l_recall("anything", "") == 0.0
+    # of three words one is the same, and of their stems two
+    texts = ("she writes novels", "she wrote novel")
+    assert rouge_l_f1(*texts, stems=False) == pytest.approx(1 / 3)
+    assert rouge_l_f1(*texts) == pytest.approx(2 / 3)
 
 
 def test_bleu_by_hand():
