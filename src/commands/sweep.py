@@ -23,7 +23,7 @@ from wagle.reporting.plan import FEW_MASKS, plan_runs
 from wagle.reporting.request import SWEEP, TableRequest
 from wagle.reporting.selection import Selection
 from wagle.reporting.table_masks import MASKS
-from wagle.terminal import say, show_table
+from wagle.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         sweep.runs = [*runs, *(run for run in further if run.row in chosen)]
         run_missing(sweep, options)
     sweep.write()
-    show_table(sweep.summary())
+    say(f"\n{sweep.summary()}\n")
     for reason in sweep.without_choice():
         say(reason)
     say(f"written: {output / SWEEP}.md, .tex, .csv, .json and _runs.csv")

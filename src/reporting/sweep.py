@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table as Grid
 
+from wagle.config.help import table as aligned
 from wagle.loggers.files import to_json
 from wagle.metrics.benchmark import Metric
 from wagle.metrics.benchmarks import benchmark_of
@@ -23,10 +22,10 @@ from wagle.reporting.spread import Spread
 from wagle.reporting.style import DOUBLE_COLUMN
 from wagle.reporting.table_formats import MISSING, csv_of
 from wagle.reporting.tables import Table, TableLine, aggregate
-from wagle.terminal import plain
 
 MOST_EXPLAINED = 12
 """Points whose settings a figure has room for."""
+WIDE = 1000  # columns: a line that is too long for a terminal is better than numbers in pieces
 
 
 class Sweep(Reproduction):
@@ -111,27 +110,27 @@ class Sweep(Reproduction):
             width=DOUBLE_COLUMN,
         )
 
-    def summary(self) -> Grid:
-        """The original and the chosen rows, with means and 95 % intervals over seeds."""
+    def summary(self) -> str:
+        """The original and the chosen rows, with means and 95 % intervals over seeds, as text."""
         table = aggregate(self.form, [*self.outcomes(), *self.references()])
         chosen, best = self.chosen(), front(table, self.selection)
         numbers = {m.name: m for m in (self.selection.metric, *self.selection.axes)}
-        title = f"{self.selection.title}; ± half of the 95 % interval over seeds"
-        grid = Grid(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD)
-        for name in (*self.form.heads, *numbers, "kept", ""):
-            grid.add_column(plain(name), justify="right" if name in numbers else "left")
+        rows = [(*self.form.heads, *numbers, "kept", "")]
         for line in table.lines:
             if line.row not in chosen and line.row.method not in REFERENCES:
                 continue
             share = kept_by(line, table, self.selection)
-            grid.add_row(
-                *(plain(_text(line.row.value(name))) for name in self.form.varied),
-                str(line.finished),
-                *(_interval(cell_of(line, table, m), m) for m in numbers.values()),
-                MISSING if share is None else f"{share:.3f}",
-                "front" if line.row in best else "",
+            rows.append(
+                (
+                    *(_text(line.row.value(name)) for name in self.form.varied),
+                    str(line.finished),
+                    *(_interval(cell_of(line, table, m), m) for m in numbers.values()),
+                    MISSING if share is None else f"{share:.3f}",
+                    "front" if line.row in best else "",
+                )
             )
-        return grid
+        title = f"{self.selection.title}; ± half of the 95 % interval over seeds"
+        return f"{title}\n\n{aligned(rows, WIDE)}"
 
     def without_choice(self) -> Iterator[str]:
         """Of each method and mask of which no row was chosen, why."""
