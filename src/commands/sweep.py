@@ -21,7 +21,6 @@ from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.grid import read_grid
 from wagle.reporting.plan import FEW_MASKS, plan_runs
 from wagle.reporting.request import SWEEP, TableRequest
-from wagle.reporting.selection import Selection
 from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
@@ -42,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
         overrides=overrides,
     )
     runs = plan_runs(request)
+    from wagle.reporting.selection import Selection  # numpy takes its time to import
+
     selection = Selection.of(
         benchmark_of(runs[0].config),
         options.by,
