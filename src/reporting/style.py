@@ -51,6 +51,7 @@ _OTHER_MASK = "#aa4499"  # a score of one's own, a mask of unknown origin
 METHOD_SHAPES: dict[str, tuple[str, Any]] = {  # marker and line
     "Original": ("*", "-"),
     "Retrained": ("8", "-"),
+    "Retain-only": ("8", "-"),
     "GradDiff": ("o", "-"),
     "NPO": ("s", "--"),
     "PO": ("^", "-."),
@@ -82,7 +83,6 @@ DASHES = ("-", "--", "-.", ":")
 """Lines in :data:`INK` that mark places on an axis; they stand for no method."""
 
 _TITLES = {method.name: method.title for method in METHODS.values()}
-_TITLES["Retain-only"] = "Retrained"  # as tables of other runs than the demo's call it
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are alike everywhere
