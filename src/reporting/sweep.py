@@ -115,7 +115,7 @@ class Sweep(Reproduction):
         table = aggregate(self.form, [*self.outcomes(), *self.references()])
         chosen, best = self.chosen(), front(table, self.selection)
         numbers = {m.name: m for m in (self.selection.metric, *self.selection.axes)}
-        rows = [(*self.form.heads, *numbers, "kept", "")]
+        rows = [(*self.form.heads, *numbers, "kept", "front")]
         for line in table.lines:
             if line.row not in chosen and line.row.method not in REFERENCES:
                 continue
@@ -126,7 +126,7 @@ class Sweep(Reproduction):
                     str(line.finished),
                     *(_interval(cell_of(line, table, m), m) for m in numbers.values()),
                     MISSING if share is None else f"{share:.3f}",
-                    "front" if line.row in best else "",
+                    "yes" if line.row in best else "",
                 )
             )
         title = f"{self.selection.title}; ± half of the 95 % interval over seeds"
