@@ -54,6 +54,11 @@ def _of(file: str, tests: str, *faults: tuple[str, str, str]) -> tuple[Mutation,
 
 MUTATIONS = (
     *_of(
+        "families",
+        "test_templates",
+        ("default: RMU's layer of Zephyr", "steered_layer=7", "steered_layer=6"),
+    ),
+    *_of(
         "unlearn/window_loss",
         "test_window_loss",
         ("smoothing: draws", "SMOOTHING_DRAWS = 3", "SMOOTHING_DRAWS = 2"),
@@ -85,7 +90,6 @@ MUTATIONS = (
             "                bool,\n                False,",
         ),
         ("default: RMU's alpha", 'Option("alpha", float, 1200.0', 'Option("alpha", float, 100.0'),
-        ("default: RMU's layer", 'Option("layer", int, 7', 'Option("layer", int, 6'),
     ),
     *_of(
         "config/keys",
@@ -104,11 +108,15 @@ MUTATIONS = (
         ),
         ("score: without mu", "retain / mu", "retain"),
         ("score: floor of H", "HESSIAN_FLOOR = 1e-12", "HESSIAN_FLOOR = 1e-7"),
-        ("score: without 1/A", "s / inputs.accumulation_steps", "s"),
+        (
+            "score: without 1/A",
+            "if kind.endswith(SQUARES) else inputs.accumulation_steps",
+            "if kind.endswith(SQUARES) else 1",
+        ),
         (
             "score: sum in H, no mean",
-            "inputs.accumulation_steps / inputs.batches",
-            "inputs.accumulation_steps",
+            "mean = retain * (inputs.accumulation_steps / inputs.batches)",
+            "mean = retain * inputs.accumulation_steps",
         ),
         ("score: signed gradient", 'gradients["forget"].abs()', 'gradients["forget"]'),
         ("score: seed of random scores", "repr((inputs.seed, (position", "repr((0, (position"),
@@ -320,7 +328,7 @@ MUTATIONS = (
     *_of(
         "metrics/text",
         "test_text_metrics",
-        ("ROUGE: without stems", '"rougeL"], use_stemmer=True', '"rougeL"], use_stemmer=False'),
+        ("ROUGE: without stems", "use_stemmer=stems, tok", "use_stemmer=False, tok"),
         ("ROUGE: F1 for recall", '["rougeL"].recall', '["rougeL"].fmeasure'),
     ),
     *_of(
@@ -374,7 +382,7 @@ MUTATIONS = (
             "np.mean(np.array(loss.perturbed))",
             "-np.log(np.mean(np.exp(-np.array(loss.perturbed))))",
         ),
-        ("official: utility", "statistics.harmonic_mean(", "statistics.fmean("),
+        ("official: utility", "return harmonic_mean([scores", "return statistics.fmean([scores"),
         ("official: shares", "*-np.array(loss.perturbed)]", "-np.mean(loss.perturbed)]"),
     ),
     *_of(
