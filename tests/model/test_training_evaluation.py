@@ -206,7 +206,7 @@ def _keep_best(folder):
 
 
 def test_processes_that_hold_parts_keep_the_best_of_all(tmp_path):
-    for grown in together(3, _keep_best, tmp_path):
+    for grown in together(2, _keep_best, tmp_path):
         assert set(grown.values()) == {2.0}, grown
 
 

@@ -36,6 +36,7 @@ CASES = {  # method, architecture, whether there is a mask, further settings
     "SAM": ("GA+FT", "llama", True, {"sam_rho": 0.01, "average_from": 3}),
     "PDU": ("PDU", "llama", True, {}),
 }
+UNEVEN = ["dense", "tied", "packed", "NPO", "RMU", "Sophia", "LoRA"]  # three share 16 rows so
 
 
 def _make_mask(model):
@@ -104,9 +105,9 @@ def alone():
     ("sharded", "size", "cases"),
     [
         pytest.param(True, 2, list(CASES), id="fsdp-2"),
-        pytest.param(True, 3, list(CASES), id="fsdp-3"),
+        pytest.param(True, 3, UNEVEN, id="fsdp-3"),
         pytest.param(False, 2, list(CASES), id="ddp-2"),
-        pytest.param(False, 3, ["dense", "packed", "NPO", "PDU"], id="ddp-3"),
+        pytest.param(False, 3, ["dense", "packed", "PDU"], id="ddp-3"),
     ],
 )
 def test_losses_and_weights_are_those_of_one_process(alone, sharded, size, cases):

@@ -81,7 +81,11 @@ class Objective(ABC):
 
     def logged(self) -> dict[str, float]:
         """The scalars of the state, for the log."""
-        return {name: float(v.detach()) for name, v in self.state.items() if v.dim() == 0}
+        found = {}
+        for name, value in self.state.items():
+            if value.dim() == 0:
+                found[name] = float(value.detach())
+        return found
 
     def fitted(self, family: Family | None, layers: int) -> Self:
         """The same objective, with what is not set and follows from the model.
