@@ -111,7 +111,10 @@ ARCHITECTURES = {
         {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 1, "alibi": False},
     ),
     "mamba": ("mamba", STATE),
-    "mamba2": ("mamba2", {**STATE, "num_heads": 4, "head_dim": 16, "n_groups": 1}),
+    "mamba2": (
+        "mamba2",
+        {**STATE, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 16},
+    ),
     "falcon_mamba": ("falcon_mamba", STATE),
     "rwkv": ("rwkv", {**STATE, "attention_hidden_size": 32}),
     "recurrent_gemma": (

@@ -83,17 +83,18 @@ def test_a_skeleton_has_the_shapes_of_the_model_and_no_memory():
     assert shapes == {name: (p.shape, torch.bfloat16) for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
-    "changes",
+    ("accumulation", "changes"),
     [
-        {"gradients": "dense"},
-        {"gradients": "packed"},
-        {"gradients": "packed", "max_grad_norm": 0.0, "method": "FT"},
-        {"gradients": "packed", "gradient_checkpointing": True},
-        {"gradients": "dense", "master_weights": True, "dtype": torch.bfloat16},
-        {"gradients": "packed", "master_weights": True, "dtype": torch.bfloat16},
-        {"gradients": "dense", "moments": "8bit"},
+        (1, {"gradients": "dense"}),
+        (2, {"gradients": "dense"}),
+        (1, {"gradients": "packed"}),
+        (2, {"gradients": "packed"}),
+        (1, {"gradients": "packed", "max_grad_norm": 0.0, "method": "FT"}),
+        (2, {"gradients": "packed", "gradient_checkpointing": True}),
+        (1, {"gradients": "dense", "master_weights": True, "dtype": torch.bfloat16}),
+        (2, {"gradients": "packed", "master_weights": True, "dtype": torch.bfloat16}),
+        (1, {"gradients": "dense", "moments": "8bit"}),
     ],
     ids=str,
 )
