@@ -66,7 +66,10 @@ def check_whole_groups(masks, scores, groups):
         taken = np.bincount(group, weights=chosen)
         assert set(np.unique(taken / sizes)) == {0, 1}
         fit = int((sizes[order].cumsum() <= int(len(score) * ratio)).sum())
-        assert set(np.flatnonzero(best > best[order[fit]])) == set(np.flatnonzero(taken))
+        # groups whose score is nothing but rounding errors (keys' biases) may be in any order
+        least, slack = best[order[fit]], 1e-9 * best.max()
+        assert set(np.flatnonzero(best > least + slack)) <= set(np.flatnonzero(taken))
+        assert (best[taken > 0] >= least - slack).all()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2", "gpt_neox", "opt"])
