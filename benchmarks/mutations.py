@@ -56,7 +56,11 @@ MUTATIONS = (
     *_of(
         "families",
         "test_templates",
-        ("default: RMU's layer of Zephyr", "steered_layer=7", "steered_layer=6"),
+        (
+            "default: RMU's layer of Zephyr",
+            '"<|user|>", 0, system_prompt=_HELPFUL, steered_layer=7',
+            '"<|user|>", 0, system_prompt=_HELPFUL, steered_layer=6',
+        ),
     ),
     *_of(
         "unlearn/window_loss",

@@ -7,13 +7,10 @@ RUN is the folder of a run that kept its model, or of an evaluation without trai
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from wagle.cli import program
-from wagle.config import AttackConfig, load_config
-from wagle.errors import ConfigError
+from wagle.commands.finished_runs import read_command_line
+from wagle.config import AttackConfig
 from wagle.terminal import say
 
 COLUMNS = ("before", "after", "retain-only", "original", "Q", "R", "gap")
@@ -22,19 +19,9 @@ COLUMNS = ("before", "after", "retain-only", "original", "Q", "R", "gap")
 
 def main(argv: Sequence[str]) -> int:
     """Attack one run after the other."""
-    words = list(argv)
-    folders = []
-    while words and not words[0].startswith("-"):
-        folders.append(Path(words.pop(0)))
-    name = program("attack")
-    config = load_config(
-        words, AttackConfig, prog=f"{name} RUN [RUN ...]", description=__doc__.partition("\n")[0]
-    )
-    if not folders:
-        raise ConfigError(f"give run folders first: {name} RUN [RUN ...] [--attack.key value ...]")
+    folders, config = read_command_line(argv, "attack", AttackConfig, __doc__.partition("\n")[0])
     # Everything heavy comes after the configuration has been found right.
-    from wagle.commands.mask import print_table
-    from wagle.loggers.files import write_figure
+    from wagle.commands.showing import print_table, write_figure
     from wagle.model.attack import Attack
     from wagle.reporting.attack_figures import draw_attacks
     from wagle.reporting.attacks import attack_lines
@@ -44,6 +31,5 @@ def main(argv: Sequence[str]) -> int:
         print_table(str(folder), COLUMNS, attack_lines(found), "{:.3f}".format)
         say(f"knowledge is the {found['metric']}")
         for picture, figure in draw_attacks(found).items():
-            for path in write_figure(folder / "images" / picture, figure):
-                say(f"wrote {path}", sys.stderr)
+            write_figure(folder / "images" / picture, figure)
     return 0

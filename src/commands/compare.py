@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wagle.cli import program
-from wagle.config import CompareConfig, load_config
+from wagle.commands.finished_runs import read_command_line
+from wagle.config import CompareConfig
 from wagle.errors import ConfigError
 from wagle.terminal import say, show_table
 
@@ -28,16 +28,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Compare the runs that are named first."""
-    words = list(argv)
-    folders = []
-    while words and not words[0].startswith("-"):
-        folders.append(Path(words.pop(0)))
-    name = program("compare")
-    config = load_config(
-        words, CompareConfig, prog=f"{name} RUN [RUN ...]", description=__doc__.partition("\n")[0]
-    )
-    if not folders:
-        raise ConfigError(f"give run folders first: {name} RUN [RUN ...] [--compare.key value ...]")
+    folders, config = read_command_line(argv, "compare", CompareConfig, __doc__.partition("\n")[0])
     from wagle.loggers.files import write_json
     from wagle.reporting.compared_figures import draw_compared
 

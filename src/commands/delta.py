@@ -142,7 +142,7 @@ def _stack(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _show_shared(names: Sequence[str], deltas: Sequence[Delta]) -> None:
     """A table of the weights that each two of the deltas change."""
-    from wagle.commands.mask import print_table
+    from wagle.commands.showing import print_table
     from wagle.unlearn.mask.delta import shared
 
     rows = {
@@ -156,7 +156,7 @@ def _show_interference(
     options: argparse.Namespace, names: Sequence[str], deltas: Sequence[Delta], rest: Sequence[str]
 ) -> None:
     """How likely the answers of each set are after each request."""
-    from wagle.commands.mask import print_table, write_figure
+    from wagle.commands.showing import print_table, write_figure
     from wagle.loggers import Logger
     from wagle.model.interference import interference
     from wagle.model.unlearn import Unlearn

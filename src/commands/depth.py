@@ -10,26 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wagle.cli import program
-from wagle.config import DepthConfig, load_config
-from wagle.errors import ConfigError
+from wagle.commands.finished_runs import read_command_line
+from wagle.config import DepthConfig
 from wagle.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
     """Look into one run after the other."""
-    words = list(argv)
-    folders = []
-    while words and not words[0].startswith("-"):
-        folders.append(Path(words.pop(0)))
-    name = program("depth")
-    config = load_config(
-        words, DepthConfig, prog=f"{name} RUN [RUN ...]", description=__doc__.partition("\n")[0]
-    )
-    if not folders:
-        raise ConfigError(f"give run folders first: {name} RUN [RUN ...] [--depth.key value ...]")
+    folders, config = read_command_line(argv, "depth", DepthConfig, __doc__.partition("\n")[0])
     # Everything heavy comes after the configuration has been found right.
-    from wagle.commands.mask import print_table, write_figure
+    from wagle.commands.showing import print_table, write_figure
     from wagle.model.depth import Depth
     from wagle.reporting.depth import COLUMNS, depth_lines
     from wagle.reporting.depth_figures import draw_depth

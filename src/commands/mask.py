@@ -12,23 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from wagle.catalogue import SCORES
 from wagle.cli import program
+from wagle.commands.showing import print_table, write_figure
 from wagle.config import load_config
 from wagle.errors import ConfigError, WagleError
 from wagle.planning.flag import split_plan
-from wagle.terminal import plain, say, show_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from wagle.terminal import say
 
 COMBINATIONS = ("union", "intersection", "difference")
-Cell = TypeVar("Cell")
 SHOWN_TENSORS = 5  # most and least alike tensors that ``compare`` shows
 
 
@@ -220,39 +215,3 @@ def _combine(how: str, paths: Sequence[Path], new_path: Path) -> int:
     save_mask(mask, new_path, provenance={how: ", ".join(map(str, paths))})
     say(f"wrote {new_path}: {density(mask):.4%} of the weights selected")
     return 0
-
-
-def write_figure(name: Path, figure: Figure) -> None:
-    """Write a picture, and say where."""
-    from wagle.loggers import files
-
-    for path in files.write_figure(name, figure):
-        say(f"wrote {path}", sys.stderr)  # standard output may be JSON
-
-
-def print_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Mapping[str, Mapping[str, Cell]],
-    style: Callable[[Cell], str],
-) -> None:
-    """Print rows of numbers; a row may lack some of them."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=SIMPLE_HEAD,  # with what follows, a Llama's kinds fit 80 columns
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column(no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, row in rows.items():
-        table.add_row(
-            plain(name), *(style(row[column]) if column in row else "" for column in columns)
-        )
-    show_table(table)

@@ -7,13 +7,11 @@ overall.model_name is a model that never saw the forget set.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from wagle.cli import program
 from wagle.config import PlantConfig, load_config
-from wagle.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,8 +20,7 @@ def main(argv: Sequence[str]) -> int:
         argv, PlantConfig, prog=program("plant"), description=__doc__.partition("\n")[0]
     )
     # Everything heavy comes after the configuration has been found right.
-    from wagle.commands.mask import print_table
-    from wagle.loggers.files import write_figure
+    from wagle.commands.showing import print_table, write_figure
     from wagle.model.plant import Plant
     from wagle.reporting.plant import kinds_of, plant_tables, shown
     from wagle.reporting.plant_figures import draw_plant
@@ -32,6 +29,5 @@ def main(argv: Sequence[str]) -> int:
     for title, lines in plant_tables(found).items():
         print_table(title, kinds_of(found), lines, shown)
     for picture, figure in draw_plant(found).items():
-        for path in write_figure(Path(config.plant.output_dir) / "images" / picture, figure):
-            say(f"wrote {path}", sys.stderr)
+        write_figure(Path(config.plant.output_dir) / "images" / picture, figure)
     return 0

@@ -9,12 +9,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wagle.cli import program
 from wagle.errors import ConfigError
 from wagle.reporting.executor import Start, command_of, start_here, submit_with_submitit
+from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
 if TYPE_CHECKING:
     from wagle.reporting.reproduction import Reproduction
+
+
+def runs_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of a command about many runs."""
+    return argparse.ArgumentParser(
+        prog=program(command),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Models are not kept unless --unlearn.save_model true is given.",
+    )
+
+
+def add_choices(parser: argparse.ArgumentParser, *, masks: str, folder: str) -> None:
+    """Options about which runs there are.
+
+    Args:
+        masks: which are the default, for the help.
+        folder: in which the command's folders lie by default, for the help.
+    """
+    add = parser.add_argument
+    add(
+        *("--config_file", "--config-file", "-C"),
+        dest="config_file",
+        type=Path,
+        required=True,
+        help="a configuration for all methods, or a folder with a METHOD.json for each; the ratio "
+        "of METHOD+WAGLE.json, if there is one, is the usual one",
+    )
+    add("--methods", nargs="+", help="default: GradDiff, NPO and PO, as far as there are files")
+    add("--masks", nargs="+", metavar="MASK", help=f"of {', '.join(MASKS)}{masks}")
+    add("--ratios", nargs="+", type=float, metavar="RATIO", help="share of the weights")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
+    add("-o", dest="output", type=Path, help=f"folder; default: {folder}/CONFIG_FILE")
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +99,18 @@ def run_missing(reproduction: Reproduction, options: argparse.Namespace) -> None
     print(reproduction.plan(slots), flush=True)
     if missing:
         reproduction.run(_starter(options, reproduction.output, slots), slots)
+
+
+def end(reproduction: Reproduction, files: str) -> int:
+    """Say what has been written, draw, and return the exit status.
+
+    Args:
+        files: the ends of the written files' names.
+    """
+    say(f"written: {reproduction.output / reproduction.table}{files}")
+    if figures := reproduction.draw():
+        say(f"figures: {', '.join(map(str, figures))}")
+    return 1 if reproduction.failures else 0
 
 
 def _count(text: str) -> int:

@@ -16,12 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from wagle.cli import program
-from wagle.commands.running import add_running, print_missing, run_missing
+from wagle.commands.running import (
+    add_choices,
+    add_running,
+    end,
+    print_missing,
+    run_missing,
+    runs_parser,
+)
 from wagle.metrics.benchmarks import benchmark_of
 from wagle.reporting.grid import read_grid
 from wagle.reporting.plan import FEW_MASKS, plan_runs
 from wagle.reporting.request import SWEEP, TableRequest
-from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
 
@@ -67,28 +73,14 @@ def main(argv: Sequence[str]) -> int:
     say(f"\n{sweep.summary()}\n")
     for reason in sweep.without_choice():
         say(reason)
-    say(f"written: {output / SWEEP}.md, .tex, .csv, .json and _runs.csv")
-    if figures := sweep.draw():
-        say(f"figures: {', '.join(map(str, figures))}")
-    return 1 if sweep.failures else 0
+    return end(sweep, ".md, .tex, .csv, .json and _runs.csv")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program("sweep"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Models are not kept unless --unlearn.save_model true is given.",
-    )
+    parser = runs_parser("sweep", __doc__)
     add = parser.add_argument
-    add(
-        *("--config_file", "--config-file", "-C"),
-        dest="config_file",
-        type=Path,
-        required=True,
-        help="a configuration for all methods, or a folder with a METHOD.json for each",
-    )
+    default = f"; default: {' and '.join(FEW_MASKS)}"
+    add_choices(parser, masks=default, folder="files/results/sweeps")
     add(
         "--grid", nargs="+", required=True, metavar="KEY=VALUE,VALUE", help="lr=1e-4,3e-4 gamma=1,2"
     )
@@ -101,15 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--utility", metavar="NUMBER", help="default: that of the benchmark's headline")
     add("--forgetting", metavar="NUMBER", help="of the figure; default: the same")
-    add("--methods", nargs="+", help="default: GradDiff, NPO and PO, as far as there are files")
-    add(
-        "--masks",
-        nargs="+",
-        metavar="MASK",
-        help=f"of {', '.join(MASKS)}; default: {' and '.join(FEW_MASKS)}",
-    )
-    add("--ratios", nargs="+", type=float, metavar="RATIO", help="share of the weights")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
     add(
         "--more_seeds",
         nargs="+",
@@ -118,6 +101,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SEED",
         help="of the settings that the others have chosen",
     )
-    add("-o", dest="output", type=Path, help="folder; default: files/results/sweeps/CONFIG_FILE")
     add_running(parser)
     return parser

@@ -15,10 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wagle.cli import program
-from wagle.commands.running import add_running, print_missing, run_missing
+from wagle.commands.running import (
+    add_choices,
+    add_running,
+    end,
+    print_missing,
+    run_missing,
+    runs_parser,
+)
 from wagle.reporting.plan import plan_runs
 from wagle.reporting.request import STEPS, TABLES, TableRequest
-from wagle.reporting.table_masks import MASKS
 from wagle.terminal import say
 
 
@@ -51,20 +57,11 @@ def main(argv: Sequence[str]) -> int:
     run_missing(reproduction, options)
     table = reproduction.write(over_questions=True)
     say(f"\n{to_markdown(table, command)}")
-    say(f"written: {output / options.table}.md, .tex, .csv and _runs.csv")
-    if figures := reproduction.draw():
-        say(f"figures: {', '.join(map(str, figures))}")
-    return 1 if reproduction.failures else 0
+    return end(reproduction, ".md, .tex, .csv and _runs.csv")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program("table"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Models are not kept unless --unlearn.save_model true is given.",
-    )
+    parser = runs_parser("table", __doc__)
     add = parser.add_argument
     add(
         "--table",
@@ -72,17 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{', '.join(TABLES)}, or the name of the benchmark from outside the program that "
         "unlearn.task_name names",
     )
-    add(
-        *("--config_file", "--config-file", "-C"),
-        dest="config_file",
-        type=Path,
-        required=True,
-        help="a configuration for all methods, or a folder with a METHOD.json for each; the ratio "
-        "of METHOD+WAGLE.json, if there is one, is the usual one",
-    )
-    add("--methods", nargs="+", help="default: GradDiff, NPO and PO, as far as there are files")
-    add("--masks", nargs="+", metavar="MASK", help=f"of {', '.join(MASKS)}")
-    add("--ratios", nargs="+", type=float, metavar="RATIO", help="share of the weights")
+    add_choices(parser, masks="", folder="files/results/tables")
     add("--mus", nargs="+", type=float, metavar="MU", help="for --table mu")
     add(
         "--forget_sets",
@@ -90,7 +77,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"for --table {' and '.join(STEPS)}, in order; default: what the data has for it",
     )
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
-    add("-o", dest="output", type=Path, help="folder; default: files/results/tables/CONFIG_FILE")
     add_running(parser)
     return parser

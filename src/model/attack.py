@@ -7,7 +7,6 @@ interrupted goes on, and one that was made from other models, rows or settings i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from wagle.dataset.encoding import Encoded
 from wagle.errors import ConfigError
 from wagle.loggers.files import json_checksum, read_json, write_json
 from wagle.loggers.run_folder import ATTACK
+from wagle.model.copied_weights import restored
 from wagle.model.finished import ORIGINAL, FinishedRun
 from wagle.model.interference import mean_probability
 from wagle.model.patching import RETAIN, UNLEARNED
@@ -109,7 +109,7 @@ class Attack(FinishedRun):
     def _quantize(self, kind: str) -> dict[str, Any]:
         model = self.run.model
         before = self._knowledge(model)
-        with _restored(model):
+        with restored(model):
             quantize_model(model, kind)
             after = self._knowledge(model)
         q = min(before["forget"] / after["forget"], 1.0) if after["forget"] else 1.0
@@ -133,7 +133,7 @@ class Attack(FinishedRun):
         asked_rows = [self.forget_rows[i] for i in asked]
         curves, found = {}, {**asdict(preset), "where": where}
         for name, model in models.items():
-            with _restored(model) as before:
+            with restored(model) as before:
                 curves[name] = relearn(
                     model,
                     rows,
@@ -202,18 +202,6 @@ class Attack(FinishedRun):
 
 
 _OF_RELEARNING = ("benign_dataset_name", "points", "threshold", "seed")
-
-
-@contextmanager
-def _restored(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
-    """The model's weights as they are; what happens to them in the block is undone."""
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    try:
-        yield before
-    finally:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(before[name])
 
 
 def _change(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

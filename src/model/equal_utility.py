@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from wagle.config import UnlearnConfig, load_config
+from wagle.config import UnlearnConfig
 from wagle.errors import WagleError
 from wagle.loggers import JsonLogger, Logger
-from wagle.loggers.run_folder import CONFIG
 from wagle.metrics.benchmark import Headline
+from wagle.model.finished import config_of
 from wagle.model.loading import load_model
 from wagle.model.record import find_saved_model, read_record
 from wagle.model.unlearn import Unlearn
@@ -182,9 +182,7 @@ def search_equal_utility(
     """
     if headline.utility.better < 1:
         raise WagleError(f"of {headline.utility.key} less is better: it is no utility to be kept")
-    config = load_config(
-        ["--config_file", str(run.folder / CONFIG)], prog="compare", description=""
-    )
+    config = config_of(run.folder)
     model = str(find_saved_model(Path(config.unlearn.resume_path or run.folder)))
     config = config.replace({"unlearn.resume_path": model})
     points = {0.0: _point(0.0, run, headline)}

@@ -72,7 +72,7 @@ class EncodedRows(Dataset[Encoded]):
 
 def fine_tune(  # noqa: PLR0913 - what a recipe is made of
     model: PreTrainedModel,
-    dataset: EncodedRows,
+    dataset: EncodedRows | Sequence[Encoded],
     plan: Plan,
     *,
     lr: float,

@@ -15,6 +15,7 @@ from wagle.dataset.sources import row_encoder
 from wagle.errors import WagleError
 from wagle.loggers import Logger
 from wagle.loggers.run_folder import CONFIG, FINISHED, read_manifest
+from wagle.model.architecture import linear_names
 from wagle.model.environment import mask_fingerprint
 from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.record import find_saved_model
@@ -51,9 +52,7 @@ class FinishedRun:
         self.manifest = read_manifest(folder)
         if self.manifest.get("status") != FINISHED:
             raise WagleError(f"the run in {folder} is not finished: there is no model to look at")
-        self.config = load_config(
-            ["--config_file", str(folder / CONFIG)], prog="finished", description=""
-        )
+        self.config = config_of(folder)
         self.trained = self.config.unlearn.unlearn_method != TRAINLESS
         own = self.config.overall.model_name
         self._named = {RETAIN: retain_model, ORIGINAL: original_model or own}
@@ -89,12 +88,7 @@ class FinishedRun:
         path = self.config.unlearn.mask_path
         if path is None or not self.trained:
             return None
-        shapes = {name: p.shape for name, p in self.run.model.named_parameters()}
-        mask = load_mask(Path(path), shapes)
-        known = self.manifest.get("fingerprints", {}).get("mask")
-        if known is not None and mask_fingerprint(mask) != known:
-            raise WagleError(f"{path} is not the mask that the run in {self.folder} was made with")
-        return mask
+        return mask_of(self.folder, self.manifest, Path(path), self.run.model)
 
     @cached_property
     def forget_rows(self) -> list[Encoded]:
@@ -124,6 +118,30 @@ class FinishedRun:
             "named": [_weights_stamp(name) for name in named],
             "mask": mask_fingerprint(self.mask) if self.mask is not None else None,
         }
+
+
+def config_of(folder: Path) -> UnlearnConfig:
+    """The configuration of a run."""
+    return load_config(["--config_file", str(folder / CONFIG)], prog="finished", description="")
+
+
+def mask_of(folder: Path, manifest: Mapping[str, Any], path: Path, model: PreTrainedModel) -> Mask:
+    """The mask of a run, from its file.
+
+    Args:
+        folder, manifest: of the run.
+        path: of the mask.
+        model: of the shapes that the run's model has.
+
+    Raises:
+        WagleError: the file is gone, or is not the mask that the run was made with.
+    """
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    mask = load_mask(path, shapes, linear_names(model))
+    known = manifest.get("fingerprints", {}).get("mask")
+    if known is not None and mask_fingerprint(mask) != known:
+        raise WagleError(f"{path} is not the mask that the run in {folder} was made with")
+    return mask
 
 
 def opened(config: UnlearnConfig, changes: Mapping[str, Any]) -> Unlearn:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wagle.config import UnlearnConfig, load_config
+from wagle.config import UnlearnConfig
 from wagle.errors import WagleError
-from wagle.loggers import JsonLogger, Logger
-from wagle.loggers.run_folder import CONFIG, read_manifest
-from wagle.model.architecture import linear_names
-from wagle.model.environment import mask_fingerprint
+from wagle.loggers import JsonLogger
+from wagle.loggers.run_folder import read_manifest
+from wagle.model.finished import config_of, mask_of, opened
 from wagle.model.unlearn import Unlearn
 from wagle.optim.bitmask import Mask
 from wagle.reporting.runs import Run
@@ -40,9 +39,7 @@ def run_null_masks(run: Run, count: int, output: Path) -> list[Path]:
     Raises:
         WagleError: the run has no mask file, or another lies there now.
     """
-    config = load_config(
-        ["--config_file", str(run.folder / CONFIG)], prog="compare", description=""
-    )
+    config = config_of(run.folder)
     mask = _mask_of(run, config)
     folders = []
     for seed in range(count):
@@ -71,13 +68,7 @@ def _mask_of(run: Run, config: UnlearnConfig) -> Mask:
     path, known = config.unlearn.mask_path, run.manifest.get("fingerprints", {}).get("mask")
     if path is None or known is None or not run.trained:
         raise WagleError(f"the run in {run.folder} was not trained with a mask file")
-    opened = Unlearn(config, Logger())
-    opened.load()
-    shapes = {name: p.shape for name, p in opened.model.named_parameters()}
-    mask = load_mask(Path(path), shapes, linear_names(opened.model))
-    if mask_fingerprint(mask) != known:
-        raise WagleError(f"{path} is not the mask that the run in {run.folder} was made with")
-    return mask
+    return mask_of(run.folder, run.manifest, Path(path), opened(config, {}).model)
 
 
 def _check_origin(run: Run, folder: Path) -> None:

@@ -7,13 +7,11 @@ before; then the scores of the planted model are judged against P. What is found
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -22,14 +20,15 @@ from wagle.config import PlantConfig, plain_number
 from wagle.dataset.encoding import Encoded
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import ConfigError, WagleError
-from wagle.loggers import Logger
-from wagle.loggers.files import read_json, write_json
+from wagle.loggers.files import json_checksum, read_json, write_json
+from wagle.model.copied_weights import copied, put, restored
 from wagle.model.environment import mask_fingerprint
 from wagle.model.equal_utility import mix, smallest_share
-from wagle.model.fine_tuning import EncodedRows, fine_tune
+from wagle.model.fine_tuning import fine_tune
+from wagle.model.finished import opened
 from wagle.model.interference import mean_probability
 from wagle.model.unlearn import TRAINLESS, Unlearn
-from wagle.optim.bitmask import BitMask, Mask
+from wagle.optim.bitmask import Mask
 from wagle.terminal import Progress, say, say_phase
 from wagle.training.schedule import Plan
 from wagle.unlearn.mask.certificate import model_digest
@@ -110,7 +109,7 @@ class Plant:
             **run.fingerprints,
             "template": run.template.name,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_checksum(content)
 
     def _asked(self) -> dict[str, tuple[str, float | None]]:
         """What is judged by its name in ``plant.json``: (score, μ where it depends on that)."""
@@ -142,10 +141,9 @@ class Plant:
         planted = combined("union", masks)
         found["density"] = density(planted)
         found["mask"] = mask_fingerprint(planted)
-        before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
         digest = model_digest(run.model, planted)
         found["before"] = self._knowledge(run)
-        try:
+        with restored(run.model) as before:
             found |= self._plant(run, before, masks, seed)
             if model_digest(run.model, planted) != digest:
                 raise WagleError("planting has changed weights that it may not change")
@@ -155,8 +153,6 @@ class Plant:
             about = {"planted": kind, "overall.seed": str(seed), "model": run.fingerprints["model"]}
             save_mask(planted, folder / f"{kind}_{seed}.safetensors", provenance=about)
             self._judge(found, planted, seed, run)
-        finally:
-            _put(run.model, before)
 
     def _plant(
         self, run: Unlearn, before: dict[str, torch.Tensor], masks: Sequence[Mask], seed: int
@@ -164,11 +160,11 @@ class Plant:
         """Learn all facts in each of some disjoint sets, each from the model as it was."""
         alone, changed = [], []
         for number, mask in enumerate(masks):
-            _put(run.model, before)
+            put(run.model, before)
             self._learn(run, mask, seed + number)
             if len(masks) > 1:
                 alone.append(self._knowledge(run))
-                changed.append({n: p.detach().clone() for n, p in run.model.named_parameters()})
+                changed.append(copied(run.model))
         for weights, mask in zip(changed, masks, strict=False):
             for name, parameter in run.model.named_parameters():
                 chosen = mask[name].to_bool().to(parameter.device)
@@ -190,7 +186,7 @@ class Plant:
         say(f"planting in {density(mask):.4%} of the weights: {plan.describe()}")
         fine_tune(
             run.model,
-            EncodedRows([(cast("Sequence[Any]", rows), lambda row: cast("Encoded", row))]),
+            rows,
             plan,
             lr=self.settings.lr,
             weight_decay=0.0,
@@ -240,18 +236,19 @@ class Plant:
         until it is as likely as ``UTILITY`` of before.
         """
         weights = dict(run.model.named_parameters())
-        total, count = (sum(of(m) for m in planted.values()) for of in (_size, BitMask.count))
+        total = sum(bits.numel for bits in planted.values())
+        count = sum(bits.count() for bits in planted.values())
         ratio = (count + 0.5) / total if count < total else 1.0
         shapes = {name: p.shape for name, p in weights.items()}
         unlearning = _opened(self.config, seed, self.config.unlearn.unlearn_method)
-        _put(unlearning.model, weights)
+        put(unlearning.model, weights)
         unlearning.mask = select_top(stream, shapes, [ratio])[ratio]
         unlearning.train()
-        after = {n: p.detach().clone() for n, p in unlearning.model.named_parameters()}
+        after = copied(unlearning.model)
         asked: dict[float, dict[str, float]] = {}
 
         def utility(share: float) -> float:
-            _put(unlearning.model, after)
+            put(unlearning.model, after)
             mix(unlearning.model, weights, share)
             asked[share] = self._knowledge(unlearning)
             return asked[share][RETAIN]
@@ -295,10 +292,6 @@ class Plant:
             )
 
 
-def _size(bits: BitMask) -> int:
-    return bits.numel
-
-
 def _opened(config: PlantConfig, seed: int, method: str = TRAINLESS) -> Unlearn:
     changes = {
         "overall.seed": seed,
@@ -306,13 +299,6 @@ def _opened(config: PlantConfig, seed: int, method: str = TRAINLESS) -> Unlearn:
         "unlearn.mask_path": None,
         "unlearn.resume_path": None,
     }
-    run = Unlearn(config.replace(changes), Logger())
-    run.load()
+    run = opened(config, changes)
     run.build_dataset()
     return run
-
-
-def _put(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from wagle.dataset.encoding import Encoded
-from wagle.model.fine_tuning import EncodedRows, fine_tune
+from wagle.model.fine_tuning import fine_tune
 from wagle.optim.bitmask import Mask
 from wagle.training.schedule import Plan
 
@@ -111,7 +110,7 @@ def relearn(
 
     fine_tune(
         model,
-        EncodedRows([(cast("Sequence[Any]", rows), _as_it_is)]),
+        rows,
         plan,
         lr=preset.lr,
         weight_decay=0.0,
@@ -122,11 +121,6 @@ def relearn(
         before_step=before_step,
     )
     return [*curve, (plan.steps, measure(model))]
-
-
-def _as_it_is(row: Any) -> Encoded:
-    encoded: Encoded = row
-    return encoded
 
 
 def chosen_rows(count: int, preset: Preset, seed: int) -> tuple[list[int], list[int]]:

@@ -30,15 +30,21 @@ def draw_plant(document: Document) -> dict[str, Figure]:
     return figures
 
 
-def _panels(
-    document: Document, rows: int, height: float, width: float
-) -> tuple[Figure, list[Axes]]:
+def _panels(document: Document, height: float, width: float) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each kind of set, side by side, with one vertical axis."""
     kinds = kinds_of(document)
     figure = Figure(figsize=(width, height))
-    axes = figure.subplots(rows, len(kinds), sharey="row", squeeze=False)
-    for place, kind in zip(axes[0], kinds, strict=True):
-        place.set_title(_KINDS.get(kind, kind))
-    return figure, list(axes.ravel())
+    panels = dict(
+        zip(kinds, figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], strict=True)
+    )
+    for kind, axes in panels.items():
+        axes.set_title(_KINDS.get(kind, kind))
+    return figure, panels
+
+
+def _explain(figure: Figure, panel: Axes) -> None:
+    """What the lines are, below all panels; they are the same in each."""
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 
 def _one_each(document: Document, kind: str) -> list[Found]:
@@ -62,8 +68,8 @@ def draw_lift(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         width: in inches.
     """
     names = [each.title for each in _one_each(document, kinds_of(document)[0])]
-    figure, panels = _panels(document, 1, 0.9 + 0.17 * len(names), width)
-    for axes, kind in zip(panels, kinds_of(document), strict=True):
+    figure, panels = _panels(document, 0.9 + 0.17 * len(names), width)
+    for kind, axes in panels.items():
         for place, each in enumerate(_one_each(document, kind)):
             for number, face in (("lift", INK), ("lift_within", "none")):
                 spread = each.numbers.get(number)
@@ -76,8 +82,9 @@ def draw_lift(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(0, 30)
         axes.set_xlabel("lift")
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
+    left = next(iter(panels.values()))
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
     return figure
 
 
@@ -89,8 +96,8 @@ def draw_mu(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         document: as ``plant.json`` has it.
         width: in inches.
     """
-    figure, panels = _panels(document, 1, 2.6, width)
-    for axes, kind in zip(panels, kinds_of(document), strict=True):
+    figure, panels = _panels(document, 2.6, width)
+    for kind, axes in panels.items():
         found = found_in(document, kind)
         for score in dict.fromkeys(each.score for each in found if each.mu is not None):
             line = [each for each in found if each.score == score]
@@ -102,8 +109,9 @@ def draw_mu(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
                 axes.axhline(level, color=colour, linestyle=dash, label=each.title)
         axes.set_xscale("log")
         axes.set_xlabel("μ")
-    panels[0].set_ylabel("lift")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    left = next(iter(panels.values()))
+    left.set_ylabel("lift")
+    _explain(figure, left)
     return figure
 
 
@@ -124,8 +132,8 @@ def draw_curves(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         document: as ``plant.json`` has it.
         width: in inches.
     """
-    figure, panels = _panels(document, 1, 2.8, width)
-    for axes, kind in zip(panels, kinds_of(document), strict=True):
+    figure, panels = _panels(document, 2.8, width)
+    for kind, axes in panels.items():
         cells = [cell for cell in document["cells"].values() if cell["kind"] == kind]
         for name, first in cells[0]["judged"].items():
             if first["mu"] not in (None, 1e-6) or name == "complement":
@@ -142,8 +150,9 @@ def draw_curves(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
             axes.plot(recall, precision, label=title, **style)
         axes.set_xlabel("recall")
         axes.set_xlim(0, 1)
-    panels[0].set_ylabel("precision")
-    panels[0].set_yscale("log")
-    panels[0].set_ylim(bottom=0.005)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    left = next(iter(panels.values()))
+    left.set_ylabel("precision")
+    left.set_yscale("log")
+    left.set_ylim(bottom=0.005)
+    _explain(figure, left)
     return figure

@@ -270,10 +270,10 @@ def _pack(
     by_rank = ranks.everyone(lengths)
 
     def whole(index: int, part: torch.Tensor | EightBit) -> torch.Tensor:
-        lengths_of = [lengths[index] for lengths in by_rank]
-        if isinstance(part, EightBit):  # there is no room for the floats of all at once
-            return shards.join(weights[index], part.whole(), lengths_of).to("cpu")
-        return shards.join(weights[index], part, lengths_of)
+        floats = part.whole() if isinstance(part, EightBit) else part
+        joined = shards.join(weights[index], floats, [lengths[index] for lengths in by_rank])
+        # beside moments in 8 bits there is no room for the floats of all at once
+        return joined.to("cpu") if isinstance(part, EightBit) else joined
 
     vectors = enumerate(optimizer.packed_weights())
     tensors = {f"weights.{index}": whole(index, vector) for index, vector in vectors}

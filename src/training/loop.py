@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -67,7 +67,7 @@ class TrainingData:
         num_workers: processes that load items; 0: this one.
     """
 
-    dataset: Dataset[Any]
+    dataset: Dataset[Any] | Sequence[Any]
     order: Callable[[int], Sequence[Any]]
     collate: Callable[[list[Any]], Batch]
     num_workers: int = 0
@@ -77,7 +77,7 @@ class TrainingData:
     ) -> Iterator[Batch]:
         """The batches of an epoch from a number on, on ``device``."""
         loader = DataLoader(
-            self.dataset,
+            cast("Dataset[Any]", self.dataset),  # a list serves as well
             batch_size=batch_size,
             sampler=self.order(epoch)[first * batch_size :],
             collate_fn=self.collate,

@@ -130,7 +130,7 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
         assert left["unlearned"]["forget"] <= left["at equal utility"]["forget"]
     titles = plant_tables({"cells": {"random, seed 1": cell}})
     assert NUMBERS["left"] in titles
-    monkeypatch.setattr(plant, "_put", lambda *_: pytest.fail("unlearned again"))
+    monkeypatch.setattr(plant, "put", lambda *_: pytest.fail("unlearned again"))
     Plant(again).make()
 
 
