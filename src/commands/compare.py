@@ -22,6 +22,7 @@ from wagle.terminal import say, show_table
 if TYPE_CHECKING:
     from wagle.config.compare_keys import CompareSection
     from wagle.metrics.benchmark import Headline
+    from wagle.model.equal_utility import Search
     from wagle.reporting.compared import Compared
     from wagle.reporting.runs import Run
 
@@ -39,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
     _show(compared, headline, document)
     paths = draw_compared(compared, headline, output)
     write_json(output / "compare.json", document)
+    mixed = None
     if section.equal_utility is not None:
-        document["equal utility"], more = _at_equal_utility(compared, headline, section)
+        mixed, document["equal utility"], more = _at_equal_utility(compared, headline, section)
         write_json(output / "compare.json", document)
         paths += more
     if section.null_masks:
-        document["null masks"], more = _against_null(compared, headline, section)
+        document["null masks"], more = _against_null(compared, mixed, headline, section)
         write_json(output / "compare.json", document)
         paths += more
     say(f"written: {', '.join(map(str, [output / 'compare.json', *paths]))}")
@@ -86,26 +88,15 @@ def _named(headline: Headline | None, key: str) -> Headline:
 
 def _at_equal_utility(
     compared: Compared, headline: Headline | None, section: CompareSection
-) -> tuple[dict[str, Any], list[Path]]:
+) -> tuple[Compared, dict[str, Any], list[Path]]:
     """The runs' models mixed with the original, searched, shown and drawn."""
-    from wagle.model.equal_utility import search_equal_utility
     from wagle.reporting.compared_figures import draw_compared
-    from wagle.reporting.planned import ORIGINAL
 
-    assert section.equal_utility is not None
     output = Path(section.output) / "equal_utility"
-    original = compared.references.get(ORIGINAL)
-    found = {}
-    for part in compared.runs:
-        found[part.run.title] = search_equal_utility(
-            part.run,
-            _named(headline, "equal_utility"),
-            output / _place(part.run),
-            share=section.equal_utility,
-            evaluations=section.evaluations,
-            original=original.run if original else None,
-        )
-        say(f"{part.run.title}: {found[part.run.title].describe()}")
+    found = {
+        part.run.title: _search(part.run, output / _place(part.run), compared, headline, section)
+        for part in compared.runs
+    }
     mixed = _read(
         [search.chosen.folder for search in found.values()],
         section,
@@ -114,30 +105,78 @@ def _at_equal_utility(
     document = mixed.document(headline)
     _show(mixed, headline, document)
     searches = {title: search.as_dict() for title, search in found.items()}
-    return {"searches": searches, **document}, draw_compared(mixed, headline, output)
+    return mixed, {"searches": searches, **document}, draw_compared(mixed, headline, output)
+
+
+def _search(
+    run: Run,
+    output: Path,
+    compared: Compared,
+    headline: Headline | None,
+    section: CompareSection,
+) -> Search:
+    """The mixture of a run's model with the original that is as useful as asked for."""
+    from wagle.model.equal_utility import search_equal_utility
+    from wagle.reporting.planned import ORIGINAL
+
+    assert section.equal_utility is not None
+    original = compared.references.get(ORIGINAL)
+    found = search_equal_utility(
+        run,
+        _named(headline, "equal_utility"),
+        output,
+        share=section.equal_utility,
+        evaluations=section.evaluations,
+        original=original.run if original else None,
+    )
+    say(f"{run.title}: {found.describe()}")
+    return found
 
 
 def _against_null(
-    compared: Compared, headline: Headline | None, section: CompareSection
+    compared: Compared,
+    mixed: Compared | None,
+    headline: Headline | None,
+    section: CompareSection,
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Each run against random masks, shown and drawn."""
+    """Each run against random masks, shown and drawn; at equal utility, too, where it is mixed."""
     from wagle.loggers.files import write_figure
     from wagle.model.null_masks import run_null_masks
-    from wagle.reporting.null_distribution import draw_null, null_document, null_table
+    from wagle.reporting.null_distribution import (
+        draw_null,
+        draw_strips,
+        null_document,
+        null_table,
+    )
     from wagle.reporting.runs import read_run
 
     output = Path(section.output) / "null_masks"
     references = {title: part.run for title, part in compared.references.items()}
-    documents, paths = {}, []
-    for part in compared.runs:
+    documents: dict[str, Any] = {}
+    paths, among = [], []
+    for number, part in enumerate(compared.runs):
         place = output / _place(part.run)
-        folders = run_null_masks(part.run, section.null_masks, place)
+        folders = run_null_masks(part.run, section.null_masks, place, save_models=mixed is not None)
         null = [read_run(folder) for folder in folders]
         documents[part.run.title] = null_document(part.run, null)
         show_table(null_table(part.run, null))
+        among.append((part, null))
         if headline is not None:
             figure = draw_null(part.run, null, references, headline)
             paths += write_figure(place / "null", figure)
+        if mixed is not None:
+            searches = [
+                _search(run, place / "equal_utility" / run.folder.name, compared, headline, section)
+                for run in null
+            ]
+            null = [read_run(search.chosen.folder) for search in searches]
+            at_equal = null_document(mixed.runs[number].run, null)
+            shares = [search.chosen.share for search in searches]
+            documents[part.run.title]["at equal utility"] = {"shares": shares, **at_equal}
+            show_table(null_table(mixed.runs[number].run, null))
+            among.append((mixed.runs[number], null))
+    if headline is not None:
+        paths += write_figure(output / "null", draw_strips(among, references, headline))
     return documents, paths
 
 

@@ -25,13 +25,21 @@ SCORE_TYPE = "random_alike"
 """What the provenance of such a mask says."""
 
 
-def run_null_masks(run: Run, count: int, output: Path) -> list[Path]:
+class NullRun(Unlearn):
+    """An unlearning with a random mask. There are many of them: none draws pictures."""
+
+    def draw(self) -> None:
+        """Nothing: that would take as long as training the demo's model does."""
+
+
+def run_null_masks(run: Run, count: int, output: Path, *, save_models: bool = False) -> list[Path]:
     """Unlearn with random masks, as far as that has not been done yet.
 
     Args:
         run: finished, with a mask file.
         count: of masks, which are drawn with the seeds 0, 1, …
         output: for masks and run folders.
+        save_models: whether the folders keep the unlearned models.
 
     Returns:
         The run folders.
@@ -54,10 +62,10 @@ def run_null_masks(run: Run, count: int, output: Path) -> list[Path]:
         changes = {
             "unlearn.mask_path": str(path),
             "unlearn.mask_mismatch": "accept",
-            "unlearn.save_model": False,
+            "unlearn.save_model": save_models,
         }
         folder = output / str(seed)
-        Unlearn(config.replace(changes), JsonLogger(folder)).run()
+        NullRun(config.replace(changes), JsonLogger(folder)).run()
         _check_origin(run, folder)
         folders.append(folder)
     return folders

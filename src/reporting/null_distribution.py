@@ -6,14 +6,25 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
 from wagle.metrics.benchmark import Headline, Metric
 from wagle.metrics.benchmarks import find_metric
+from wagle.reporting.bootstrap import Resampled
 from wagle.reporting.compared import plain_grid
 from wagle.reporting.runs import Run
-from wagle.reporting.style import INK, SINGLE_COLUMN, colour_of, label_of, shape_of, styled
+from wagle.reporting.style import (
+    DASHES,
+    DOUBLE_COLUMN,
+    INK,
+    SINGLE_COLUMN,
+    colour_of,
+    label_of,
+    shape_of,
+    styled,
+)
 from wagle.reporting.summary import number
 
 
@@ -112,4 +123,52 @@ def draw_null(
     axes.set_xlabel(f"utility, {x.key}\n({x.direction})")
     axes.set_ylabel(f"forgetting, {y.key}\n({y.direction})")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def draw_strips(
+    among: Sequence[tuple[Resampled, Sequence[Run]]],
+    references: Mapping[str, Run],
+    headline: Headline,
+    *,
+    width: float = DOUBLE_COLUMN,
+) -> Figure:
+    """A strip for each run: its random masks as dots, it among them, and p.
+
+    The run's bar is its 95 % interval over questions; references are lines through all strips.
+
+    Args:
+        among: runs, each with those of its random masks.
+        references: the original and the retain-only model by their titles, where they are known.
+        headline: the two numbers, a panel each.
+        width: in inches.
+    """
+    figure = Figure(figsize=(width, 1.2 + 0.42 * len(among)))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, metric in zip(panels, headline, strict=True):
+        for place, (part, null) in enumerate(among):
+            values = [other.results[metric.key] for other in null]
+            places = place + np.random.default_rng(0).uniform(-0.25, 0.25, len(values))
+            label = "random masks of the same density per tensor" if not place else None
+            colour = colour_of("Random")
+            axes.plot(values, places, ".", color=colour, alpha=0.6, markersize=3, label=label)
+            found, run = part.interval(metric.key), part.run
+            error = [[max(found.value - found.low, 0)], [max(found.high - found.value, 0)]]
+            axes.errorbar(
+                *(found.value, place),
+                xerr=error,
+                fmt=shape_of(run.method)[0],
+                color=colour_of(run.mask),
+                label=None if place else label_of(f"{run.method}+{run.mask}"),
+            )
+            p = p_value(found.value, values, metric.better)
+            text = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+            axes.annotate(f"p = {p:.3f}", (1.02, place), fontsize=7, **text)
+        for (title, other), dash in zip(references.items(), DASHES, strict=False):
+            axes.axvline(other.results[metric.key], color=INK, linestyle=dash, label=title)
+        axes.set_xlabel(f"{metric.key} ({metric.direction})")
+    panels[0].set_yticks(range(len(among)), [label_of(part.run.title) for part, _ in among])
+    panels[0].set_ylim(len(among) - 0.5, -0.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
