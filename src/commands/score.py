@@ -1,6 +1,6 @@
 """TOFU's official scores from a run's tofu.json or from another program's evaluation log.
 
-python src/exec/score_tofu.py RUN/tofu.json --retain_results RETAIN_RUN/tofu.json
+python src/exec/score_tofu.py RUN/tofu.json --retain_results RETAIN_RUN/tofu.json [--export FOLDER]
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wagle.cli import program
 from wagle.errors import ConfigError, WagleError
+
+if TYPE_CHECKING:
+    from wagle.metrics.tofu_results import TofuResults
 
 _FORMS = (
     "a run's tofu.json, the TOFU authors' eval_log_aggregated.json or open-unlearning's "
@@ -31,6 +35,12 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         metavar="FILE",
         help=f"{_FORMS}, of the model that never saw the forget set; gives Forget Quality",
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FOLDER",
+        help="write them there as open-unlearning does: TOFU_EVAL.json and TOFU_SUMMARY.json",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
     arguments = parser.parse_args(argv)
@@ -57,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
             "scores are not comparable; evaluate with --evaluation.protocol official",
             file=sys.stderr,
         )
+    if arguments.export is not None:
+        _export(arguments, results, *retain)
     if arguments.json:
         print(json.dumps({"protocol": results.protocol, **scores}, indent=2))
     else:
@@ -64,3 +76,30 @@ def main(argv: Sequence[str]) -> int:
         for name, value in scores.items():
             print(f"{name:26} {value:14.8g}")
     return 0
+
+
+def _export(
+    arguments: argparse.Namespace, results: TofuResults, retain_model: TofuResults | None = None
+) -> None:
+    """Write both files of open-unlearning, with the attacks' scores that lie beside the results."""
+    from wagle.loggers.files import write_json
+    from wagle.loggers.run_folder import read_result_file
+    from wagle.metrics.tofu_log import evaluation_log, summary
+
+    if results.protocol != "official":
+        raise WagleError(
+            f"--export: {arguments.results} has results of evaluation.protocol "
+            f"{results.protocol or 'unknown'}, and TOFU_EVAL.json holds official ones; evaluate "
+            "with --evaluation.protocol official"
+        )
+    attacked = None
+    scores = arguments.results.with_name("privacy.json")
+    if results.holdout and scores.is_file():
+        attacked = read_result_file(scores)
+        if attacked.get("AUC") != results.holdout:
+            raise WagleError(f"{scores} is not of the evaluation of {arguments.results}")
+    log = evaluation_log(results, retain_model, attacked)
+    for name, content in (("EVAL", log), ("SUMMARY", summary(log))):
+        path = arguments.export / f"TOFU_{name}.json"
+        write_json(path, content)
+        print(f"written: {path}", file=sys.stderr)

@@ -27,12 +27,17 @@ def rouge_l_recall(reference: str, text: str, tokenizer: str = "rouge_score") ->
         tokenizer: ``rouge_score``: that package's own words, of a to z and 0 to 9 alone;
             ``unicode``: those of :class:`ScriptTokenizer`.
     """
-    return _rouge_l(tokenizer).score(reference, text)["rougeL"].recall
+    return _scorer("rougeL", tokenizer).score(reference, text)["rougeL"].recall
 
 
 def rouge_l_f1(reference: str, text: str, *, stems: bool = True) -> float:
     """ROUGE-L F1 (Lin 2004), on Porter stems or on whole words, of a to z and 0 to 9: 0 to 1."""
-    return _rouge_l("rouge_score", stems).score(reference, text)["rougeL"].fmeasure
+    return _scorer("rougeL", stems=stems).score(reference, text)["rougeL"].fmeasure
+
+
+def rouge_1_recall(reference: str, text: str) -> float:
+    """ROUGE-1 recall (Lin 2004), on Porter stems of a to z and 0 to 9: 0 to 1."""
+    return _scorer("rouge1").score(reference, text)["rouge1"].recall
 
 
 def bleu(reference: str, text: str, tokenizer: str = "rouge_score") -> float:
@@ -87,8 +92,8 @@ def _spaced(text: str) -> str:
 
 
 @cache
-def _rouge_l(tokenizer: str, stems: bool = True) -> RougeScorer:
+def _scorer(kind: str, tokenizer: str = "rouge_score", stems: bool = True) -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
     words = ScriptTokenizer() if tokenizer == "unicode" else None
-    return RougeScorer(["rougeL"], use_stemmer=stems, tokenizer=words)
+    return RougeScorer([kind], use_stemmer=stems, tokenizer=words)

@@ -31,7 +31,8 @@ _AUTHORS_LOGS = {
     "retain": "eval_log.json",
     "forget": "eval_log_forget.json",
 }
-_PREFIXES = {"real_author": "ra", "world_fact": "wf", "retain": "retain", "forget": "forget"}
+PREFIXES = {"real_author": "ra", "world_fact": "wf", "retain": "retain", "forget": "forget"}
+"""Of the names of open-unlearning's metrics, by set."""
 _Numbers = float | Sequence[float]
 _WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -113,7 +114,7 @@ def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
             return None
 
     def rows(name: str) -> TofuSet:
-        asked = f"{_PREFIXES[name]}_Q_A"
+        asked = f"{PREFIXES[name]}_Q_A"
         answer = column(f"{asked}_Prob", "avg_loss")
         return _rows(
             answer,
@@ -121,17 +122,17 @@ def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
             column(f"{asked}_PERT_Prob", "avg_loss"),
             column(f"{asked}_ROUGE", "rougeL_recall"),
             asked=column_if_there(f"{asked}_ROUGE", "input"),
-            **(memorized if name == "forget" else {}),
+            **(of_forgotten if name == "forget" else {}),
         )
 
-    memorized = {
-        metric: column(metric, "score")
-        for metric in ("exact_memorization", "extraction_strength")
-        if metric in document
+    of_forgotten = {
+        "paraphrase_rouge": column_if_there("forget_Q_A_PARA_ROUGE", "rougeL_recall"),
+        "exact_memorization": column_if_there("exact_memorization", "score"),
+        "extraction_strength": column_if_there("extraction_strength", "score"),
     }
     missing = ""
     try:
-        sets = {name: rows(name) for name in _PREFIXES}
+        sets = {name: rows(name) for name in PREFIXES}
     except KeyError as error:
         missing = str(error)
         # Enough for the forget quality of another model: losses that have the ratios.
@@ -159,6 +160,7 @@ def _rows(
     rouge: Sequence[_Numbers],
     *,
     asked: Sequence[str] | None = None,
+    paraphrase_rouge: Sequence[_Numbers] | None = None,
     exact_memorization: Sequence[float | None] | None = None,
     extraction_strength: Sequence[float | None] | None = None,
 ) -> TofuSet:
@@ -166,20 +168,24 @@ def _rows(
     unknown = [None] * len(answer)
     columns = (
         *(answer, paraphrase, perturbed, rouge),
-        *(column or unknown for column in (asked, exact_memorization, extraction_strength)),
+        *(column or unknown for column in (asked, paraphrase_rouge)),
+        *(column or unknown for column in (exact_memorization, extraction_strength)),
     )
     return TofuSet(
         tuple(
             TofuRow(
                 question=None if question is None else str(question),
                 rouge=_mean(rouge),
+                paraphrase_rouge=None if recall is None else _mean(recall),
                 exact_memorization=exact,
                 extraction_strength=strength,
                 loss=PerAnswer(
                     _mean(true), _mean(other), tuple(np.atleast_1d(_floats(wrong)).tolist())
                 ),
             )
-            for true, other, wrong, rouge, question, exact, strength in zip(*columns, strict=True)
+            for true, other, wrong, rouge, question, recall, exact, strength in zip(
+                *columns, strict=True
+            )
         )
     )
 
