@@ -380,7 +380,7 @@ class EvaluationSection:
     retain_results: str | None = key(
         None,
         "the retain-only model's tofu.json, TOFU_EVAL.json or eval_log_aggregated.json, for the "
-        "forget quality",
+        "forget quality; with muse its privleak.json or MUSE_EVAL.json",
         Text("file"),
     )
     original_results: str | None = key(

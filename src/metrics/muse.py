@@ -172,7 +172,7 @@ def measure_leakage(context: EvaluationContext) -> Numbers:
     }
     aucs, scores = attack_holdout(context, attacked["forget"], attacked["holdout"])
     context.save("privleak.json", {"AUC": aucs, "scores": scores})
-    retained, family = _retained_auc(context.config), _family(context.config)
+    retained, family = _retained_auc(context.config, context.asked_rows()), _family(context.config)
     if retained is None and family in RELEASED:
         retained = 1 - RELEASED[family]
         say(f"privleak: against MUSE's released retrained model, whose A is {RELEASED[family]}")
@@ -182,25 +182,43 @@ def measure_leakage(context: EvaluationContext) -> Numbers:
     return {**found, PRIVLEAK: privleak(aucs[MIDDLE], retained)}
 
 
-def _retained_auc(config: UnlearnConfig) -> float | None:
+def _retained_auc(config: UnlearnConfig, rows: Mapping[str, Rows]) -> float | None:
     """Of the retain-only model, if its results are given.
 
+    Args:
+        rows: what is asked about, by set.
+
     Raises:
-        WagleError: they are no ``privleak.json`` of a run.
+        WagleError: they are neither a ``privleak.json`` of a run nor open-unlearning's
+            ``MUSE_EVAL.json``, or the latter is of other questions.
     """
     from wagle.loggers.run_folder import read_result_file
+    from wagle.metrics.tofu_files import shared_questions
 
     path = config.evaluation.retain_results
     if path is None:
         return None
     document = read_result_file(Path(path))
     try:
-        return float(document["AUC"][MIDDLE])
-    except (KeyError, TypeError, ValueError) as error:
+        if AUCS[MIDDLE].key not in document:
+            return float(document["AUC"][MIDDLE])
+        answers = document["forget_knowmem_ROUGE"]["value_by_index"].values()
+        prompts = [str(answer["input"]) for answer in answers]
+        auc = float(document[AUCS[MIDDLE].key]["agg_value"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WagleError(
             f"evaluation.retain_results: {path} is no privleak.json of a run of unlearn.task_name "
-            "muse; evaluate the retain-only model so"
+            "muse and no MUSE_EVAL.json of open-unlearning; evaluate the retain-only model so"
         ) from error
+    asked = [row["question"] for row in rows["knowmem_forget"]][: config.evaluation.limit]
+    shared = shared_questions(prompts, asked)
+    if not shared == len(asked) == len(prompts):
+        raise WagleError(
+            f"evaluation.retain_results: {path} has {len(prompts)} questions about the text to "
+            f"forget, this evaluation {len(asked)}, and {shared} are the same; give results of a "
+            f"model retrained without {config.dataset.forget_dataset_name}"
+        )
+    return auc
 
 
 def _generate(
@@ -258,7 +276,7 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
 
 
 def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
-    _retained_auc(config)
+    _retained_auc(config, rows)
 
 
 def _is_default(values: Settings) -> bool:

@@ -221,7 +221,7 @@ def check_comparable(
     names = [of.data_sets.get("forget") for of in (retain, results)]
     wrong = None
     if None not in asked[0] and None not in asked[1]:
-        shared = _shared(*asked)
+        shared = shared_questions(*asked)
         if not shared == counts[0] == counts[1]:
             wrong = f"{shared} are the same"
     elif counts[0] != counts[1]:
@@ -236,7 +236,7 @@ def check_comparable(
         )
 
 
-def _shared(left: Iterable[str | None], right: Iterable[str | None]) -> int:
+def shared_questions(left: Iterable[str | None], right: Iterable[str | None]) -> int:
     """How many texts of the right are among the left, either perhaps as a part of a prompt."""
     keys, others = (["".join(str(text).split()) for text in side] for side in (right, left))
     among = set(others)

@@ -173,6 +173,39 @@ def test_privleak_against_own_or_released_results(measure, tmp_path, monkeypatch
         measure(evaluation__retain_results="r.json")
 
 
+def test_privleak_against_the_log_of_open_unlearning(measure, tmp_path):
+    """Laid out as its published MUSE_EVAL.json of retrained models; privleak is Min-k's there."""
+    questions = rows("DemoMuse_knowmem_forget_qa").select(range(2))["question"]
+
+    def write(asked):
+        found = {"agg_value": 0.5236, "auc": 0.5236, "forget": {}, "holdout": {}}
+        answers = {
+            str(i): {
+                "rougeL_f1": 0.5,
+                "input": f"Question: a?\nAnswer: b\n\nQuestion: {q}\nAnswer: ",
+            }
+            for i, q in enumerate(asked)
+        }
+        knowledge = {"agg_value": 0.5, "value_by_index": answers}
+        log = {"forget_knowmem_ROUGE": knowledge, "mia_loss": {**found, "agg_value": 0.9}}
+        (tmp_path / "MUSE_EVAL.json").write_text(json.dumps({**log, "mia_min_k": found}))
+
+    write(questions)
+    flat, _ = measure(evaluation__retain_results="MUSE_EVAL.json")
+    a = 1 - flat["mia_min_k"]
+    assert flat["privleak"] == pytest.approx(100 * (a - 0.4764) / 0.4764)
+    for asked, words in (
+        (questions[:1], "has 1 .* evaluation 2, and 1"),
+        (["Who?", "Why?"], "and 0"),
+    ):
+        write(asked)
+        with pytest.raises(WagleError, match=words):
+            measure(evaluation__retain_results="MUSE_EVAL.json")
+    (tmp_path / "TOFU_EVAL.json").write_text(json.dumps({"mia_min_k": {"agg_value": 0.5}}))
+    with pytest.raises(WagleError, match=r"no MUSE_EVAL\.json"):
+        measure(evaluation__retain_results="TOFU_EVAL.json")
+
+
 def test_other_data_are_refused():
     config = configure(
         dataset__forget_dataset_name="Demo_forget10",
