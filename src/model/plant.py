@@ -214,7 +214,8 @@ class Plant:
     def _judge(self, found: dict[str, Any], planted: Mask, seed: int, run: Unlearn) -> None:
         left = self._missing(found)
         with TemporaryDirectory(dir=self.path.parent, prefix=".sums-") as folder:
-            for name, stream in self._streams(left, planted, seed, run, Path(folder) / "planted"):
+            prefix = Path(folder) / "planted"
+            for name, stream, mask in self._streams(left, planted, seed, run, prefix):
                 score, mu = left[name]
                 if name not in found["judged"]:
                     found["judged"][name] = {
@@ -223,26 +224,20 @@ class Plant:
                     }
                     self._write()
                 if self._training is not None:
-                    forgotten = self._unlearn(stream, planted, seed, run)
+                    forgotten = self._unlearn(mask or _largest(stream, planted), seed, run)
                     found["judged"][name]["unlearned"] = {"origin": self._training, **forgotten}
                     self._write()
 
-    def _unlearn(
-        self, stream: ScoreStream, planted: Mask, seed: int, run: Unlearn
-    ) -> dict[str, Any]:
-        """Unlearn with as many of the largest scores as were planted, to equal utility.
+    def _unlearn(self, mask: Mask, seed: int, run: Unlearn) -> dict[str, Any]:
+        """Unlearn the planted model with a mask, to equal utility.
 
         Utility is how likely retain answers are; the unlearned model is mixed with the planted one
         until it is as likely as ``UTILITY`` of before.
         """
         weights = dict(run.model.named_parameters())
-        total = sum(bits.numel for bits in planted.values())
-        count = sum(bits.count() for bits in planted.values())
-        ratio = (count + 0.5) / total if count < total else 1.0
-        shapes = {name: p.shape for name, p in weights.items()}
         unlearning = _opened(self.config, seed, self.config.unlearn.unlearn_method)
         put(unlearning.model, weights)
-        unlearning.mask = select_top(stream, shapes, [ratio])[ratio]
+        unlearning.mask = mask
         unlearning.train()
         after = copied(unlearning.model)
         asked: dict[float, dict[str, float]] = {}
@@ -266,7 +261,8 @@ class Plant:
         seed: int,
         run: Unlearn,
         prefix: Path,
-    ) -> Iterator[tuple[str, ScoreStream]]:
+    ) -> Iterator[tuple[str, ScoreStream, Mask | None]]:
+        """What is judged: its name, its scores and, where it is a mask by itself, that."""
         lines: dict[str, Callable[[], Mask]] = {
             "oracle": lambda: planted,
             "random alike": lambda: random_alike(planted, seed),
@@ -281,15 +277,22 @@ class Plant:
         )
         for name, (score, mu) in Progress("judging", len(asked), "score").over(asked.items()):
             if name in lines:
-                yield name, as_scores(lines[name]())
+                mask = lines[name]()
+                yield name, as_scores(mask), mask
                 continue
             section = replace(self.config.unlearn, score_type=score, mu=mu or 1.0)
-            yield (
-                name,
-                scores_of(
-                    *(run.model, run.paired, section, files), batch_size=batch_size, seed=seed
-                ),
+            stream = scores_of(
+                *(run.model, run.paired, section, files), batch_size=batch_size, seed=seed
             )
+            yield name, stream, None
+
+
+def _largest(stream: ScoreStream, planted: Mask) -> Mask:
+    """As many of the largest scores as were planted."""
+    total = sum(bits.numel for bits in planted.values())
+    count = sum(bits.count() for bits in planted.values())
+    ratio = (count + 0.5) / total if count < total else 1.0
+    return select_top(stream, {n: bits.shape for n, bits in planted.items()}, [ratio])[ratio]
 
 
 def _opened(config: PlantConfig, seed: int, method: str = TRAINLESS) -> Unlearn:

@@ -14,14 +14,15 @@ from wagle.commands import compare, unlearn
 from wagle.config import load_config
 from wagle.errors import WagleError
 from wagle.loggers import Logger
+from wagle.loggers.run_folder import write_manifest
 from wagle.metrics.tofu_benchmark import TOFU
 from wagle.model.equal_utility import Mixed, Point, mix, search_equal_utility, smallest_share
 from wagle.model.loading import load_model, save_model
-from wagle.model.null_masks import run_null_masks
+from wagle.model.null_masks import NullRun, run_null_masks
 from wagle.reporting.null_distribution import p_value
 from wagle.reporting.runs import read_run
 from wagle.unlearn.mask.file import load_mask
-from wagle.unlearn.mask.statistics import density_by
+from wagle.unlearn.mask.statistics import density_by, random_alike
 
 from conftest import make_model
 
@@ -73,7 +74,7 @@ def run(options, tmp_path):
 
 
 def test_a_run_at_equal_utility_and_among_random_masks(run, tmp_path, capsys, monkeypatch):
-    words = [str(run.folder), "--compare.equal_utility=1", "--compare.evaluations=1"]
+    words = [str(run.folder), "--compare.equal_utility=0.9", "--compare.evaluations=1"]
     words += ["--compare.null_masks=1", "--compare.resamples=100", "--compare.output=out"]
     # The tiny model's utility is what chance makes it: here it rises with the original's part.
     monkeypatch.setattr(
@@ -84,7 +85,7 @@ def test_a_run_at_equal_utility_and_among_random_masks(run, tmp_path, capsys, mo
     document = json.loads(Path("out/compare.json").read_text())
     (search,) = document["equal utility"]["searches"].values()
     assert [point["share"] for point in search["points"]] == [0, 0.5, 1]
-    assert (search["target"], search["chosen"]["share"]) == (1, 1)
+    assert (search["target"], search["chosen"]["share"]) == (0.9, 1)
     (null,) = document["null masks"].values()
     values = null["numbers"]["UT Avg"]
     assert values["p"] == p_value(values["value"], values["null"], 1)
@@ -138,6 +139,34 @@ def test_foreign_models_and_masks_are_refused(run, tmp_path, model_folder):
     path.rename(path.with_name("kept.pt"))
     with pytest.raises(WagleError, match="mask"):
         run_null_masks(run, 1, tmp_path / "null")
+
+
+def test_random_masks_are_drawn_each_by_its_seed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(NullRun, "run", lambda self: None)
+    monkeypatch.setattr("wagle.model.null_masks._check_origin", lambda *_: None)
+    folders = run_null_masks(run, 3, tmp_path)
+    assert folders == [tmp_path / name for name in ("0", "1", "2")]
+    own = load_mask(Path(run.config["unlearn.mask_path"]))
+    paths = [tmp_path / "masks" / f"alike-{seed}.safetensors" for seed in range(3)]
+    drawn = [load_mask(path) for path in paths]
+    assert drawn == [random_alike(own, seed) for seed in range(3)]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+    paths[1].write_bytes(paths[2].read_bytes())
+    with pytest.raises(WagleError, match=r"alike-1.safetensors is not the random mask"):
+        run_null_masks(run, 3, tmp_path)
+
+
+def test_null_runs_of_another_model_and_runs_without_masks_are_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(NullRun, "run", lambda self: None)
+    for what in ("model", "forget", "retain"):
+        fingerprints = {**run.manifest["fingerprints"], what: "another"}
+        write_manifest(tmp_path / "0", {"fingerprints": fingerprints})
+        with pytest.raises(WagleError, match=f"were not made from the same {what}"):
+            run_null_masks(run, 1, tmp_path)
+    dense = {k: v for k, v in run.manifest["fingerprints"].items() if k != "mask"}
+    without = replace(run, manifest={**run.manifest, "fingerprints": dense})
+    with pytest.raises(WagleError, match="was not trained with a mask file"):
+        run_null_masks(without, 1, tmp_path)
 
 
 def test_p_values_count_the_observed_run_in():

@@ -12,9 +12,11 @@ from wagle.config import PlantConfig, load_config
 from wagle.errors import ConfigError, WagleError
 from wagle.model import plant
 from wagle.model.plant import LINES, PLANT, Plant
+from wagle.model.unlearn import Unlearn
 from wagle.reporting.plant import NUMBERS, plant_tables
 from wagle.reporting.plant_figures import draw_plant
 from wagle.unlearn.mask.file import load_mask
+from wagle.unlearn.mask.fingerprints import model_fingerprint
 
 SETTINGS = {
     "plant.kinds": "random,neurons,copies",
@@ -31,7 +33,7 @@ SETTINGS = {
 def config(tmp_path, options):
     def with_changes(**changes):
         given = {"plant.output_dir": tmp_path / "out", **SETTINGS}
-        given |= {f"plant.{key}": value for key, value in changes.items()}
+        given |= {k if "." in k else f"plant.{k}": value for k, value in changes.items()}
         return load_config(options(given), PlantConfig, prog="p", description="d")
 
     return with_changes
@@ -74,6 +76,8 @@ def test_facts_go_where_they_should_and_are_looked_for(config, tmp_path, monkeyp
         assert cell["judged"]["oracle"]["precision"] == 1
         assert cell["judged"]["complement"]["precision"] == 0
         assert cell["after"]["forget"] > cell["before"]["forget"]
+        small, large = (cell["judged"][f"wagle {mu}"]["auprc"] for mu in ("0.000001", "1"))
+        assert small != large
     assert len(cells["copies, seed 1"]["after each copy alone"]) == 2
     assert json.loads((tmp_path / "out" / PLANT).read_text()) == json.loads(json.dumps(found))
     assert load_mask(tmp_path / "out" / "planted" / "neurons_1.safetensors") == changed[1][1]
@@ -84,6 +88,46 @@ def test_facts_go_where_they_should_and_are_looked_for(config, tmp_path, monkeyp
     lift = tables[NUMBERS["lift"]]
     assert {"WAGLE, μ 1e-06", "WAGLE, best μ", "Fisher ratio", "MemFlex"} <= set(lift)
     assert set(draw_plant(found)) == {"lift", "curves", "mu"}
+
+
+def test_the_recipe_of_planting(config, monkeypatch):
+    """Rows, steps and seeds; each copy is learned by the model as it was, and then both are in."""
+    learned, judged = [], []
+
+    def learn(model, rows, plan, *, mask, **settings):
+        values = {name: p.detach().clone() for name, p in model.named_parameters()}
+        learned.append((len(rows), plan, mask, settings, values))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter[mask[name].to_bool()] = settings["seed"]
+
+    def judge(stream, planted):
+        judged.append({name: p.detach().clone() for name, p in run.model.named_parameters()})
+        return score(stream, planted)
+
+    def opened(*arguments):
+        nonlocal run
+        run = open_run(*arguments)
+        return run
+
+    run, score, open_run = None, plant.judge, plant._opened
+    monkeypatch.setattr(plant, "fine_tune", learn)
+    monkeypatch.setattr(plant, "judge", judge)
+    monkeypatch.setattr(plant, "_opened", opened)
+    Plant(config(kinds="copies", scores="magnitude", seeds="4")).make()
+    (rows, plan, first, settings, before), (*_, second, again, unchanged) = learned
+    assert rows == 2 * len(run.paired)  # with their retain partners
+    assert (plan.steps, plan.warmup) == (3 * -(-rows // 4), int(0.1 * plan.steps))
+    assert (settings["lr"], settings["weight_decay"], settings["seed"]) == (0.02, 0, 4)
+    assert not settings["master_weights"]  # of float32
+    assert again["seed"] == 5
+    for name, old in before.items():
+        assert torch.equal(unchanged[name], old)
+        expected = old.clone()
+        expected[first[name].to_bool()], expected[second[name].to_bool()] = 4, 5
+        assert torch.equal(judged[0][name], expected)
+    Plant(config(kinds="random", scores="magnitude", rehearse=False)).make()
+    assert learned[-1][0] == len(run.paired)
 
 
 def test_what_is_judged_is_not_judged_again(config, tmp_path, monkeypatch):
@@ -118,6 +162,21 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
     few = {"kinds": "random", "scores": "gradient", "num_epochs": 6}
     judged = Plant(config(**few)).make()["cells"]["random, seed 1"]
     monkeypatch.setattr(plant, "judge", lambda *_: pytest.fail("judged again"))
+    trained, train, search = [], Unlearn.train, plant.smallest_share
+
+    def spy(run):
+        trained.append((run.config.overall.seed, run.density(), model_fingerprint(run.model)))
+        train(run)
+
+    def asking_twice(utility, target, evaluations):
+        half = utility(0.5)
+        utility(0.25)
+        assert utility(0.5) == half  # mixed of the unlearned model, not of the last mixture
+        assert evaluations == 6
+        return search(utility, target, evaluations)
+
+    monkeypatch.setattr(Unlearn, "train", spy)
+    monkeypatch.setattr(plant, "smallest_share", asking_twice)
     again = config(**few, unlearn=True)
     cell = Plant(again).make()["cells"]["random, seed 1"]
     assert cell["after"] == judged["after"]
@@ -128,10 +187,17 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
         if left["share"] < 1:
             assert left["at equal utility"]["retain"] >= 0.95 * cell["after"]["retain"]
         assert left["unlearned"]["forget"] <= left["at equal utility"]["forget"]
+    # As many weights as were planted, but for the complement; and each from the planted model.
+    (seed,), densities, (_,) = (set(of) for of in zip(*trained, strict=True))
+    assert seed == 1
+    assert sorted(densities) == pytest.approx([cell["density"], 1 - cell["density"]])
+    assert [of[1] for of in trained].count(cell["density"]) == 3
     titles = plant_tables({"cells": {"random, seed 1": cell}})
     assert NUMBERS["left"] in titles
     monkeypatch.setattr(plant, "put", lambda *_: pytest.fail("unlearned again"))
     Plant(again).make()
+    with pytest.raises(pytest.fail.Exception, match="unlearned again"):
+        Plant(config(**few, unlearn=True, **{"unlearn.lr": 0.5})).make()
 
 
 def test_scores_that_rank_nothing_are_refused(config):

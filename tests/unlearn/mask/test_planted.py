@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, precision_recall_curve, recall_score
 from unlearning import make_mask
 
 from wagle.errors import WagleError
@@ -19,8 +20,8 @@ from conftest import make_model
 
 def judged(scores, planted):
     """Of tensors by name."""
-    stream = [(n, 0, lambda t=t: torch.tensor(t).float().view(-1)) for n, t in scores.items()]
-    mask = {name: BitMask.from_bool(torch.tensor(bits).bool()) for name, bits in planted.items()}
+    stream = [(n, 0, lambda t=t: torch.as_tensor(t).float().view(-1)) for n, t in scores.items()]
+    mask = {name: BitMask.from_bool(torch.as_tensor(bits).bool()) for name, bits in planted.items()}
     return judge(lambda: iter(stream), mask)
 
 
@@ -46,6 +47,53 @@ def test_equal_scores_count_in_proportion():
     everything = judged({"a": [1.0] * 6}, {"a": [1, 1, 0, 0, 0, 0]})
     assert everything.lift == pytest.approx(1)
     assert everything.auprc == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("levels", [3, 40, 10**6])  # of scores: from many ties to none
+def test_against_scikit_learn(levels):
+    generator = np.random.default_rng(levels)
+    sizes = {"a": 700, "b": 300, "c": 40}
+    truth = {name: generator.random(size) < 0.2 for name, size in sizes.items()}
+    scores = {
+        name: (generator.integers(levels, size=size) + levels * truth[name] / 3) // 1
+        for name, size in sizes.items()
+    }
+    found = judged(scores, truth)
+    flat, right = (np.concatenate(list(of.values())) for of in (scores, truth))
+    assert found.auprc == pytest.approx(average_precision_score(right, flat))
+    # At the k-th largest score: all that are larger, and of its equals as many as are missing.
+    count = right.sum()
+    least = np.sort(flat)[-count]
+    above, equal = flat > least, flat == least
+    expected = right[above].sum() + (count - above.sum()) * right[equal].mean()
+    assert found.precision == pytest.approx(expected / count)
+    assert found.lift == pytest.approx(found.precision / right.mean())
+    assert (levels == 10**6) == (equal.sum() == 1)
+    if levels == 10**6:
+        assert found.precision == pytest.approx(recall_score(right, flat >= least))
+        precision, recall, thresholds = precision_recall_curve(right, flat)
+        for ratio, *numbers in found.curve:
+            place = np.searchsorted(thresholds, np.sort(flat)[-int(ratio * len(flat))])
+            assert numbers == pytest.approx([precision[place], recall[place]])
+
+
+def test_within_tensors_it_does_not_matter_which_tensor_has_large_scores():
+    generator = np.random.default_rng(0)
+    planted = {name: generator.random(200) < share for name, share in (("a", 0.3), ("b", 0.02))}
+    scores = {name: generator.random(200) + 0.2 * bits for name, bits in planted.items()}
+    found = judged(scores, planted)
+    louder = judged({"a": scores["a"], "b": 1024 * scores["b"]}, planted)
+    assert louder.lift_within == found.lift_within > 1
+    assert louder.lift < found.lift
+    # Who knows the tensors alone is no better than chance in them, and tensors that are planted
+    # whole or not at all, in which there is nothing to be found, do not count.
+    known = {name: np.full(200, bits.mean()) for name, bits in planted.items()}
+    assert judged(known, planted).lift_within == pytest.approx(1)
+    assert judged(known, planted).lift > 1.5
+    more = {"c": np.full(50, 1.0), "d": np.full(50, 0.5)}
+    whole = {"c": np.full(50, True), "d": np.full(50, False)}
+    assert judged(scores | more, planted | whole).lift_within == found.lift_within
+    assert judged(more, whole).lift_within is None
 
 
 def test_gradients_that_are_known_find_what_they_reach():
@@ -81,9 +129,10 @@ def test_lines_beside_the_scores():
     assert abs(alike.precision - expected) < 4 * error
 
 
-def test_scores_that_are_no_numbers_are_refused():
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_refused(wrong):
     with pytest.raises(WagleError, match="scores of a are infinite or not numbers"):
-        judged({"a": [1.0, math.nan]}, {"a": [1, 0]})
+        judged({"a": [1.0, wrong]}, {"a": [1, 0]})
 
 
 @pytest.mark.parametrize("kind", PLACES)
@@ -96,6 +145,7 @@ def test_sets_are_what_they_are_called(kind, architecture):
     assert {n: m.shape for n, m in planted.items()} == {
         n: p.shape for n, p in model.named_parameters()
     }
+    assert judge(as_scores(planted), planted).precision == 1
     names = {name for name, bits in planted.items() if bits.count()}
     if kind in ("random", "copies"):
         assert density(planted) == pytest.approx(0.1, abs=0.02)
