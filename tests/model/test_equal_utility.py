@@ -14,7 +14,7 @@ from wagle.commands import compare, unlearn
 from wagle.config import load_config
 from wagle.errors import WagleError
 from wagle.loggers import Logger
-from wagle.loggers.run_folder import write_manifest
+from wagle.loggers.run_folder import FINISHED, write_manifest
 from wagle.metrics.tofu_benchmark import TOFU
 from wagle.model.equal_utility import Mixed, Point, mix, search_equal_utility, smallest_share
 from wagle.model.loading import load_model, save_model
@@ -141,7 +141,9 @@ def test_foreign_models_and_masks_are_refused(run, tmp_path, model_folder):
         run_null_masks(run, 1, tmp_path / "null")
 
 
-def test_random_masks_are_drawn_each_by_its_seed(run, tmp_path, monkeypatch):
+def test_random_masks_are_drawn_each_by_its_seed_for_the_same_model_and_rows(
+    run, tmp_path, monkeypatch
+):
     monkeypatch.setattr(NullRun, "run", lambda self: None)
     monkeypatch.setattr("wagle.model.null_masks._check_origin", lambda *_: None)
     folders = run_null_masks(run, 3, tmp_path)
@@ -154,13 +156,12 @@ def test_random_masks_are_drawn_each_by_its_seed(run, tmp_path, monkeypatch):
     paths[1].write_bytes(paths[2].read_bytes())
     with pytest.raises(WagleError, match=r"alike-1.safetensors is not the random mask"):
         run_null_masks(run, 3, tmp_path)
-
-
-def test_null_runs_of_another_model_and_runs_without_masks_are_refused(run, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(NullRun, "run", lambda self: None)
     for what in ("model", "forget", "retain"):
         fingerprints = {**run.manifest["fingerprints"], what: "another"}
-        write_manifest(tmp_path / "0", {"fingerprints": fingerprints})
+        write_manifest(tmp_path / "0", {"status": FINISHED, "fingerprints": fingerprints})
         with pytest.raises(WagleError, match=f"were not made from the same {what}"):
             run_null_masks(run, 1, tmp_path)
     dense = {k: v for k, v in run.manifest["fingerprints"].items() if k != "mask"}
