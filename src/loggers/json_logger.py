@@ -15,6 +15,7 @@ from wagle.loggers.folder_lock import FolderLock
 from wagle.loggers.run_folder import (
     CHECKPOINTS,
     CONFIG,
+    EVALUATION,
     FINISHED,
     MANIFEST,
     PARTIAL_RESULTS,
@@ -86,7 +87,8 @@ class JsonLogger(Logger):
                 )
             if not wants_model or (self.folder / CHECKPOINTS).is_dir():
                 # Of a kill at the end:
-                shutil.rmtree(self.folder / TRAINING, ignore_errors=True)
+                for name in (TRAINING, EVALUATION):
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
                 (self.folder / PARTIAL_RESULTS).unlink(missing_ok=True)
                 return read_document(self.folder, RESULTS, earlier)
             say(f"{self.folder} has finished, but kept no model (unlearn.save_model): running it")
@@ -133,7 +135,8 @@ class JsonLogger(Logger):
         """
         for path in self.folder.iterdir():
             kept = path.name in (MANIFEST, CHECKPOINTS, TRAINING)
-            kept |= not everything and path.suffix == ".json" and not is_part(path)
+            of_same = path.suffix == ".json" or path.name == EVALUATION
+            kept |= not everything and of_same and not is_part(path)
             if not kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -16,6 +16,8 @@ from wagle.loggers.files import bytes_fingerprint, json_checksum, read_json, wri
 CONFIG, MANIFEST, RESULTS, TRAINING_LOG = "config.json", "manifest.json", "results.json", "log.json"
 PARTIAL_RESULTS = "results.partial.json"
 """What has been measured so far; its place is taken by ``results.json`` when all is there."""
+EVALUATION = "evaluation"
+"""How far what is being measured has come."""
 CHECKPOINTS = "checkpoints"
 TRAINING = "training"
 """Checkpoints of the training in progress; the trained model is in ``checkpoints``."""

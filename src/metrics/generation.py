@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import takewhile
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from wagle.dataset.encoding import tokenize
 from wagle.dataset.templates import Template
 from wagle.metrics.continuation import CachedTexts, PaddedTexts, Text, WholeTexts
 from wagle.metrics.likelihood import most_likely
+from wagle.metrics.partial_work import PartialWork
 from wagle.model.reading import (
     agree,
     evaluating,
@@ -25,6 +27,7 @@ from wagle.model.reading import (
 from wagle.terminal import Progress
 
 SINGLE_STEPS = 4  # that a way to read texts is tried with
+PIECE = 8  # times the batch's size: after so many answers the cache is filled anew
 
 
 def answer_questions(
@@ -97,6 +100,10 @@ def generate_greedy(
     transformers' own cache or, where that does not serve, without any. Equal prompts are continued
     once: where two tokens are as good as equally likely, their place in a batch must not decide.
 
+    After each :data:`PIECE` of the answers, texts that are not at their ends are read again into an
+    empty cache, interrupted or not. So the tokens so far are all that it takes to go on to the same
+    answers (:mod:`wagle.metrics.partial_work`).
+
     Args:
         prompts: token ids, at least one each.
         max_total_length: of prompt and continuation together.
@@ -135,6 +142,13 @@ def _continue_distinct(
     texts = [Text(prompt) for prompt in prompts]
     waiting = [text for text in texts if len(text.tokens) < max_total_length]
     waiting.sort(key=lambda text: len(text.tokens), reverse=True)
+    total = len(waiting)
+    partial_work = PartialWork(
+        model,
+        description,
+        total,
+        lambda: [prompts, sorted(stop), pad_token_id, max_total_length, batch_size],
+    )
 
     def next_texts(count: int) -> list[Text]:
         return [waiting.pop() for _ in range(min(count, len(waiting)))]
@@ -148,21 +162,37 @@ def _continue_distinct(
         bar.update(not goes_on)
         return goes_on
 
-    with evaluating(model), Progress(description, len(waiting)) as bar:
+    def so_far() -> dict[str, Any]:
+        """The new tokens of every text, and which texts go on, the next one last."""
+        places = {id(text): place for place, text in enumerate(texts)}
+        return {"new": new_tokens(), "waiting": [places[id(text)] for text in waiting]}
+
+    def new_tokens() -> list[list[int]]:
+        return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+
+    with evaluating(model), Progress(description, total) as bar:
         way = _find_way(model, waiting, max_total_length, pad_token_id) if waiting else None
-        if way is not None and issubclass(way, CachedTexts):
-            batch = way(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
-            while batch.texts or waiting:
-                free = batch_size - len(batch.texts)
-                if waiting and 4 * free >= batch_size:
-                    batch.add(next_texts(free))
-                chosen = batch.step(batch.drafts())
-                batch.keep([accept(*pair) for pair in zip(batch.texts, chosen, strict=True)])
-        else:
-            while waiting:
+        if partial_work.found:
+            for text, new in zip(texts, partial_work.found["new"], strict=True):
+                text.extend(new)
+            waiting = [texts[place] for place in partial_work.found["waiting"]]
+            bar.update(total - len(waiting))
+        while waiting:
+            if way is not None and issubclass(way, CachedTexts):
+                left = max(len(waiting) - PIECE * batch_size, 0)
+                batch = way(model, min(batch_size, len(waiting)), max_total_length, pad_token_id)
+                while len(batch.texts) + len(waiting) > left:
+                    free = batch_size - len(batch.texts)
+                    if waiting and 4 * free >= batch_size:
+                        batch.add(next_texts(free))
+                    chosen = batch.step(batch.drafts())
+                    batch.keep([accept(*pair) for pair in zip(batch.texts, chosen, strict=True)])
+                waiting += reversed(batch.texts)
+            else:
                 reader = (way or WholeTexts)(model, max_total_length, pad_token_id)
                 _continue_together(reader, next_texts(batch_size if way else 1), accept)
-    return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+            partial_work.note(total - len(waiting), so_far)
+    return new_tokens()
 
 
 def _continue_together(

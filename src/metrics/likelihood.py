@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from wagle import devices, shards
 from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
+from wagle.metrics.partial_work import PartialWork
 from wagle.metrics.trees import TreeRow, beginning, group_beginnings, make_row, pack, row_inputs
 from wagle.model.head import Head
 from wagle.model.reading import (
@@ -210,6 +211,17 @@ def _score_distinct(
     ):
         head = Head.of(model)
         rows, most = _readable_rows(head, sequences, batch_size, pad_token_id)
+        partial_work = PartialWork(
+            model,
+            description,
+            len(sequences),
+            lambda: [
+                [[sequence.input_ids, sequence.labels] for sequence in sequences],
+                [batch_size, pad_token_id, standardize, logits_chunk],
+            ],
+        )
+        found = iter(partial_work.found or [])
+        done: list[torch.Tensor] = []  # the scores of each batch
         batches = batches_by_length(
             rows,
             lambda row: len(row.ids),
@@ -218,7 +230,11 @@ def _score_distinct(
             size=lambda row: len(row.counts),
         )
         for batch in batches:
-            scores = _score(head, batch, pad_token_id, logits_chunk, standardize)
+            known = next(found, None)
+            if known is None:
+                scores = _score(head, batch, pad_token_id, logits_chunk, standardize)
+            else:
+                scores = torch.tensor(known).view(-1, 2 + standardize)
             if not scores.isfinite().all():
                 raise WagleError(
                     f"{description}: the model gives probabilities that are not numbers; its "
@@ -229,6 +245,9 @@ def _score_distinct(
             for (index, _), values in zip(counts, parts, strict=True):
                 results[index] = _as_scores(values)
             bar.update(len(counts))
+            done.append(scores)
+            if known is None:
+                partial_work.note(bar.count, lambda: [part.tolist() for part in done])
     return results
 
 

@@ -18,7 +18,7 @@ from wagle.config import UnlearnConfig
 from wagle.errors import ConfigError
 from wagle.loggers import Logger
 from wagle.loggers.folder_lock import FolderLock
-from wagle.loggers.run_folder import CHECKPOINTS, PARTIAL_RESULTS, TRAINING
+from wagle.loggers.run_folder import CHECKPOINTS, EVALUATION, PARTIAL_RESULTS, TRAINING
 from wagle.model.measured import Measured
 from wagle.model.record import Record, read_record
 from wagle.terminal import say
@@ -100,21 +100,27 @@ class Attempts:
             say(f"going on with the trained model in {folder}")
             self.saved = folder
             self.resumed[:0] = record.resumed
-            self.resumed.append(resumption("training"))
+            self.note("training")
         return record
 
     def find_measured(self, origin: Origin) -> Measured:
         """What has been measured so far of the same weights, rows and code."""
         if self._logger.folder is not None:
             path = self._logger.folder / PARTIAL_RESULTS
+            pieces = self._logger.folder / EVALUATION
         else:
-            path = self._cached("evaluation", origin).with_suffix(".json")
-        self.measured = Measured(path, origin)
+            pieces = self._cached(EVALUATION, origin)
+            path = pieces.with_suffix(".json")
+        self.measured = Measured(path, origin, pieces)
         if self.measured.earlier:
             names = ", ".join(self.measured.earlier)
             say(f"going on with what has been measured: {names}")
-            self.resumed.append(resumption(names))
+            self.note(names)
         return self.measured
+
+    def note(self, after: str) -> None:
+        """Note that the run goes on now, after what an interrupted attempt has left."""
+        self.resumed.append(resumption(after))
 
     def left_behind(self, phases: Sequence[str]) -> str:
         """What becomes of a run that has not come to its end, in a sentence.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,16 +22,21 @@ class Measured:
 
     Args:
         path: the file; ``None``: nothing is kept.
+        pieces: the folder of what is only partly measured; goes with the file.
         origin: what they depend on, as JSON; numbers of another origin are not used.
 
     Attributes:
+        origin, pieces: as given.
         earlier: names of what an earlier attempt has measured.
         failures: messages of what could not be measured, by name.
     """
 
-    def __init__(self, path: Path | None, origin: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path | None, origin: Mapping[str, Any], pieces: Path | None = None
+    ) -> None:
+        self.pieces = pieces
+        self.origin = dict(origin)
         self._path = path
-        self._origin = dict(origin)
         self._values = ranks.first(self._kept)
         self.earlier = list(self._values)
         self.failures: dict[str, str] = {}
@@ -41,7 +47,7 @@ class Measured:
             return {}
         with suppress(WagleError):
             content = read_json(self._path)
-            if isinstance(content, dict) and content.get("origin") == self._origin:
+            if isinstance(content, dict) and content.get("origin") == self.origin:
                 return content.get("measured", {})
         return {}
 
@@ -63,7 +69,7 @@ class Measured:
         value = measure()
         self._values[name] = write(value)
         if self._path is not None and ranks.is_first():
-            content = {"origin": self._origin, "measured": self._values}
+            content = {"origin": self.origin, "measured": self._values}
             try:
                 write_json(self._path, content, durable=True)
             except WagleError as error:
@@ -99,7 +105,9 @@ class Measured:
         raise WagleError(f"not everything could be evaluated{reasons}{kept}")
 
     def remove(self) -> None:
-        """Remove the file, and the folders of the cache that are then empty."""
+        """Remove the file, the pieces, and the folders of the cache that are then empty."""
+        if self.pieces is not None and ranks.is_first():
+            shutil.rmtree(self.pieces, ignore_errors=True)
         if self._path is not None and ranks.is_first():
             with suppress(OSError):
                 self._path.unlink()

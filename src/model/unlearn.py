@@ -27,6 +27,7 @@ from wagle.families import Family
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.run_folder import MANIFEST
+from wagle.metrics.partial_work import keeping
 from wagle.model.alternates import read_alternates
 from wagle.model.architecture import adapted_modules
 from wagle.model.attempts import Attempts
@@ -524,7 +525,8 @@ class Unlearn:
         measured = self.attempts.find_measured(self._evaluation_origin())
         context = self._context(self.logger.save, measured)
         task = self.config.unlearn.task_name
-        return {"task": task, **self._about(), **evaluate(context)}
+        with keeping(self.model, measured.pieces, measured.origin, self.attempts.note):
+            return {"task": task, **self._about(), **evaluate(context)}
 
     def _context(self, save: Callable[[str, Any], None], measured: Measured) -> EvaluationContext:
         """What an evaluation of the model works with."""

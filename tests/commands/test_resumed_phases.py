@@ -8,7 +8,9 @@ import pytest
 
 from wagle.commands import unlearn
 from wagle.errors import WagleError
+from wagle.metrics import generation
 from wagle.metrics.benchmark import Benchmark, Metric
+from wagle.metrics.continuation import CachedTexts
 from wagle.model import evaluation
 from wagle.pace import Pace
 from wagle.unlearn.mask import gradients
@@ -73,6 +75,39 @@ def test_the_manifest_says_what_went_on_when(
         "first",
     ]
     assert not list((tmp_path / "mask").glob("*unfinished*"))
+
+
+def test_answers_that_were_broken_off_are_not_all_given_again(
+    tmp_path, options, monkeypatch, capsys
+):
+    monkeypatch.setattr(Pace, "due", lambda self: True)
+    monkeypatch.setattr(generation, "PIECE", 1)
+    step, steps, last = CachedTexts.step, [], None
+
+    def counted(self, drafts):
+        if len(steps) == last:
+            raise KeyboardInterrupt
+        steps.append(drafts)
+        return step(self, drafts)
+
+    monkeypatch.setattr(CachedTexts, "step", counted)
+    command = {"unlearn.unlearn_method": "origin", "evaluation.batch_size": 4}
+    assert unlearn.main(options({**command, "logger.name": "straight"})) == 0
+    last = len(steps) - 20
+    steps.clear()
+    with pytest.raises(KeyboardInterrupt):
+        unlearn.main(options(command))
+    folder, last = tmp_path / "runs" / "a", None
+    assert (folder / "evaluation").is_dir()
+    steps.clear()
+    assert unlearn.main(options(command)) == 0
+    assert 20 <= len(steps) < 60
+    assert "rows: answering questions" in capsys.readouterr().out
+    (entry,) = json.loads((folder / "manifest.json").read_text())["resumed"][-1:]
+    assert entry["after"].endswith("rows: answering questions")
+    assert not (folder / "evaluation").exists()
+    for name in ("results.json", "tofu.json"):
+        assert (folder / name).read_bytes() == (folder.parent / "straight" / name).read_bytes()
 
 
 def test_what_a_run_without_a_folder_has_measured_is_kept_in_the_cache(

@@ -1,0 +1,250 @@
+"""Work that is broken off half-way goes on there, to the same bits as at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from several import together
+
+from wagle.dataset.demo_questions import FOLDER
+from wagle.dataset.encoding import Encoded
+from wagle.errors import WagleError
+from wagle.metrics import continuation, generation, harness
+from wagle.metrics.generation import generate_greedy
+from wagle.metrics.harness import run_task
+from wagle.metrics.likelihood import score_tokens
+from wagle.metrics.partial_work import keeping
+from wagle.pace import Pace
+
+from conftest import VOCABULARY, make_model
+
+ORIGIN = {"weights": "1f"}
+
+
+class BrokenOff(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _written_at_every_chance(monkeypatch):
+    monkeypatch.setattr(Pace, "due", lambda self: True)
+
+
+class Passes:
+    """The forward passes of a model: their inputs, and an end after so many."""
+
+    def __init__(self, model):
+        self.read = []
+        self.most = None
+        model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module, args, kwargs):
+        if self.most is not None and len(self.read) == self.most:
+            raise BrokenOff
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.read.append(ids.tolist())
+
+    def of(self, work):
+        """What the work gives, and its passes."""
+        self.read.clear()
+        return work(), list(self.read)
+
+    def broken(self, work, most):
+        """The work ends at a pass."""
+        self.most = most
+        self.read.clear()
+        with pytest.raises(BrokenOff):
+            work()
+        self.most = None
+
+
+def prompts_and_texts():
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, 20, (13,), generator=generator).tolist()
+    return [
+        torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths
+    ]
+
+
+def answers(model, limit=24):
+    """Nine rows and more, in batches of two: the cache is filled anew after every fourth answer."""
+    return generate_greedy(
+        model,
+        prompts_and_texts(),
+        eos_token_ids={7, 50, 90, 200},
+        pad_token_id=2,
+        max_total_length=limit,
+        batch_size=2,
+        description="answers",
+    )
+
+
+def kept(model, folder, work, origin=ORIGIN):
+    """What the work gives while it is kept, and after what it went on."""
+    resumed = []
+    with keeping(model, folder, origin, resumed.append):
+        return work(), resumed
+
+
+@pytest.mark.parametrize("way", ["CachedTexts", "PaddedTexts", "WholeTexts"])
+def test_answers_go_on_where_they_were_broken_off(tmp_path, monkeypatch, way):
+    monkeypatch.setattr(generation, "PIECE", 2)
+    monkeypatch.setattr(generation, "_find_way", lambda *_: getattr(continuation, way))
+    logits, most_likely = [], generation.most_likely
+
+    def noted(values):
+        logits.append(values.clone())
+        return most_likely(values)
+
+    monkeypatch.setattr(generation, "most_likely", noted)
+    monkeypatch.setattr(continuation, "most_likely", noted)
+    model = make_model()
+    passes = Passes(model)
+    work = functools.partial(answers, model)
+    expected, straight = passes.of(work)
+    assert len({len(answer) for answer in expected}) > 3
+    all_logits = list(logits)
+    for most in (len(straight) // 2, len(straight) - 1):
+        again_kept = functools.partial(kept, model, tmp_path / str(most), work)
+        passes.broken(again_kept, most)
+        logits.clear()
+        (found, (went_on,)), again = passes.of(again_kept)
+        assert found == expected
+        assert went_on.endswith(" of 13 rows: answers")
+        assert 0 < int(went_on.split()[0]) < 13
+        # Not a pass more than the last of an undisturbed run, nor another bit of what they give.
+        assert again == straight[-len(again) :]
+        assert len(again) < len(straight)
+        assert len(straight) - len(again) > most // 3
+        for own, same in zip(logits, all_logits[-len(logits) :], strict=True):
+            assert torch.equal(own, same)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_likelihoods_go_on_with_the_next_batch(tmp_path, standardize):
+    model = make_model()
+    passes = Passes(model.model)
+    texts = [Encoded(ids, ids) for ids in prompts_and_texts()]
+    work = functools.partial(
+        score_tokens,
+        model,
+        texts,
+        batch_size=2,
+        pad_token_id=2,
+        description="likelihoods",
+        standardize=standardize,
+    )
+    work()  # what the architecture can read is found out once
+    expected, straight = passes.of(work)
+    passes.broken(lambda: kept(model, tmp_path, work), len(straight) - 2)
+    (found, (went_on,)), again = passes.of(lambda: kept(model, tmp_path, work))
+    assert went_on == "10 of 13 rows: likelihoods"  # two of the others are read as one tree
+    assert again == straight[:3] + straight[-2:]  # three are for what the architecture can read
+    for own, same in zip(found, expected, strict=True):
+        for column in ("log_probs", "is_greedy", "standardized"):
+            left, right = getattr(own, column), getattr(same, column)
+            assert left.dtype == right.dtype
+            assert (left == right).all()
+
+
+@pytest.mark.parametrize(
+    "change", ["another model", "another origin", "another limit", "damaged", "empty", "nothing"]
+)
+def test_only_what_is_of_the_same_is_gone_on_with(tmp_path, monkeypatch, change):
+    monkeypatch.setattr(generation, "PIECE", 1)
+    monkeypatch.setattr(generation, "_find_way", lambda *_: generation.CachedTexts)
+    model, other = make_model(), make_model(seed=1)
+    passes = Passes(model)
+    passes.broken(lambda: kept(model, tmp_path, lambda: answers(model)), 60)
+    (file,) = tmp_path.iterdir()
+    if change == "damaged":
+        content = json.loads(file.read_text())
+        content["content"]["new"][0] = [5, 5]
+        file.write_text(json.dumps(content))
+    if change == "empty":
+        file.write_text("")
+    asked = other if change == "another model" else model
+    origin = {"weights": "2f"} if change == "another origin" else ORIGIN
+    work = functools.partial(answers, asked, limit=23 if change == "another limit" else 24)
+    found, resumed = kept(model, tmp_path, work, origin)
+    assert found == work()
+    assert bool(resumed) == (change == "nothing")
+
+
+def test_what_cannot_be_kept_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generation, "PIECE", 1)
+    (tmp_path / "file").touch()
+    model = make_model()
+    found, _ = kept(model, tmp_path / "file" / "folder", lambda: answers(model))
+    assert found == answers(model)
+    assert " of 13 rows: answers are done and not kept: " in capsys.readouterr().out
+
+
+GENERATED = """
+task: generated
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {file}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{text[:40]}}}}"
+doc_to_target: " a"
+generation_kwargs:
+  max_gen_toks: 6
+metric_list:
+  - metric: exact_match
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "after", "left"),
+    [
+        ("demo_wmdp", "52 of 60 requests", 2),
+        ("demo_text", "2 windows", 2),
+        ("generated", "3 of 4 requests", 6),
+    ],
+)
+def test_lm_eval_goes_on_with_the_next_batch(tmp_path, tokenizer, monkeypatch, task, after, left):
+    model = make_model()
+    passes = Passes(model)
+    if task == "generated":
+        task = str(tmp_path / "task.yaml")
+        Path(task).write_text(GENERATED.format(file=FOLDER / "demo_text.jsonl"))
+    work = functools.partial(run_task, model, tokenizer, task, batch_size=1, limit=5)
+    expected, straight = passes.of(work)
+    folder = tmp_path / "kept"
+    monkeypatch.setattr(harness, "WagleError", BrokenOff)  # what run_task makes of anything
+    passes.broken(lambda: kept(model, folder, work), len(straight) - 2)
+    (found, (went_on,)), again = passes.of(lambda: kept(model, folder, work))
+    assert found == expected
+    assert went_on == f"{after}: {task}"
+    assert again == straight[-left:]
+
+
+def _broken_off_and_again(folder):
+    """Of one of several processes: passes of a straight run, of the second attempt, and answers."""
+    Pace.due = lambda self: True
+    generation.PIECE = 1
+    model = make_model()
+    passes = Passes(model)
+    work = functools.partial(answers, model)
+    expected, straight = passes.of(work)
+    passes.most = len(straight) - 4
+    passes.read.clear()
+    with pytest.raises(WagleError, match="BrokenOff"):
+        kept(model, folder, work)
+    passes.most = None
+    (found, resumed), again = passes.of(lambda: kept(model, folder, work))
+    return found == expected, len(straight), len(again), resumed
+
+
+def test_each_of_several_processes_goes_on_with_its_own_rows(tmp_path):
+    for same, straight, again, resumed in together(2, _broken_off_and_again, tmp_path):
+        assert same
+        assert again < straight // 2
+        assert len(resumed) == 1
+    assert len(list(tmp_path.iterdir())) == 2
