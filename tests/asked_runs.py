@@ -110,5 +110,8 @@ def write_run(folder: Path, method: str, results: TofuResults, **changes: object
     write_json(folder / CONFIG, config)
     write_json(folder / "tofu.json", to_document(results))
     write_json(folder / RESULTS, about | numbers_of(results))
-    write_manifest(folder, {"status": FINISHED, "seconds": {"evaluate": 1.0}, "fingerprint": "f"})
+    manifest = {"status": FINISHED, "seconds": {"evaluate": 1.0}, "fingerprint": "f"}
+    environment = {"git_commit": None, "device": "cpu", "dtype": "float32"}
+    nothing = {name: {} for name in ("versions", "fingerprints", "peak_memory_bytes")}
+    write_manifest(folder, manifest | environment | nothing)
     return folder

@@ -14,7 +14,8 @@ Example::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,8 +24,11 @@ import numpy as np
 from wagle.errors import WagleError
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import CONFIDENCE
+from wagle.terminal import Progress, say
 
 RESAMPLES = 10_000
+Drawn = Mapping[str, Mapping[str, np.ndarray]]
+"""By run folder and number, what the number is in draws of the questions: float64 ``(draws,)``."""
 _WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
@@ -132,3 +136,33 @@ def differences(first: Resampled, second: Resampled) -> dict[str, Interval]:
     """
     check_same_questions(first, second)
     return {key: second.minus(first, key) for key in second.values if key in first.values}
+
+
+def draw_questions(runs: Sequence[Run], numbers: Container[str]) -> Drawn:
+    """Draws for what is marked as best: of those numbers, where all runs share their questions.
+
+    Where they do not, or one run's rows do not give its results, that is said, and there are none.
+    """
+    if any(run.benchmark.recount is None for run in runs):
+        return {}
+    if not any(name in numbers for run in runs for name in run.results):
+        return {}
+    drawn: dict[str, dict[str, np.ndarray]] = {}
+    first: Resampled | None = None
+    try:
+        for run in Progress("drawing questions", len(runs), "run").over(runs):
+            found = resample(run)
+            first = first or found
+            check_same_questions(first, found)
+            drawn[str(run.folder)] = {k: v for k, v in found.draws.items() if k in numbers}
+    except WagleError as error:
+        say(f"note: best cells are marked by seeds alone: {error}", sys.stderr)
+        return {}
+    return drawn
+
+
+def mean_draws(drawn: Drawn, folders: Sequence[str], name: str) -> np.ndarray | None:
+    """A number's mean over runs in each draw; ``None`` where it is not known of all of them."""
+    found = [drawn.get(folder, {}).get(name) for folder in folders]
+    known = [draws for draws in found if draws is not None]
+    return np.mean(known, axis=0) if known and len(known) == len(found) else None

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from wagle.config import UNLEARN_KEYS
 from wagle.metrics.benchmark import Metric
+from wagle.reporting.bootstrap import Drawn, mean_draws
 from wagle.reporting.figures import Point
 from wagle.reporting.runs import Run, title_of
 from wagle.reporting.spread import Spread
@@ -55,6 +58,10 @@ class Group:
         """Of a number over the runs; ``None`` where none has it."""
         values = [run.results.get(metric.key) for run in self.runs]
         return Spread.of([value for value in values if isinstance(value, int | float)])
+
+    def draws(self, name: str, drawn: Drawn) -> np.ndarray | None:
+        """Of a number's mean over the runs, in draws of the questions."""
+        return mean_draws(drawn, [str(run.folder) for run in self.runs], name)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

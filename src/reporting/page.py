@@ -23,6 +23,7 @@ from wagle.metrics.benchmarks import find_metric
 from wagle.reporting.answers import questions_of
 from wagle.reporting.attack_figures import draw_attacks
 from wagle.reporting.attacks import Q, R, attack_metric, report_numbers
+from wagle.reporting.bootstrap import Drawn, draw_questions
 from wagle.reporting.depth import UDS, depth_numbers
 from wagle.reporting.depth_figures import draw_depth
 from wagle.reporting.figures import draw_tradeoff
@@ -72,8 +73,9 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
     everything = [run for group in groups for run in group.runs]
     benchmark = everything[0].benchmark
     asked = benchmark.answers
-    lines = _lines(groups, first)
-    found, notes = finding(unlearned, first, benchmark.headline), notes_on(everything)
+    drawn = _drawn(unlearned)
+    lines = _lines(groups, first, drawn)
+    found, notes = finding(unlearned, first, benchmark.headline, drawn), notes_on(everything)
     summaries = summarize(groups, benchmark)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FILES),
@@ -104,6 +106,7 @@ def render_report(runs: Sequence[Run], original: Run | None = None) -> str:
         summaries=summaries,
         main_lines=[line for line in lines if line.is_main],
         other_lines=[line for line in lines if not line.is_main],
+        over_questions=bool(drawn),
         pictures=list(_pictures(groups, benchmark.headline)),
         questions=questions_of([group.first for group in unlearned], original, asked),
         sets=asked.sets,
@@ -151,7 +154,15 @@ _UPDATED = Metric("Weights updated", "Share of the weights that unlearning may c
 _TIME = Metric("Time", "Time to make the mask and to unlearn, without evaluation.", -1)
 
 
-def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
+def _drawn(groups: Sequence[Group]) -> Drawn:
+    """What is drawn to find out which of several groups is clearly the best."""
+    runs = [run for group in groups for run in group.runs]
+    names = {name: find_metric(run.benchmark, name) for run in runs for name in run.results}
+    directed = {name for name, metric in names.items() if metric and metric.better}
+    return draw_questions(runs, directed) if len(groups) > 1 else {}
+
+
+def _lines(groups: Sequence[Group], original: Group | None, drawn: Drawn) -> list[Line]:
     columns = [
         [
             dict(_flat(run.results))
@@ -173,7 +184,8 @@ def _lines(groups: Sequence[Group], original: Group | None) -> list[Line]:
             (metric for metric in found if metric), attack_metric(name) or UDS.called(name)
         )
         spreads = [Spread.of([r[name] for r in column if name in r]) for column in columns]
-        best = clearly_best(spreads[rivals:], metric.better if metric else 0)
+        draws = [group.draws(name, drawn) for group in groups[rivals:]]
+        best = clearly_best(spreads[rivals:], metric.better if metric else 0, draws)
         cells = [(shown(s), i - rivals == best) for i, s in enumerate(spreads)]
         lines.append(Line(name, metric, cells, name in main, _references(groups, name)))
     if any(run.trained for group in groups for run in group.runs):

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from wagle.errors import WagleError
 from wagle.loggers.files import write_text
 from wagle.metrics.benchmarks import benchmark_of
-from wagle.reporting.bootstrap import Resampled, check_same_questions, resample
+from wagle.reporting.bootstrap import Drawn, draw_questions
 from wagle.reporting.executor import Start, execute, find_finished
 from wagle.reporting.figures import Point, draw_ratio_sweep, draw_tradeoff, write_figure
 from wagle.reporting.planned import RETAIN_ONLY, PlannedRun, TableRow
@@ -170,27 +169,12 @@ class Reproduction:
             "_runs.csv": runs_to_csv(self.outcomes()),
         }
 
-    def _drawn(self) -> dict[str, dict[str, np.ndarray]]:
-        """By run folder, the table's numbers in draws of the questions, where all share them."""
-        if self.benchmark.recount is None or len({run.row for run in self.runs}) < 2:
+    def _drawn(self) -> Drawn:
+        if len({run.row for run in self.runs}) < 2:
             return {}
         known = {run.fingerprint: self._known.get(run.fingerprint) for run in self.runs}
         runs = [run for run in known.values() if run is not None]
-        columns = {column.key for column in self.form.columns if column.better}
-        if not any(key in run.results for run in runs for key in columns):
-            return {}
-        drawn: dict[str, dict[str, np.ndarray]] = {}
-        first: Resampled | None = None
-        try:
-            for run in Progress("drawing questions", len(runs), "run").over(runs):
-                found = resample(run)
-                first = first or found
-                check_same_questions(first, found)
-                drawn[str(run.folder)] = {k: v for k, v in found.draws.items() if k in columns}
-        except WagleError as error:
-            say(f"note: best cells are marked by seeds alone: {error}", sys.stderr)
-            return {}
-        return drawn
+        return draw_questions(runs, {column.key for column in self.form.columns if column.better})
 
     def draw(self) -> list[Path]:
         """Draw finished runs beside the table, as PNG and PDF; nothing where no figure fits it."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from wagle.metrics.benchmark import Answers, Benchmark, Headline, Metric
 from wagle.metrics.benchmarks import find_metric
 from wagle.reporting.answers import QuestionKey, rows_of
+from wagle.reporting.bootstrap import Drawn
 from wagle.reporting.groups import Group, compared_unlike
 from wagle.reporting.runs import Run
 from wagle.reporting.spread import Spread, clearly_best
@@ -83,8 +84,15 @@ def shown(spread: Spread | None) -> str:
 # -------------------------------------------------------------------------------- the sentence
 
 
-def finding(unlearned: Sequence[Group], original: Group | None, headline: Headline | None) -> str:
-    """What the runs say about forgetting and utility, in a sentence or two, whatever they are."""
+def finding(
+    unlearned: Sequence[Group], original: Group | None, headline: Headline | None, drawn: Drawn
+) -> str:
+    """What the runs say about forgetting and utility, in a sentence or two, whatever they are.
+
+    Args:
+        drawn: the unlearned models' numbers in draws of the questions; empty: seeds alone say
+            whether a difference is certain.
+    """
     everything = [*([original] if original else []), *unlearned]
     differing = compared_unlike([group.first for group in everything])
     if differing:
@@ -107,7 +115,9 @@ def finding(unlearned: Sequence[Group], original: Group | None, headline: Headli
         found = f"{_names(forgets)} {most} and {kept}"
     else:
         found = f"{_names(forgets)} {most}, {_names(keeps)} {kept}"
-    return f"Look at forgetting and utility together: {found}. {_certainty(measured, headline)}"
+    return (
+        f"Look at forgetting and utility together: {found}. {_certainty(measured, headline, drawn)}"
+    )
 
 
 def shares(headline: Headline) -> bool:
@@ -146,18 +156,26 @@ def _said(group: Group, original: Group | None, metric: Metric) -> str:
     return f"{text}, the original {number(before.mean)}" if before else text
 
 
-def _certainty(groups: Sequence[Group], headline: Headline) -> str:
-    if any(len(group.runs) < 2 for group in groups):
+def _certainty(groups: Sequence[Group], headline: Headline, drawn: Drawn) -> str:
+    over = ["the seeds"] if all(len(group.runs) > 1 for group in groups) else []
+    over += ["the questions"] if drawn else []
+    if not over:
         return "With a single seed no interval says whether such differences are more than chance."
+    intervals = f"the 95 % confidence intervals over {' and over '.join(over)}"
     clear = [
         name
         for name, metric in headline._asdict().items()
-        if clearly_best([group.spread(metric) for group in groups], metric.better) is not None
+        if clearly_best(
+            [group.spread(metric) for group in groups],
+            metric.better,
+            [group.draws(metric.key, drawn) for group in groups],
+        )
+        is not None
     ]
     if not clear:
-        return "The 95 % confidence intervals over the seeds overlap: neither lead is certain."
+        return f"By {intervals} neither lead is certain."
     leads = "Both leads are" if len(clear) == 2 else f"The lead in {clear[0]} alone is"
-    return f"{leads} larger than the 95 % confidence intervals over the seeds."
+    return f"{leads} larger than {intervals}."
 
 
 # ----------------------------------------------------------------------------------- the masks

@@ -12,6 +12,7 @@ import numpy as np
 from wagle.loggers.run_folder import ATTACK, DEPTH
 from wagle.metrics.benchmark import Benchmark, Metric
 from wagle.reporting.attacks import Q, R, attack_numbers
+from wagle.reporting.bootstrap import Drawn, mean_draws
 from wagle.reporting.depth import UDS, depth_numbers
 from wagle.reporting.planned import ORIGINAL, RETAIN_ONLY, TableRow
 from wagle.reporting.request import CHAIN, FORGET_SET, STEPS
@@ -187,10 +188,6 @@ class Table:
         return sum(o.status == "pending" for line in self.lines for o in line.outcomes)
 
 
-Drawn = Mapping[str, Mapping[str, np.ndarray]]
-"""By run folder and number, what the number is in draws of the questions: float64 ``(draws,)``."""
-
-
 def aggregate(form: Form, outcomes: Iterable[Outcome], drawn: Drawn | None = None) -> Table:
     """Put runs together by row; rows keep the order in which they come first.
 
@@ -246,14 +243,9 @@ def _cells(form: Form, outcomes: Sequence[Outcome]) -> Iterator[Spread | None]:
 
 
 def _draws(form: Form, outcomes: Sequence[Outcome], drawn: Drawn) -> list[np.ndarray | None]:
-    """Of each column the mean over the finished seeds, where all of them have draws of it."""
-    finished = [drawn.get(o.folder, {}) for o in outcomes if o.values is not None]
-    return [
-        np.mean([numbers[column.key] for numbers in finished], axis=0)
-        if finished and all(column.key in numbers for numbers in finished)
-        else None
-        for column in form.columns
-    ]
+    """Of each column, the mean over the finished seeds."""
+    finished = [outcome.folder for outcome in outcomes if outcome.values is not None]
+    return [mean_draws(drawn, finished, column.key) for column in form.columns]
 
 
 def _best(

@@ -7,18 +7,26 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from asked_runs import results_of
+from asked_runs import write_run as write_asked_run
 
 from wagle.commands import report
 from wagle.errors import ConfigError, WagleError
+from wagle.metrics.tofu_benchmark import EFFICACY, UTILITY, WORDING_GONE
+from wagle.metrics.tofu_results import TofuSet
 from wagle.reporting.answers import _mark_wrong
+from wagle.reporting.bootstrap import draw_questions
 from wagle.reporting.groups import group_runs
 from wagle.reporting.page import render_report
+from wagle.reporting.planned import TableRow
 from wagle.reporting.runs import read_run, read_runs
 from wagle.reporting.spread import Spread
+from wagle.reporting.tables import Form, Outcome, aggregate
 
 HOSTILE = (
     '</script></td><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & “q”'
@@ -344,6 +352,33 @@ def test_the_report_marks_what_differs_by_more_than_the_intervals(tmp_path):
     assert "0.911 ± 0.010 (best)" not in words
     assert "The lead in forgetting alone is larger than the 95 % confidence intervals" in words
     assert "confidence interval (Student’s t over the seeds) overlaps no other’s" in words
+
+
+def test_questions_tell_single_seeds_apart_as_they_do_in_tables(tmp_path):
+    """NPO loses 0.05 more of every forget answer's wording, and keeps what GradDiff keeps."""
+    results = results_of(0)
+    rows = tuple(replace(row, rouge=row.rouge - 0.05) for row in results.sets["forget"].rows)
+    other = replace(results, sets={**results.sets, "forget": TofuSet(rows)})
+    runs = [
+        read_run(write_asked_run(tmp_path / name, name, rows))
+        for name, rows in {"origin": results_of(1), "GA+FT": results, "NPO+FT": other}.items()
+    ]
+    columns = (EFFICACY, UTILITY, WORDING_GONE)
+    outcomes = [
+        Outcome(TableRow(run.method), 0, str(run.folder), dict(run.results)) for run in runs[1:]
+    ]
+    drawn = draw_questions(runs[1:], [column.key for column in columns])
+    marked = aggregate(Form("", columns, block=()), outcomes, drawn)
+    assert [set(line.best) for line in marked.lines] == [set(), {0, 2}]
+    cells = Page(render_report(runs)).cells
+    for index, column in enumerate(columns):
+        (at,) = (i for i, cell in enumerate(cells) if cell.split("\n")[0] == column.key)
+        best = ["(best)" in cell for cell in cells[at + 1 : at + 4]]
+        assert best == [False, *(index in line.best for line in marked.lines)]
+    words = words_of(render_report(runs))
+    assert "The lead in forgetting alone is larger than the 95 % confidence intervals" in words
+    assert "intervals over the questions." in words
+    assert "a single seed has the latter alone" in words
 
 
 def test_runs_that_were_evaluated_in_other_ways_are_not_ranked(tmp_path):
