@@ -24,6 +24,7 @@ from tests.unlearning import (
     recipe,
 )
 from wagle.catalogue import METHODS
+from wagle.optim import packed
 from wagle.training.schedule import Plan
 from wagle.unlearn import training
 from wagle.unlearn.reference import SwappedWeights
@@ -123,6 +124,7 @@ def waits_of_a_step(method="GA+FT", accumulation=1, **changes):
 def accelerator(monkeypatch):
     monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
     monkeypatch.setattr(training, "SOPHIA_REFRESH_STEPS", 1)
+    monkeypatch.setattr(packed, "SMALLEST", 1)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "origin"])
@@ -137,6 +139,9 @@ def test_a_step_waits_once(method):
     [
         ({"accumulation": 3, "gradients": "packed"}, {}),
         ({"sophia": True}, {}),
+        ({"moments": "8bit"}, {}),
+        ({"sophia": True, "moments": "8bit", "gradients": "packed"}, {}),
+        ({"mask_enforcement": "gradient"}, {}),
         # Whether the loss is a number is asked before its gradients are used.
         ({"method": "FT", "gradients": "packed", "max_grad_norm": 0.0}, {"backward": 1}),
     ],
