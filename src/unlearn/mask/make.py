@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from wagle import shards
+from wagle import ranks, shards
 from wagle.catalogue import SCORES
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import Encoded
@@ -77,7 +77,13 @@ def make_masks(
                 "process holds a part; set parallel to ddp, or make the mask in one process first "
                 "(wagle mask)"
             )
-        return score.load()(model, dataset, ratios, section, cache_prefix, **further)
+        made: dict[float, Mask] = score.load()(
+            model, dataset, ratios, section, cache_prefix, **further
+        )
+        for mask in made.values() if score.code else ():  # nobody knows that they are all alike
+            for bits in mask.values():
+                ranks.spread(bits.bits)
+        return made
     masks = select_top(
         mask_scores(model, dataset, section, cache_prefix, **further),
         {name: p.shape for name, p in model.named_parameters()},

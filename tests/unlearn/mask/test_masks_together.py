@@ -17,6 +17,7 @@ from wagle.config.keys import UnlearnSection
 from wagle.entries import Score
 from wagle.errors import WagleError
 from wagle.model import head
+from wagle.optim.bitmask import BitMask
 from wagle.pace import Pace
 from wagle.unlearn.mask import gradients, make, scores
 from wagle.unlearn.mask.gradients import cached_gradient_sums
@@ -43,7 +44,25 @@ MASKS = {  # the score, the scope
     "activation_ratio": "global",
     "wanda": "global",
     "ffn": "global",
+    "own.py:A": "layer",
 }
+
+
+def _own_score(weight, gradients, inputs, where):
+    return (weight + gradients["forget"]).square_().mul_(gradients["retain_squares"])
+
+
+def _own_rule(model, dataset, ratios, section, cache_prefix, **further):
+    """Every process finds something else."""
+    one = ranks.rank() == 1
+    mask = {name: BitMask.full(p.shape, one ^ p.dim() > 1) for name, p in model.named_parameters()}
+    return dict.fromkeys(ratios, mask)
+
+
+OWN = (
+    Score("own.py:A", _own_score, code="1", gradients=("forget",), squares=("retain",)),
+    Score("own.py:B", _own_rule, code="1", ranks=False),
+)
 
 
 def _model(kind, sharded, dtype=torch.float32):
@@ -86,6 +105,8 @@ def _make(kind, sharded, folder):
         return score_histogram(mask_scores(*others, **named))
 
     masks = {name: masks_of(model, name, scope) for name, scope in MASKS.items()}
+    if not sharded:
+        masks["own rule"] = masks_of(model, "own.py:B")
     for scope in ("global", "tensor"):
         masks[f"equals, {scope}"] = masks_of(rough, "magnitude", scope)
     histogram = histogram_of(model, "wagle")
@@ -106,6 +127,8 @@ def _make_in_small_pieces(kind, sharded, folder):
         patch.setattr(head, "CHUNK_BYTES", 4 * VOCABULARY * 3)
         patch.setattr(scores, "CHUNK", 64)
         patch.setattr(scores, "RANDOM_BLOCK", 32)
+        for own in OWN:
+            patch.setitem(make.SCORES, own.name, own)
         return _make(kind, sharded, folder)
 
 
@@ -118,8 +141,9 @@ def test_the_sums_and_masks_are_those_of_one_process(tmp_path, kind, size, shard
     expected = _make_in_small_pieces(kind, False, alone)
     for masks, histogram, failures in together(size, _make_in_small_pieces, kind, sharded, several):
         assert failures == expected[2]
-        for name, of_ratio in expected[0].items():
-            for ratio, mask in of_ratio.items():
+        assert masks.keys() == expected[0].keys() - ({"own rule"} if sharded else set())
+        for name in masks:
+            for ratio, mask in expected[0][name].items():
                 assert masks[name][ratio] == mask, (name, ratio)
         assert (histogram.counts == expected[1].counts).all()
         assert histogram.zeros == expected[1].zeros
