@@ -17,6 +17,7 @@ NUMBERS = {
     "precision": "precision (and recall) at the planted density",
     "auprc": "area under precision against recall; chance is π",
     "left": "forget answers' probability after unlearning, at equal utility; less is better",
+    "share": "λ, the planted model's part in that; 0: there is utility to spare",
 }
 """What is judged, and what it means."""
 
@@ -59,10 +60,13 @@ def found_in(document: Document, kind: str) -> list[Found]:
 
 
 def _number(judged: Mapping[str, Any], number: str) -> float | None:
-    if number != "left":
+    if number not in ("left", "share"):
         value: float | None = judged[number]
         return value
-    return judged["unlearned"]["at equal utility"]["forget"] if "unlearned" in judged else None
+    unlearned = judged.get("unlearned")
+    if unlearned is None or number == "share":
+        return unlearned and unlearned["share"]
+    return unlearned["at equal utility"]["forget"]
 
 
 def best_mu(found: list[Found], score: str) -> Found | None:

@@ -27,6 +27,8 @@ def draw_plant(document: Document) -> dict[str, Figure]:
     figures = {"lift": draw_lift(document), "curves": draw_curves(document)}
     if any(each.mu is not None for each in found_in(document, kinds_of(document)[0])):
         figures["mu"] = draw_mu(document)
+    if any("left" in each.numbers for each in found_in(document, kinds_of(document)[0])):
+        figures["left"] = draw_left(document)
     return figures
 
 
@@ -85,6 +87,41 @@ def draw_lift(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
     left = next(iter(panels.values()))
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
+    return figure
+
+
+@styled
+def draw_left(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
+    """What is left of the facts at equal utility, unlearned with each score's mask, with intervals.
+
+    Hollow: the mask cost so little utility that there was nothing to mix. Lines: how likely the
+    forget answers were before planting and after.
+
+    Args:
+        document: as ``plant.json`` has it.
+        width: in inches.
+    """
+    kinds = kinds_of(document)
+    names = [each.title for each in _one_each(document, kinds[0]) if "left" in each.numbers]
+    figure, panels = _panels(document, 1.1 + 0.17 * len(names), width)
+    for kind, axes in panels.items():
+        found = {each.title: each for each in _one_each(document, kind) if "left" in each.numbers}
+        for title, each in found.items():
+            spread, face = each.numbers["left"], INK if each.numbers["share"].mean else "none"
+            low, high = spread.interval or (spread.mean, spread.mean)
+            error = [[spread.mean - max(low, 0)], [min(high, 1) - spread.mean]]
+            place = names.index(title)
+            axes.errorbar(spread.mean, place, xerr=error, fmt="o", color=INK, mfc=face, ms=3.5)
+        cells = [cell for cell in document["cells"].values() if cell["kind"] == kind]
+        for name, dash, label in (("before", ":", "never knew"), ("after", "--", "planted")):
+            level = np.mean([cell[name]["forget"] for cell in cells])
+            axes.axvline(level, color=QUIET, linestyle=dash, label=label)
+        axes.set_xlim(0, 1.02)
+        axes.set_xlabel("forget answers")
+    left = next(iter(panels.values()))
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    _explain(figure, left)
     return figure
 
 

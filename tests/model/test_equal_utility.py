@@ -15,6 +15,7 @@ from wagle.config import load_config
 from wagle.errors import WagleError
 from wagle.loggers import Logger
 from wagle.loggers.run_folder import FINISHED, write_manifest
+from wagle.metrics.benchmark import Headline, Metric
 from wagle.metrics.tofu_benchmark import TOFU
 from wagle.model.equal_utility import Mixed, Point, mix, search_equal_utility, smallest_share
 from wagle.model.loading import load_model, save_model
@@ -135,6 +136,9 @@ def test_foreign_models_and_masks_are_refused(run, tmp_path, model_folder):
     foreign = replace(run, manifest={**run.manifest, "fingerprints": {"model": "another"}})
     with pytest.raises(WagleError, match="is not the model that the one in"):
         search_equal_utility(run, TOFU.headline, tmp_path / "out", original=foreign)
+    losses = Headline(TOFU.headline.forgetting, Metric("loss", "", -1))
+    with pytest.raises(WagleError, match="of loss less is better: it is no utility"):
+        search_equal_utility(run, losses, tmp_path / "out")
     path = Path(run.config["unlearn.mask_path"])
     path.rename(path.with_name("kept.pt"))
     with pytest.raises(WagleError, match="mask"):

@@ -84,7 +84,7 @@ def test_facts_go_where_they_should_and_are_looked_for(config, tmp_path, monkeyp
     assert not list((tmp_path / "out").glob(".sums*"))
 
     tables = plant_tables(found)
-    assert set(tables) == set(NUMBERS.values()) - {NUMBERS["left"]}
+    assert set(tables) == set(NUMBERS.values()) - {NUMBERS["left"], NUMBERS["share"]}
     lift = tables[NUMBERS["lift"]]
     assert {"WAGLE, μ 1e-06", "WAGLE, best μ", "Fisher ratio", "MemFlex"} <= set(lift)
     assert set(draw_plant(found)) == {"lift", "curves", "mu"}
@@ -192,8 +192,16 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
     assert seed == 1
     assert sorted(densities) == pytest.approx([cell["density"], 1 - cell["density"]])
     assert [of[1] for of in trained].count(cell["density"]) == 3
-    titles = plant_tables({"cells": {"random, seed 1": cell}})
-    assert NUMBERS["left"] in titles
+    document = {"cells": {"random, seed 1": cell}}
+    shares = plant_tables(document)[NUMBERS["share"]]
+    assert shares["oracle"]["random"].mean == cell["judged"]["oracle"]["unlearned"]["share"]
+    drawn = draw_plant(document)
+    assert set(drawn) == {"lift", "curves", "left"}
+    (panel,) = drawn["left"].axes
+    shown = [float(bar.lines[0].get_xdata()[0]) for bar in panel.containers]
+    order = ("oracle", "random alike", "complement", "gradient")
+    left = [cell["judged"][name]["unlearned"]["at equal utility"]["forget"] for name in order]
+    assert shown == pytest.approx(left)
     monkeypatch.setattr(plant, "put", lambda *_: pytest.fail("unlearned again"))
     Plant(again).make()
     with pytest.raises(pytest.fail.Exception, match="unlearned again"):

@@ -150,6 +150,8 @@ def test_sets_are_what_they_are_called(kind, architecture):
     if kind in ("random", "copies"):
         assert density(planted) == pytest.approx(0.1, abs=0.02)
         assert masks != PLACES[kind](model, 0.1, 4)
+        first, second, *_ = (bits for bits in masks[0].values() if bits.numel > 100)
+        assert not torch.equal(first.bits[:8], second.bits[:8])
     if kind == "copies":
         first, second = masks
         assert not any((first[name].bits & second[name].bits).any() for name in first)
