@@ -342,12 +342,12 @@ class EvaluationSection:
     )
     paraphrase_column: str | None = key(
         None,
-        "of the forget set's own file: its questions in other words, which the task own asks too",
+        "column of the forget questions in other words, which the tasks own and tofu ask too",
         Text("column"),
     )
     question_prefix: str | None = key(
         None,
-        "the task own asks the forget set's questions behind this text too, such as a jailbreak",
+        "the tasks own and tofu ask the forget questions behind this text too, such as a jailbreak",
         Text("text"),
     )
     every_steps: int | None = key(

@@ -226,8 +226,8 @@ def notices(values: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
             "evaluation.protocol official read it"
         )
     for name in ("evaluation.paraphrase_column", "evaluation.question_prefix"):
-        if values[name] and task != "own":
-            yield f"{name} has no effect: only unlearn.task_name own reads it"
+        if values[name] and task not in ("own", "tofu"):
+            yield f"{name} has no effect: only unlearn.task_name own and tofu read it"
     for name in ("evaluation.original_results", "evaluation.fluency_model"):
         if values[name] and not official:
             yield f"{name} has no effect: only TOFU's evaluation.protocol official reads it"

@@ -35,6 +35,7 @@ from wagle.metrics.privacy import (
     STANDING_OUT,
     min_k_name,
 )
+from wagle.metrics.views import MEASURES, TITLES, VIEWED, VIEWS, view_numbers, viewed_rows, views_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,27 +48,17 @@ MOST_RETAINED = 400
 """Rows of the retain set that are asked about, spread evenly over it, unless a limit says how many
 of the first."""
 
-_MEASURES = {
-    "probability": ("Prob", "how probable it finds {} (per token, as a geometric mean)"),
-    "rougeL_score": ("RougeL", "how much of the wording of {} its own answers contain"),
-    "exact_memorization": ("EM", "the share of the tokens of {} that it predicts one by one"),
-    "extraction_strength": ("ES", "the share of {} that it completes word for word"),
-}
 _TEXTS = {
     "forget": "what it should have forgotten",
     "retain": "what it should still know",
     "holdout": "what it never saw",
-    "paraphrased": "what it should have forgotten, asked in other words",
-    "prefixed": "what it should have forgotten, asked behind a prefix",
 }
-VIEWS = ("paraphrased", "prefixed")
-"""Sets that are the rows to forget, asked otherwise."""
 
 FORGOTTEN = {
     key: Metric(
         f"UE 1-{title}", f"1 minus {meaning.format(_TEXTS['forget'])}.", group="UE", largest=1
     )
-    for key, (title, meaning) in _MEASURES.items()
+    for key, (title, meaning) in MEASURES.items()
 }
 KEPT = {
     key: Metric(
@@ -76,7 +67,7 @@ KEPT = {
         group="UT",
         largest=1,
     )
-    for key, (title, meaning) in _MEASURES.items()
+    for key, (title, meaning) in MEASURES.items()
 }
 UNSEEN = {
     key: Metric(
@@ -86,20 +77,7 @@ UNSEEN = {
         group="holdout",
         largest=1,
     )
-    for key, (title, meaning) in _MEASURES.items()
-}
-VIEWED = {
-    view: {
-        key: Metric(
-            f"{view} {title}",
-            f"Of the rows to forget: {meaning.format(_TEXTS[view])}.",
-            -1,
-            group=view,
-            largest=1,
-        )
-        for key, (title, meaning) in _MEASURES.items()
-    }
-    for view in VIEWS
+    for key, (title, meaning) in MEASURES.items()
 }
 """By the row's measure in ``own.json``."""
 
@@ -135,7 +113,6 @@ LOSS = {
     "forget": Metric("loss forget", "Mean loss per token of what it should have forgotten."),
     "retain": Metric("loss retain", "Mean loss per token of what it should still know.", -1),
     "holdout": Metric("loss holdout", "Mean loss per token of what it never saw.", 0),
-    **{view: Metric(f"loss {view}", f"Mean loss per token of {_TEXTS[view]}.") for view in VIEWS},
 }
 
 
@@ -147,8 +124,7 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
     }
     if config.dataset.self_retain:
         names["retain"] = names["forget"]
-    wanted = (config.evaluation.paraphrase_column, config.evaluation.question_prefix)
-    names |= {view: names["forget"] for view, key in zip(VIEWS, wanted, strict=True) if key}
+    names |= dict.fromkeys(views_of(config), names["forget"])
     return {role: name for role, name in names.items() if name is not None}
 
 
@@ -156,7 +132,7 @@ def drawn_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     """Rows drawn to be forgotten, rows to retain, those held out, and the first asked otherwise.
 
     Raises:
-        ConfigError: running text is to be asked otherwise.
+        ConfigError: what is to be asked otherwise is running text, or no file of one's own.
         WagleError: there is no column of paraphrased questions.
     """
     from wagle.dataset.pairing import divide_forget_rows
@@ -173,19 +149,17 @@ def drawn_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
     asked: dict[str, Rows] = {"forget": [forget[row] for row in sorted(drawn)], "retain": retain}
     if "holdout" in names:
         asked["holdout"] = load_rows(names["holdout"])
-    for view, key in zip(VIEWS, ("paraphrase_column", "question_prefix"), strict=True):
-        if view in names and "question" not in forget[0]:
+
+    def in_other_words(column: str) -> Rows:
+        if not is_own(names["forget"]):
             raise ConfigError(
-                f"evaluation.{key} is about questions, and {names['forget']} is running text"
+                f"evaluation.paraphrase_column {column} is about a file of one's own, and "
+                f"{names['forget']} is none"
             )
-    if column := config.evaluation.paraphrase_column:
         others = load_rows(names["forget"], question=column)
-        asked["paraphrased"] = [others[row] for row in sorted(drawn)]
-    if prefix := config.evaluation.question_prefix:
-        asked["prefixed"] = [
-            {**row, "question": f"{prefix} {row['question']}"} for row in asked["forget"]
-        ]
-    return asked
+        return [others[row] for row in sorted(drawn)]
+
+    return asked | viewed_rows(config, asked["forget"], in_other_words)
 
 
 def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
@@ -217,14 +191,14 @@ def own_numbers(
     kept: dict[Metric, Number] = {
         metric: retain[key] for key, metric in KEPT.items() if key in retain
     }
-    others: dict[Metric, Number] = {LOSS[role]: part["loss"] for role, part in sets.items()}
+    others: dict[Metric, Number] = {LOSS[r]: sets[r]["loss"] for r in LOSS if r in sets}
     if "retain" in aucs:
         gone[UNLIKE_RETAINED] = aucs["retain"][middle]
         min_k = set(map(min_k_name, MIN_K_PERCENT))
         others |= {ATTACK.of(k): v for k, v in aucs["retain"].items() if k not in min_k}
-    for role, metrics in {"holdout": UNSEEN, **VIEWED}.items():
-        part = sets.get(role, {})
-        others |= {metric: part[key] for key, metric in metrics.items() if key in part}
+    unseen = sets.get("holdout", {})
+    others |= {metric: unseen[key] for key, metric in UNSEEN.items() if key in unseen}
+    others |= view_numbers(sets)
     if "holdout" in aucs:
         others[UNLIKE_UNSEEN] = aucs["holdout"][middle]
     return {
@@ -241,7 +215,7 @@ def _recount(load: Documents, config: Settings) -> Recount:
     from wagle.metrics.resampling import Recount, asked_in, column_of
 
     document = load("own.json")
-    rows = {role: document[role]["rows"] for role in _TEXTS if role in document}
+    rows = {role: document[role]["rows"] for role in (*_TEXTS, *VIEWS) if role in document}
     keys = {
         role: [key for key in (*FORGOTTEN, "loss") if key in part[0]] for role, part in rows.items()
     }
@@ -286,7 +260,7 @@ OWN = Benchmark(
         "own.json",
         {
             **{"forget": "Forget", "retain": "Retain", "holdout": "Never seen"},
-            **{"paraphrased": "Forget, in other words", "prefixed": "Forget, behind a prefix"},
+            **TITLES,
         },
         ROUGE_OF_ANSWER,
         Measure("probability", "probability", "Probability", "that of the true answer"),

@@ -35,6 +35,7 @@ from wagle.metrics.tofu_results import (
     keep_nothing,
     measure_in_stages,
 )
+from wagle.metrics.views import VIEWS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -209,7 +210,7 @@ def _scored_row(
     row = TofuRow(
         question=asked.source["question"],
         answer=asked.source["answer"],
-        truth_ratio=truth_ratio(loss),
+        truth_ratio=truth_ratio(loss) if loss.perturbed else None,
         exact_memorization=exact_memorization(answer.is_greedy),
         extraction_strength=extraction_strength(answer.is_greedy),
         loss=loss,
@@ -289,7 +290,8 @@ def _judge(
 ) -> TofuSet:
     """The set with whether its answers are right, and their ROUGE.
 
-    Right is an answer that is closest to the true one, or (facts) names it.
+    Right is an answer that is closest to the true one, or (facts) names it. Of questions that are
+    asked otherwise that is left open.
     """
     true, generated = rows.all(lambda row: row.answer), rows.all(lambda row: row.generated)
     if role in AUTHOR_SETS:
@@ -304,9 +306,14 @@ def _judge(
         right = [
             answer.lower() in text.lower() for answer, text in zip(true, generated, strict=True)
         ]
+    judged = role not in VIEWS
     return TofuSet(
         tuple(
-            replace(row, rouge=rouge_l_recall(answer, text, word_tokenizer), acc=float(is_right))
+            replace(
+                row,
+                rouge=rouge_l_recall(answer, text, word_tokenizer),
+                acc=float(is_right) if judged else None,
+            )
             for row, answer, text, is_right in zip(rows.rows, true, generated, right, strict=True)
         )
     )

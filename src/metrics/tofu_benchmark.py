@@ -9,15 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from wagle.dataset.names import family_of
-from wagle.errors import ConfigError, WagleError
 from wagle.metrics.averages import Number, mean
 from wagle.metrics.benchmark import (
     ROUGE_OF_ANSWER,
     Answers,
     Benchmark,
     Headline,
-    Loader,
     Measure,
     Metric,
     Numbers,
@@ -27,6 +24,9 @@ from wagle.metrics.benchmark import (
     forgets,
 )
 from wagle.metrics.privacy import AGAINST_RETAINED, AUCS, PRIVACY, PRIVLEAK, min_k_name
+from wagle.metrics.tofu_asked import asked_rows, asked_sets
+from wagle.metrics.views import TITLES as VIEW_TITLES
+from wagle.metrics.views import VIEWED
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
@@ -263,67 +263,6 @@ def under(protocol: str, score: Metric) -> Metric:
     return replace(score, key=f"tofu_{protocol} {score.key}")
 
 
-# --------------------------------------------------------------------------------- the data
-
-
-def tofu_subsets(forget_dataset_name: str) -> dict[str, str]:
-    """Names of the data sets that are asked, by role.
-
-    ``Tofu_full`` and ``Tofu_retain90`` are asked about forget10, as published (100 − 90).
-
-    Raises:
-        ConfigError: the name is no TOFU-like forget set.
-    """
-    family, subset = family_of(forget_dataset_name), forget_dataset_name.partition("_")[2]
-    subset = subset.removesuffix("_perturbed")
-    if subset == "full":
-        subset = "forget10"
-    elif subset.startswith("retain") and subset.removeprefix("retain").isdigit():
-        subset = f"forget{100 - int(subset.removeprefix('retain')):02d}"
-    if family not in ("Tofu", "Demo") or not subset.startswith("forget"):
-        raise ConfigError(
-            f"unlearn.task_name tofu asks about a forget set of TOFU's form, but "
-            f"dataset.forget_dataset_name is {forget_dataset_name}; give one like Tofu_forget10"
-        )
-    return {
-        "forget": f"{family}_{subset}_perturbed",
-        "retain": f"{family}_retain_perturbed",
-        "real_author": f"{family}_real_authors_perturbed",
-        "world_fact": f"{family}_world_facts_perturbed",
-    }
-
-
-def asked_sets(config: UnlearnConfig) -> dict[str, str]:
-    """As :func:`tofu_subsets`, of the configuration's forget set."""
-    return tofu_subsets(config.dataset.forget_dataset_name)
-
-
-def asked_rows(config: UnlearnConfig, load_rows: Loader) -> dict[str, Rows]:
-    """The rows of these data sets; of the forget questions only those that are to be forgotten.
-
-    With ``dataset.self_retain`` the others are retained on purpose.
-
-    Raises:
-        WagleError: none of the questions is among the rows that are drawn.
-    """
-    official = config.evaluation.protocol == "official"
-    sets = _official_sets(config) if official else asked_sets(config)
-    asked = {name: load_rows(data_set) for name, data_set in sets.items()}
-    if config.dataset.self_retain:
-        from wagle.dataset.pairing import divide_forget_rows
-
-        forget = load_rows(config.dataset.forget_dataset_name)
-        numbers, _ = divide_forget_rows(len(forget), config.dataset)
-        drawn = {forget[i]["question"] for i in numbers}
-        asked["forget"] = [row for row in asked["forget"] if row["question"] in drawn]
-        if not asked["forget"]:
-            raise WagleError(
-                f"dataset.self_retain: no question of {asked_sets(config)['forget']} is among "
-                f"the {len(drawn)} rows drawn to be forgotten; raise dataset.forget_ratio"
-            )
-    return asked
-
-
 def _is_default(values: Settings) -> bool:
     return any(
         forgets(values, rf"{family}_(forget|full|retain\d)\w*", f"{folder}/retain_perturbed.json")
@@ -355,11 +294,7 @@ _FORGETTING_SCORES = (
     *(FORGET_QUALITY, TRUTH_RATIO["forget"], PROBABILITY["forget"], ROUGE["forget"]),
     *(EXACT_MEMORIZATION, EXTRACTION_STRENGTH),
 )
-
-
-def _official_sets(config: UnlearnConfig) -> dict[str, str]:
-    holdout = config.evaluation.holdout_dataset_name
-    return {**asked_sets(config), **({"holdout": holdout} if holdout else {})}
+_VIEWED = [metric for metrics in VIEWED.values() for metric in metrics.values()]
 
 
 def _variant(config: Settings) -> Benchmark:
@@ -372,6 +307,7 @@ TOFU = Benchmark(
     metrics=(
         *(*PAPER, EXACT_MEMORIZATION, EXTRACTION_STRENGTH, ATTACK),
         *(under(protocol, score) for protocol in ("corrected", "published") for score in _SCORES),
+        *_VIEWED,
     ),
     parts={"tofu": _measure},
     columns=PAPER,
@@ -388,6 +324,7 @@ TOFU = Benchmark(
             "retain": "Retain",
             "real_author": "Real authors",
             "world_fact": "World facts",
+            **VIEW_TITLES,
         },
         ROUGE_OF_ANSWER,
         Measure("truth_prob", "probability", "Probability", "that of the true answer"),
@@ -399,12 +336,15 @@ OFFICIAL = replace(
     TOFU,
     longest=512 + 200,  # new tokens behind a question
     caption="TOFU by its authors' definitions: forgetting and utility",
-    metrics=tuple(
-        under("official", score)
-        for score in (
-            *(*_SCORES, PARAPHRASE_PROBABILITY, PARAPHRASE_ROUGE, FLUENCY),
-            *(*PRIVACY, *COMPOSITES),
-        )
+    metrics=(
+        *(
+            under("official", score)
+            for score in (
+                *(*_SCORES, PARAPHRASE_PROBABILITY, PARAPHRASE_ROUGE, FLUENCY),
+                *(*PRIVACY, *COMPOSITES),
+            )
+        ),
+        *_VIEWED,
     ),
     columns=tuple(
         under("official", score)
@@ -415,6 +355,5 @@ OFFICIAL = replace(
     ),
     headline=None,
     summary=tuple(under("official", score) for score in (FORGET_QUALITY, MODEL_UTILITY)),
-    sets=_official_sets,
 )
 """What ``evaluation.protocol official`` makes of it: p-values and shares, which no figure shows."""

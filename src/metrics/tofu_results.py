@@ -21,6 +21,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from wagle.metrics.views import VIEWS
+
 AUTHOR_SETS = ("forget", "retain")
 FACT_SETS = ("real_author", "world_fact")
 EPSILON = 1e-10
@@ -142,6 +144,7 @@ class TofuResults:
         holdout: AUCs against held-out rows (:mod:`wagle.metrics.privacy`).
         fluency: of the answers to the forget questions, 0 to 1.
         missing: what the file that they come from lacks for the other sets.
+        views: the forget rows asked otherwise, by view (:mod:`wagle.metrics.views`).
     """
 
     sets: Sets
@@ -154,6 +157,7 @@ class TofuResults:
     holdout: Mapping[str, float] | None = None
     fluency: float | None = None
     missing: str = ""
+    views: Sets = field(default_factory=dict)
 
 
 def answers_of(source: Mapping[str, Any], role: str) -> PerAnswer[str]:
@@ -205,13 +209,23 @@ _NUMBERS: dict[str, Callable[[TofuRow], float | None]] = {
 """Numbers of a row that a set has the mean of, by their names in documents."""
 
 
+OF_VIEWS: dict[str, Callable[[TofuRow], float | None]] = {
+    "probability": attrgetter("probability"),
+    "rougeL_score": attrgetter("rouge"),
+    "exact_memorization": attrgetter("exact_memorization"),
+    "extraction_strength": attrgetter("extraction_strength"),
+    "loss": lambda row: None if row.loss is None else row.loss.answer,
+}
+"""What a row that is asked otherwise has, by the measures of :mod:`wagle.metrics.views`."""
+
+
 def to_document(results: TofuResults) -> dict[str, Any]:
     """The content of ``tofu.json``: per set its means and rows, and what is of several sets."""
     document = {
         "sets": dict(results.data_sets) or None,
         "word_tokenizer": results.word_tokenizer,
         "protocol": results.protocol,
-        **{name: _set_document(rows) for name, rows in results.sets.items()},
+        **{name: _set_document(rows) for name, rows in {**results.sets, **results.views}.items()},
         "Forget Quality": results.forget_quality,
         "MIA": results.mia,
         "holdout AUC": results.holdout,
@@ -237,6 +251,7 @@ def from_document(document: Mapping[str, Any]) -> TofuResults:
         document.get("MIA"),
         document.get("holdout AUC"),
         document.get("fluency"),
+        views={name: rows_from(document[name]["rows"]) for name in VIEWS if name in document},
     )
 
 

@@ -32,7 +32,15 @@ from wagle.metrics.tofu_official import (
     truth_log_ratios,
     truth_shares,
 )
-from wagle.metrics.tofu_results import AUTHOR_SETS, TofuResults, TofuRow, TofuSet, from_document
+from wagle.metrics.tofu_results import (
+    AUTHOR_SETS,
+    OF_VIEWS,
+    TofuResults,
+    TofuRow,
+    TofuSet,
+    from_document,
+)
+from wagle.metrics.views import view_numbers
 
 Read = Callable[[TofuRow], float | None]
 
@@ -59,8 +67,31 @@ def recount_tofu(load: Documents, config: Settings) -> Recount:
     }
     retain_model, original = given.get("retain_results"), given.get("original_results")
     if results.protocol == "official":
-        return _official(asked, results, load("privacy.json"), retain_model, original)
-    return _paper(asked, results, retain_model)
+        found = _official(asked, results, load("privacy.json"), retain_model, original)
+    else:
+        found = _paper(asked, results, retain_model)
+    return _with_views(found, results)
+
+
+def _with_views(recount: Recount, results: TofuResults) -> Recount:
+    """With the numbers of the forget questions that were asked otherwise."""
+    columns = {
+        view: {key: (view, _column(rows, read)) for key, read in OF_VIEWS.items()}
+        for view, rows in results.views.items()
+    }
+    asked = {
+        view: [str(question) for question in rows.all(lambda row: row.question)]
+        for view, rows in results.views.items()
+    }
+
+    def numbers(draws: Draws) -> Mapping[Metric, np.ndarray]:
+        views = {
+            view: {key: draws.mean(c) for key, c in found.items() if not np.isnan(c[1]).all()}
+            for view, found in columns.items()
+        }
+        return {**recount.numbers(draws), **view_numbers(views)}
+
+    return Recount({**recount.asked, **asked}, numbers)
 
 
 def _paper(

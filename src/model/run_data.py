@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from wagle.catalogue import SCORES
 from wagle.config import UnlearnConfig
 from wagle.dataset.checking import NamedRows, Rows, check_questions, check_rows
+from wagle.dataset.names import is_own
 from wagle.dataset.pairing import REFUSAL, Encoder, UnlearnDataset, count_shared, divide_forget_rows
 from wagle.dataset.reading import ColumnNames
 from wagle.dataset.refusals import load_refusals
@@ -81,8 +82,8 @@ class RunData:
         if not self.evaluated_so_far:
             names = asked_sets(self.config).values()
             self.evaluated_so_far = {name: rows_fingerprint(self.rows(name)) for name in names}
-            if "paraphrased" in asked_sets(self.config):
-                name = self.config.dataset.forget_dataset_name
+            name = asked_sets(self.config).get("paraphrased")
+            if name is not None and is_own(name):  # others have all their columns in one table
                 column = self.config.evaluation.paraphrase_column
                 rows = self.rows(name, question=column)
                 self.evaluated_so_far[f"{name}, {column}"] = rows_fingerprint(rows)

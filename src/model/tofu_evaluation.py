@@ -21,12 +21,12 @@ from wagle.metrics.composites import official_numbers
 from wagle.metrics.privacy import MIN_K_PERCENT, min_k_name
 from wagle.metrics.sentence import load_sentence_encoder
 from wagle.metrics.tofu import MAX_TEXT_LENGTH, check_rows, evaluate_tofu
+from wagle.metrics.tofu_asked import tofu_subsets
 from wagle.metrics.tofu_benchmark import (
     ATTACK,
     EXACT_MEMORIZATION,
     EXTRACTION_STRENGTH,
     RELATIVE_UTILITY,
-    asked_sets,
     paper_numbers,
     under,
 )
@@ -34,6 +34,7 @@ from wagle.metrics.tofu_field import evaluate_official
 from wagle.metrics.tofu_files import check_comparable, load_results
 from wagle.metrics.tofu_official import official_scores
 from wagle.metrics.tofu_results import (
+    OF_VIEWS,
     TofuResults,
     TofuRow,
     TofuSet,
@@ -41,6 +42,7 @@ from wagle.metrics.tofu_results import (
     rows_from,
     to_document,
 )
+from wagle.metrics.views import VIEWS, view_numbers
 from wagle.model.evaluation_context import EvaluationContext, choose_words
 from wagle.model.privacy_evaluation import Attacked, attack_holdout, check_holdout
 from wagle.model.reference_model import check_reference_model, reference_losses
@@ -64,7 +66,7 @@ def check_tofu(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
     Raises:
         WagleError: with what is wrong.
     """
-    for name, data_set in asked_sets(config).items():
+    for name, data_set in tofu_subsets(config.dataset.forget_dataset_name).items():
         check_rows(rows[name], data_set)
     for name in _GIVEN:
         _given_results(config, name, rows["forget"])
@@ -81,15 +83,26 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
     ``official``: ``tofu_official …``, and in ``references.json`` the same of the models whose
     results are given. The others: the paper's UE and UT numbers, memorisation,
     membership inference, and the official scores' formulas on this protocol's losses, under its
-    name: they are not comparable with official ones.
+    name: they are not comparable with official ones. Of all protocols, the forget questions asked
+    otherwise, as far as views are asked for.
     """
     config, asked = context.config, context.asked_rows()
     protocol = config.evaluation.protocol
     retain_model, original = (_given_results(config, name, asked["forget"]) for name in _GIVEN)
     results = _measure(context, asked)
     context.save("tofu.json", to_document(results))
+    viewed = view_numbers(
+        {
+            view: {
+                key: statistics.fmean(values)
+                for key, read in OF_VIEWS.items()
+                if (values := rows.known(read))
+            }
+            for view, rows in results.views.items()
+        }
+    )
     if protocol == "official":
-        return _official(context, results, retain_model, original)
+        return {**_official(context, results, retain_model, original), **viewed}
     scores = official_scores(results, retain_model)
     named = {under(protocol, metric): value for metric, value in scores.items()}
     forget = results.sets["forget"]
@@ -100,6 +113,7 @@ def evaluate_tofu_task(context: EvaluationContext) -> dict[Metric, float]:
         EXTRACTION_STRENGTH: forget.mean(lambda row: row.extraction_strength),
         **{ATTACK.of(k): v for k, v in (results.mia or {}).items() if k not in of_the_paper},
         **named,
+        **viewed,
     }
 
 
@@ -132,7 +146,13 @@ def _measure(context: EvaluationContext, asked: Mapping[str, Rows]) -> TofuResul
             reference_losses=partial(reference_losses, context, max_length=MAX_TEXT_LENGTH),
             keep=keep,
         )
-    return replace(results, data_sets=asked_sets(config), word_tokenizer=words)
+    return replace(
+        results,
+        sets={role: part for role, part in results.sets.items() if role not in VIEWS},
+        views={view: part for view, part in results.sets.items() if view in VIEWS},
+        data_sets=tofu_subsets(config.dataset.forget_dataset_name),
+        word_tokenizer=words,
+    )
 
 
 def _official(
@@ -240,7 +260,8 @@ def _given_results(config: UnlearnConfig, name: str, forget_rows: Rows) -> TofuR
     given = load_results(Path(path))
     asked = list(forget_rows)[: config.evaluation.limit]
     forget = TofuSet(tuple(TofuRow(question=row["question"]) for row in asked))
-    own = TofuResults({"forget": forget}, config.evaluation.protocol, data_sets=asked_sets(config))
+    names = tofu_subsets(config.dataset.forget_dataset_name)
+    own = TofuResults({"forget": forget}, config.evaluation.protocol, data_sets=names)
     check_comparable(given, own, Path(path), _GIVEN[name])
     if given.missing and name == "original_results":
         raise WagleError(f"evaluation.original_results: {path} lacks {given.missing}")

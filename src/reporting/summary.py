@@ -58,9 +58,8 @@ def _is(key: QuestionKey, forget: bool) -> bool:
 
 
 def judged_rows(run: Run, asked: Answers) -> dict[QuestionKey, Mapping[str, Any]]:
-    """As :func:`rows_of`, of an evaluation that judges whether answers are correct; else none."""
-    rows = rows_of(run, asked)
-    return rows if all("acc" in row for row in rows.values()) else {}
+    """As :func:`rows_of`, those whose answers are judged correct or not."""
+    return {key: row for key, row in rows_of(run, asked).items() if "acc" in row}
 
 
 def number(value: float | None) -> str:

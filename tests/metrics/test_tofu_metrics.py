@@ -17,7 +17,8 @@ from wagle.errors import ConfigError
 from wagle.metrics.membership import attack_aucs
 from wagle.metrics.sentence import closest_candidates
 from wagle.metrics.tofu import evaluate_tofu
-from wagle.metrics.tofu_benchmark import paper_numbers, tofu_subsets
+from wagle.metrics.tofu_asked import tofu_subsets
+from wagle.metrics.tofu_benchmark import paper_numbers
 from wagle.metrics.tofu_results import TofuResults, TofuRow, TofuSet, to_document
 
 from conftest import make_model
