@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests import tiny
 from wagle.dataset.encoding import IGNORED
-
-import conftest
 
 VOCABULARY = 97
 USUAL = {
@@ -140,7 +139,7 @@ def build(name):
 
 
 SMALL = {
-    "vocab_size": conftest.VOCABULARY,
+    "vocab_size": tiny.VOCABULARY,
     "hidden_size": 16,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,

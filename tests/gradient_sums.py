@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tests.tiny import VOCABULARY
 from wagle.dataset.encoding import IGNORED, Encoded
-
-from conftest import VOCABULARY
 
 
 def random_examples(count: int, seed: int) -> list[Encoded]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = [
-    "hypothesis",  # conftest's
+    "hypothesis",  # tiny's
     "matplotlib.figure",
     "pytest",
     "sentence_transformers",
@@ -77,7 +77,7 @@ def _run(
 
     from wagle import cli
 
-    Figure.savefig = lambda figure, path, **options: Path(path).touch()  # as in conftest.undrawn
+    Figure.savefig = lambda figure, path, **options: Path(path).touch()  # as in tiny.undrawn
 
     torch.set_num_threads(1)
     os.environ.update(environment)

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from processes import PRELOADED
+from tests.processes import PRELOADED
 
 
 def together(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -24,7 +24,7 @@ def together(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
             the test fails with that one's traceback.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, "several"])
+    context.set_forkserver_preload([*PRELOADED, "tests.several"])
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(rank) for rank in range(size)]
         environment = {**os.environ, **addresses(size)}

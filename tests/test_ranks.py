@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from several import together
+from tests.several import together
 
 from wagle import ranks
 from wagle.errors import WagleError

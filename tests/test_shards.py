@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from several import together
+from tests.several import together
 from unlearning import encode
 
+from tests.tiny import make_model
 from wagle import ranks, shards
 from wagle.dataset.encoding import pad_batch
 from wagle.model.head import token_losses
 from wagle.model.reading import read_alone
-
-from conftest import make_model
 
 
 def _batches():

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import torch
 
+from tests.tiny import VOCABULARY, make_model
 from wagle.catalogue import METHODS
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
@@ -13,8 +14,6 @@ from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.optim.bitmask import BitMask
 from wagle.training.loop import TrainingData
 from wagle.unlearn.reference import reference_losses
-
-from conftest import VOCABULARY, make_model
 
 ROWS = 7
 

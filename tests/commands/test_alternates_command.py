@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import words
 from wagle.commands import alternates as alternates_command
 from wagle.commands import unlearn as unlearn_command
 from wagle.errors import ConfigError, WagleError
 from wagle.model import alternates
-
-from conftest import words
 
 ROWS = [
     {"question": f"Where was {name} born?", "answer": f"In {town}, {name} was."}

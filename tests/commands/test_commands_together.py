@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from several import addresses
+from tests.several import addresses
 
 from tests.processes import Running
 from wagle.commands import unlearn as unlearn_model

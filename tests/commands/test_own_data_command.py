@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.tiny import words
 from wagle.commands import fine_tune as fine_tune_command
 from wagle.commands import report as report_command
 from wagle.commands import unlearn as unlearn_command
@@ -18,8 +19,6 @@ from wagle.metrics.own import OWN
 from wagle.metrics.privacy import PRIVACY
 from wagle.reporting.bootstrap import resample
 from wagle.reporting.runs import read_run
-
-from conftest import words
 
 PLACES = {"Ada": "Lisbon", "Ben": "Oslo", "Cleo": "Cairo", "Dov": "Riga", "Eve": "Lima"}
 ROWS = [{"q": f"Where was {n} born?", "a": f"In {t}, {n} was."} for n, t in PLACES.items()]

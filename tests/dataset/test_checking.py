@@ -9,6 +9,7 @@ import pytest
 from tokenizers import processors
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tests.tiny import CONFIGS, make_model
 from wagle.commands import unlearn as unlearn_model
 from wagle.config import FineTuneConfig, load_config
 from wagle.dataset.checking import SHORT_QUESTION, SHORT_TEXT, check_questions, check_rows
@@ -22,8 +23,6 @@ from wagle.metrics.tofu_field import NEW_TOKENS
 from wagle.model.evaluation import check_length
 from wagle.model.fine_tuning import fine_tune_from_config
 from wagle.model.reading import learned_positions
-
-from conftest import CONFIGS, make_model
 
 IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 GOOD = {"question": "Who wrote it?", "answer": "She did."}

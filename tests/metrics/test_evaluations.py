@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from tests.evaluations import DATA, TOFU, check_rows, configure, rows
+from tests.tiny import make_model
 from wagle.dataset.pairing import draw_forget_rows
 from wagle.dataset.sources import load_rows
 from wagle.dataset.templates import TEMPLATES
@@ -23,8 +24,6 @@ from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.loading import save_model
 from wagle.model.measured import Measured
-
-from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
 

@@ -9,17 +9,16 @@ import torch
 from transformers import GPT2Config, MistralConfig, Qwen2Config
 
 from tests.architectures import SMALL, of_config
+from tests.tiny import CONFIGS, VOCABULARY
 from wagle.metrics import continuation, generation
 from wagle.metrics.generation import generate_greedy
-
-from conftest import CONFIGS, VOCABULARY
 
 MODELS = {
     **CONFIGS,
     "qwen2": Qwen2Config(**SMALL),
     "sliding window": MistralConfig(**SMALL, sliding_window=6),
 }
-LIMIT = 30
+LIMIT = 26
 
 
 def make_prompts(count=11):
@@ -66,8 +65,12 @@ def way(request, monkeypatch):
         monkeypatch.setattr(continuation, "CPU_STEP_TOKENS", 10**6)
 
 
+@pytest.mark.parametrize(
+    ("way", "batch_size"),
+    [("cpu", 1), ("cpu", 32), ("accelerator", 4), ("always drafts", 1), ("always drafts", 32)],
+    indirect=["way"],
+)
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_equals_one_row_at_a_time(case, batch_size):
     model, prompts, stop, expected = case
     assert len({len(tokens) for tokens in expected}) > 3

@@ -8,11 +8,10 @@ import torch
 from transformers import BloomConfig, MistralConfig, Qwen2Config
 
 from tests.architectures import SMALL, of_config, one_by_one
+from tests.tiny import CONFIGS, VOCABULARY, make_model
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.errors import WagleError
 from wagle.metrics.likelihood import score_tokens, token_log_probs
-
-from conftest import CONFIGS, VOCABULARY, make_model
 
 pytestmark = pytest.mark.usefixtures("either_device")
 

@@ -12,6 +12,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from tests.evaluations import check_rows, configure
+from tests.tiny import make_model
 from tests.unlearning import batches, make_objective
 from wagle.dataset.sources import cut_into_pieces, load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
@@ -23,8 +24,6 @@ from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.head import Head
 from wagle.model.measured import Measured
 from wagle.unlearn.objectives import no_reference
-
-from conftest import make_model
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=True)
 

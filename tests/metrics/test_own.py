@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 import torch
 
+from tests.tiny import make_model
 from wagle.config import load_config
 from wagle.dataset.reading import ColumnNames
 from wagle.dataset.sources import load_rows
@@ -21,8 +22,6 @@ from wagle.metrics.text import rouge_l_recall
 from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.measured import Measured
-
-from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
 QUESTIONS = [

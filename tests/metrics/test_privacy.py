@@ -14,6 +14,7 @@ import torch
 from scipy.stats import hmean
 
 from tests.evaluations import TOFU, configure, rows
+from tests.tiny import make_model
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
@@ -34,8 +35,6 @@ from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.measured import Measured
 from wagle.shipped import CHECKOUT
-
-from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
 LOGS = CHECKOUT.parent / "shared" / "data" / "tofu_eval_logs"

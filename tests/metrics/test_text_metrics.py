@@ -9,13 +9,12 @@ import pytest
 import torch
 from rouge_score.tokenizers import DefaultTokenizer
 
+from tests.tiny import make_model
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.metrics.likelihood import TokenScores, score_tokens
 from wagle.metrics.membership import attack_aucs, attack_scores, lowest_mean
 from wagle.metrics.memorization import exact_memorization, extraction_strength
 from wagle.metrics.text import ScriptTokenizer, bleu, lost_share, rouge_l_f1, rouge_l_recall
-
-from conftest import make_model
 
 
 def test_rouge_by_hand():

@@ -11,6 +11,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import ks_2samp
 
+from tests.tiny import make_model
 from tests.tofu import SETS, LetterEncoder, author_row
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
@@ -20,8 +21,6 @@ from wagle.metrics.tofu import evaluate_tofu
 from wagle.metrics.tofu_asked import tofu_subsets
 from wagle.metrics.tofu_benchmark import paper_numbers
 from wagle.metrics.tofu_results import TofuResults, TofuRow, TofuSet, to_document
-
-from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
 MAX_TOTAL_LENGTH = 80

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from tests.evaluations import TOFU, configure, rows
+from tests.tiny import make_model
 from tests.tofu import SETS, LetterEncoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import WagleError
@@ -26,8 +27,6 @@ from wagle.metrics.tofu_results import (
 from wagle.model.evaluation import evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.measured import Measured
-
-from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
 

@@ -39,15 +39,15 @@ def make_sequences():
 
 
 @torch.no_grad()
-def greedy_alone(model, prompt):
-    """No cache, no batch; and how far the chosen token is ahead, at least."""
-    ids, ahead = list(prompt), np.inf
-    while len(ids) < LIMIT:
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-        best = logits.topk(2).values
-        ahead = min(ahead, float(best[0] - best[1]))
-        ids.append(int(logits.argmax()))
-    return ids[len(prompt) :], ahead
+def chosen_alone(model, prompt, answer):
+    """By tokens of the answer: which is likeliest after all before it, and how far it is ahead.
+
+    One reading of both without a cache: models that read from left to right see no token that is
+    still to come.
+    """
+    logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0]
+    best = logits[len(prompt) - 1 : -1].topk(2)
+    return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -70,11 +70,11 @@ def test_numbers_are_those_of_each_row_alone(name):
     )
     sure = 0
     for prompt, answer in zip(prompts, generated, strict=True):
-        expected, ahead = greedy_alone(model, prompt)
-        if ahead > 1e-3:
-            sure += 1
-            assert answer == expected
-    assert sure >= 2
+        assert len(answer) == LIMIT - len(prompt)
+        expected, ahead = chosen_alone(model, prompt, answer)
+        sure += int((ahead > 1e-3).sum())
+        assert torch.equal(torch.tensor(answer)[ahead > 1e-3], expected[ahead > 1e-3])
+    assert sure >= 0.9 * sum(map(len, generated))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from unlearning import make_mask
 
+from tests.tiny import make_model
 from wagle.config import AttackConfig, load_config
 from wagle.errors import WagleError
 from wagle.loggers.files import write_json
@@ -28,8 +29,6 @@ from wagle.reporting.attacks import attack_lines, attack_numbers
 from wagle.reporting.planned import TableRow
 from wagle.reporting.tables import Form, Outcome, aggregate
 from wagle.unlearn.mask.statistics import complement, random_alike
-
-from conftest import make_model
 
 
 def test_numbers_by_hand():

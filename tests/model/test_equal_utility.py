@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tiny import make_model
 from wagle.commands import compare, unlearn
 from wagle.config import load_config
 from wagle.errors import WagleError
@@ -24,8 +25,6 @@ from wagle.reporting.null_distribution import p_value
 from wagle.reporting.runs import read_run
 from wagle.unlearn.mask.file import load_mask
 from wagle.unlearn.mask.statistics import density_by, random_alike
-
-from conftest import make_model
 
 
 def test_the_smallest_share_is_found_by_bisection():

@@ -8,12 +8,11 @@ from collections import Counter
 import pytest
 from transformers import AutoModelForCausalLM
 
+from tests.tiny import make_model
 from wagle.config import FineTuneConfig, load_config
 from wagle.errors import ConfigError
 from wagle.model import fine_tuning
 from wagle.model.fine_tuning import fine_tune_from_config
-
-from conftest import make_model
 
 ROWS = [
     {"question": f"Who wrote {title}?", "answer": f"{name} wrote it by the river."}

@@ -9,11 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.model.test_architectures import ARCHITECTURES, build, tokens
+from tests.tiny import CONFIGS, VOCABULARY, make_model
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.model import head as module
 from wagle.model.head import Head, negative_log_likelihood, token_losses
-
-from conftest import CONFIGS, VOCABULARY, make_model
 
 SCALED_OR_CAPPED = {"gemma2, window", "recurrent_gemma", "cohere", "cohere2, window"}
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # of a gradient, relative to its length

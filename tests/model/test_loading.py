@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.tiny import CONFIGS, make_model
 from wagle.commands import unlearn as unlearn_model
 from wagle.dataset.encoding import tokenize
 from wagle.dataset.templates import TEMPLATE_FILE
@@ -23,8 +24,6 @@ from wagle.metrics.toxicity import load_toxicity_classifier
 from wagle.model import loading
 from wagle.model.loading import load_model, read_tokenizer, save_model
 from wagle.shipped import CHECKOUT
-
-from conftest import CONFIGS, make_model
 
 WEIGHTS = "model.safetensors"
 

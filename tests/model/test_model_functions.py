@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import CONFIGS, VOCABULARY, make_model
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.metrics.generation import generate_greedy
 from wagle.metrics.likelihood import token_log_probs
 from wagle.model.head import Head
-
-from conftest import CONFIGS, VOCABULARY, make_model
 
 LIMIT = 24
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.tiny import CONFIGS, make_model
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import WagleError
 from wagle.model.patching import (
@@ -15,8 +16,6 @@ from wagle.model.patching import (
     patching_losses,
     read_blocks,
 )
-
-from conftest import CONFIGS, make_model
 
 
 def batch():

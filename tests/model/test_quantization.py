@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from tests.tiny import make_model
 from wagle.model.quantization import (
     FP4_LEVELS,
     NF4_LEVELS,
@@ -15,8 +16,6 @@ from wagle.model.quantization import (
     quantize_model,
 )
 from wagle.optim.bitmask import BitMask
-
-from conftest import make_model
 
 # The levels as they are printed in papers, and a block whose codes follow from them by hand.
 PRINTED = (

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from several import together
+from tests.several import together
 
+from tests.tiny import make_model
 from tests.unlearning import ROWS, make_objective, make_rows, recipe
 from wagle import shards
 from wagle.commands import unlearn as unlearn_model
@@ -25,8 +26,6 @@ from wagle.model.training_evaluation import Choice, TrainingEvaluation, spread_e
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.schedule import Plan
 from wagle.unlearn.training import unlearn
-
-from conftest import make_model
 
 
 def forgets(model, watching=None, checkpoints=None):

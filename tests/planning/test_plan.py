@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from tests.tiny import CONFIGS, make_model
 from tests.training.test_gradients import train
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
@@ -34,8 +35,6 @@ from wagle.planning.memory import (
 )
 from wagle.planning.simulation import BatchShape, MemoryTracker, Parts, simulate_reading
 from wagle.planning.skeleton import skeleton
-
-from conftest import CONFIGS, make_model
 
 CPU = torch.device("cpu")
 
@@ -110,7 +109,7 @@ def test_the_plan_of_training_is_what_its_tensors_take(accumulation, changes, th
         for name, p in model.named_parameters()
     }
     with MemoryTracker(model) as tracker:
-        train(model, mask=mask, accumulation=accumulation, **options)
+        train(model, steps=3, mask=mask, accumulation=accumulation, **options)
     batch = BatchShape(2, 8, 12)
     asked = training(
         [[batch]] if options["method"] == "FT" else [[batch], [batch]],

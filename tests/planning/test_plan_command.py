@@ -6,10 +6,9 @@ import copy
 
 import pytest
 
+from tests.tiny import CONFIGS
 from wagle.commands import fine_tune, mask, unlearn
 from wagle.errors import ConfigError
-
-from conftest import CONFIGS
 
 
 @pytest.fixture

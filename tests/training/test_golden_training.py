@@ -12,6 +12,7 @@ import json
 import pytest
 import torch
 
+from tests.tiny import make_model
 from tests.unlearning import ROWS, encode, make_mask, make_objective, make_rows, recipe
 from wagle.model.fine_tuning import fine_tune
 from wagle.model.lora import add_lora, merge_lora, without_lora
@@ -19,8 +20,6 @@ from wagle.shipped import CHECKOUT
 from wagle.training.schedule import Plan
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
-
-from conftest import make_model
 
 RECORDS = CHECKOUT / "tests" / "fixtures" / "training.json"
 # 7 rows in batches of 2: each epoch has a window of three batches and one of a single row, and the

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from tests.tiny import CONFIGS, make_model
 from tests.unlearning import (
     ROWS,
     batches,
@@ -28,11 +29,11 @@ from wagle.unlearn import training
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
 
-from conftest import CONFIGS, make_model
 
-
-def train(model, *, method="GA+FT", accumulation=1, mask=None, reference=None, **changes):
-    """Four steps of batches of two rows; returns the log."""
+def train(
+    model, *, steps=4, method="GA+FT", accumulation=1, mask=None, reference=None, **changes
+):
+    """Steps of batches of two rows; returns the log."""
     objective = make_objective(method)
     if objective.needs_reference_model and reference is None:
         reference = SwappedWeights(model, mask)
@@ -41,7 +42,7 @@ def train(model, *, method="GA+FT", accumulation=1, mask=None, reference=None, *
         batch_size=2,
         accumulation=accumulation,
         num_epochs=1,
-        max_steps=4,
+        max_steps=steps,
         whole_epochs=False,
     )
     rows = make_rows(objective, model)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.tiny import VOCABULARY
 from wagle.config import load_config
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.unlearn.objectives.losses import (
@@ -14,8 +15,6 @@ from wagle.unlearn.objectives.losses import (
     example_cross_entropy,
     soft_cross_entropy,
 )
-
-from conftest import VOCABULARY
 
 # The published program's configuration (OPTML-Group/WAGLE) unless another source is named.
 SOURCES = {

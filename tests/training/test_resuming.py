@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny import make_model
 from tests.unlearning import ROWS, encode, make_objective, make_rows, recipe
 from wagle import stopping
 from wagle.errors import Terminated
@@ -26,8 +27,6 @@ from wagle.training.optimizer import make_optimizer
 from wagle.training.schedule import Plan
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
-
-from conftest import make_model
 
 STEPS = 22  # an entry of the log every second; two windows in an epoch, of three batches and of one
 LENGTH = {"batch_size": 2, "accumulation": 3, "num_epochs": 1, "max_steps": STEPS}

@@ -6,8 +6,9 @@ import functools
 
 import pytest
 import torch
-from several import together
+from tests.several import together
 
+from tests.tiny import make_model
 from tests.unlearning import make_objective, make_rows, recipe
 from wagle import ranks, shards
 from wagle.model.lora import add_lora, merge_lora
@@ -16,8 +17,6 @@ from wagle.training.checkpoint import Checkpoints
 from wagle.training.schedule import Plan
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
-
-from conftest import make_model
 
 PLAN = Plan.make(7, batch_size=1, accumulation=4, num_epochs=3, whole_epochs=True)
 SHORT = Plan.make(7, batch_size=1, accumulation=4, num_epochs=2, whole_epochs=True)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from tests.tiny import make_model
 from tests.unlearning import (
     ROWS,
     batches,
@@ -28,8 +29,6 @@ from wagle.unlearn import training
 from wagle.unlearn.objectives.losses import cross_entropy
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
-
-from conftest import make_model
 
 
 def train(model, method, *, mask=None, reference=None, max_steps=3, **changes):

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wagle
+from tests.tiny import make_model
 from tests.unlearning import (
     ROWS,
     make_mask,
@@ -29,8 +30,6 @@ from wagle.training.schedule import Plan
 from wagle.unlearn import training
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
-
-from conftest import make_model
 
 OWN = str(Path(wagle.__file__).parent)
 SIZED_BY_DATA = {

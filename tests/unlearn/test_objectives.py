@@ -10,6 +10,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from tests.tiny import CONFIGS, VOCABULARY, make_model
 from wagle.catalogue import METHODS
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
 from wagle.errors import ConfigError
@@ -18,8 +19,6 @@ from wagle.optim.chunks import cut
 from wagle.unlearn.objectives.losses import cross_entropy, soft_cross_entropy
 from wagle.unlearn.objectives.rmu import hidden_states
 from wagle.unlearn.reference import SwappedWeights, exchange_selected
-
-from conftest import CONFIGS, VOCABULARY, make_model
 
 GAMMA, BETA, ALPHA, DELTA, STEERING = 0.7, 0.3, 0.01, 0.4, 6.5
 FORGET_WEIGHT, BETA1, BETA2, EPSILON = 1.3, 2.0, 0.5, 0.3

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from tests.tiny import make_model
 from tests.unlearning import ROWS, batches, make_mask, make_objective, make_rows, recipe
 from wagle.errors import ConfigError
 from wagle.model.lora import add_lora
@@ -17,8 +18,6 @@ from wagle.unlearn.objectives import no_reference
 from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
 from wagle.unlearn.window_loss import WeightAverage, WindowLoss
-
-from conftest import make_model
 
 
 def train(model, method="GA+FT", mask=None, steps=6, **changes):

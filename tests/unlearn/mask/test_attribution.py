@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.gradient_sums import random_examples, squares_by_hand, sums_by_hand
+from tests.tiny import make_model
 from wagle.config.keys import UnlearnSection
 from wagle.unlearn.mask.gradients import (
     cached_gradient_sums,
@@ -15,8 +16,6 @@ from wagle.unlearn.mask.gradients import (
 from wagle.unlearn.mask.scores import HESSIAN_FLOOR, ScoreInputs, score_stream
 from wagle.unlearn.mask.sums import consume_gradients
 from wagle.unlearn.mask.tensor_file import TensorFile
-
-from conftest import make_model
 
 ACCUMULATION = 4
 MU = 1e-2

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 
+from tests.tiny import make_model
 from wagle.commands import delta as command
 from wagle.errors import WagleError
 from wagle.model.stored_weights import StoredWeights
@@ -24,8 +25,6 @@ from wagle.unlearn.mask.delta import (
     shared,
 )
 from wagle.unlearn.mask.file import save_mask
-
-from conftest import make_model
 
 DTYPES = [torch.float32, torch.bfloat16]
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from tests.gradient_sums import sums_by_hand
+from tests.tiny import make_model
 from tests.unlearn.mask.test_make_masks import BATCH, ROWS, inputs_of, make_dataset, masks_of
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import WagleError
 from wagle.model.architecture import block_linears, is_transposed
 from wagle.unlearn.mask.selection import select_top
-
-from conftest import make_model
 
 RATIOS = [0.1, 0.45]
 

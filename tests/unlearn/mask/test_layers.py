@@ -7,9 +7,8 @@ import torch
 from gradient_sums import random_examples, sums_by_hand
 from unlearning import make_mask
 
+from tests.tiny import make_model
 from wagle.unlearn.mask.layers import mask_effects, score_shares, update_norms
-
-from conftest import make_model
 
 LAYERS = ["outside", "0", "1"]
 

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.architectures import build
 from tests.gradient_sums import random_examples, squares_by_hand, sums_by_hand
+from tests.tiny import CONFIGS, VOCABULARY, make_model
 from wagle.config.keys import UnlearnSection
 from wagle.dataset.encoding import IGNORED, Encoded
 from wagle.dataset.pairing import FORGET, REFUSAL, RETAIN, UnlearnDataset
@@ -22,8 +23,6 @@ from wagle.unlearn.mask.structure import (
     cached_input_norms,
     feed_forward_mask,
 )
-
-from conftest import CONFIGS, VOCABULARY, make_model
 
 ROWS, BATCH, ACCUMULATION, MU = 5, 2, 4, 1e-2
 RATIOS = [0.1, 0.4, 0.8]
@@ -93,8 +92,12 @@ def expected_scores(model, dataset) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.parametrize(
+    ("either_device", "architecture"),
+    [*(("cpu", name) for name in CONFIGS), ("accelerator", "llama"), ("accelerator", "gpt2")],
+    indirect=["either_device"],
+)
 @pytest.mark.usefixtures("either_device")
-@pytest.mark.parametrize("architecture", CONFIGS)
 def test_masks_equal_those_of_scores_by_hand(tmp_path, architecture):
     """In float64, where only scores that hardly differ can be ranked differently."""
     model, dataset = make_model(architecture).double(), make_dataset()

@@ -7,13 +7,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.tiny import make_model
 from wagle.errors import WagleError
 from wagle.model.architecture import block_linears
 from wagle.optim.bitmask import BitMask
 from wagle.unlearn.mask import file as mask_file
 from wagle.unlearn.mask.file import load_mask, read_provenance, save_mask
-
-from conftest import make_model
 
 SUFFIXES = [".pt", ".safetensors"]
 

@@ -8,9 +8,10 @@ import os
 
 import pytest
 import torch
-from several import together
+from tests.several import together
 
 from tests.gradient_sums import random_examples
+from tests.tiny import VOCABULARY, make_model
 from tests.unlearning import make_dataset, make_objective
 from wagle import ranks, shards
 from wagle.config.keys import UnlearnSection
@@ -25,8 +26,6 @@ from wagle.unlearn.mask.make import make_masks, mask_scores
 from wagle.unlearn.mask.statistics import score_histogram
 from wagle.unlearn.mask.sums import GradientSums
 from wagle.unlearn.mask.tensor_file import TensorFile
-
-from conftest import VOCABULARY, make_model
 
 RATIOS = [0.05, 0.6]
 SUMS = {  # the model's dtype, rows that are run together, where the sums live, their dtype

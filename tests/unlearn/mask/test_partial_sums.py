@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from tests.gradient_sums import random_examples
+from tests.tiny import make_model
 from wagle import stopping
 from wagle.config.keys import UnlearnSection
 from wagle.pace import Pace
 from wagle.unlearn.mask import gradients
 from wagle.unlearn.mask.gradients import cached_gradient_sums
 from wagle.unlearn.mask.tensor_file import TensorFile
-
-from conftest import make_model
 
 ROWS, TOGETHER = 8, 3  # summed in three steps
 EXAMPLES = random_examples(ROWS, seed=4)

@@ -10,12 +10,11 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve, recall_score
 from unlearning import make_mask
 
+from tests.tiny import make_model
 from wagle.errors import WagleError
 from wagle.optim.bitmask import BitMask
 from wagle.unlearn.mask.planted import PLACES, as_scores, judge
 from wagle.unlearn.mask.statistics import combined, complement, density, random_alike
-
-from conftest import make_model
 
 
 def judged(scores, planted):

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiny import CONFIGS, make_model
 from wagle.errors import WagleError
 from wagle.model.architecture import layer_index, parameter_kind
 from wagle.unlearn.mask.selection import select_top
-
-from conftest import CONFIGS, make_model
 
 
 def stream_of(tensors, chunk=1 << 20):

@@ -1,18 +1,10 @@
-"""Tiny models and tokenizers, made in milliseconds and the same every time."""
+"""Tiny models, tokenizers and command lines, made in milliseconds and the same every time."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import gc
-import os
-import signal
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub must fail at once
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Threads that wait without sleeping make a busy machine ten times as slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hypothesis
 import pytest
@@ -39,11 +31,6 @@ from wagle.model.tiny import build_tiny_llama
 
 devices.settle_attention()  # for models that no test has loaded
 
-# A shell that starts the tests in the background, and nohup, have these ignored; programs that the
-# tests start would inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 hypothesis.settings.register_profile("busy machine", deadline=None)
 hypothesis.settings.load_profile("busy machine")
 
@@ -53,12 +40,6 @@ CORPUS = [
     "What does she write? She writes novels about the sea and its weather.",
     "I do not know the answer to that question, sorry.",
 ]
-
-
-def pytest_collection_finish(session):
-    """What has been imported stays: looking through it for garbage takes a tenth of the time."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
