@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.several import together
 
+from tests.several import together
 from wagle import ranks
 from wagle.errors import WagleError
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.several import together
 from unlearning import encode
 
+from tests.several import together
 from tests.tiny import make_model
 from wagle import ranks, shards
 from wagle.dataset.encoding import pad_batch

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.several import addresses
 
 from tests.processes import Running
+from tests.several import addresses
 from wagle.commands import unlearn as unlearn_model
 
 
@@ -32,6 +32,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
 def test_they_leave_what_one_process_leaves(tmp_path, options, parallel):
     score = {"unlearn.score_type": "gradient"}  # the order of which no accumulation changes

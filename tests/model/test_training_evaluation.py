@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.several import together
 
+from tests.several import together
 from tests.tiny import make_model
 from tests.unlearning import ROWS, make_objective, make_rows, recipe
 from wagle import shards
@@ -204,6 +204,7 @@ def _keep_best(folder):
     }
 
 
+@pytest.mark.slow
 def test_processes_that_hold_parts_keep_the_best_of_all(tmp_path):
     for grown in together(2, _keep_best, tmp_path):
         assert set(grown.values()) == {2.0}, grown

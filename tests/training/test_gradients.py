@@ -30,9 +30,7 @@ from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
 
 
-def train(
-    model, *, steps=4, method="GA+FT", accumulation=1, mask=None, reference=None, **changes
-):
+def train(model, *, steps=4, method="GA+FT", accumulation=1, mask=None, reference=None, **changes):
     """Steps of batches of two rows; returns the log."""
     objective = make_objective(method)
     if objective.needs_reference_model and reference is None:

@@ -6,8 +6,8 @@ import functools
 
 import pytest
 import torch
-from tests.several import together
 
+from tests.several import together
 from tests.tiny import make_model
 from tests.unlearning import make_objective, make_rows, recipe
 from wagle import ranks, shards
@@ -100,6 +100,7 @@ def alone():
     return functools.cache(lambda case: _train(case, sharded=False, plan=SHORT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sharded", "size", "cases"),
     [

@@ -8,9 +8,9 @@ import os
 
 import pytest
 import torch
-from tests.several import together
 
 from tests.gradient_sums import random_examples
+from tests.several import together
 from tests.tiny import VOCABULARY, make_model
 from tests.unlearning import make_dataset, make_objective
 from wagle import ranks, shards
@@ -131,6 +131,7 @@ def _make_in_small_pieces(kind, sharded, folder):
         return _make(kind, sharded, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size", "sharded"), [("llama", 3, True), ("gpt2", 2, True), ("llama", 2, False)]
 )
