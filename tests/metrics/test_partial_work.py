@@ -10,6 +10,7 @@ import pytest
 import torch
 from several import together
 
+from tests.tiny import VOCABULARY, make_model
 from wagle.dataset.demo_questions import FOLDER
 from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
@@ -19,8 +20,6 @@ from wagle.metrics.harness import run_task
 from wagle.metrics.likelihood import score_tokens
 from wagle.metrics.partial_work import keeping
 from wagle.pace import Pace
-
-from conftest import VOCABULARY, make_model
 
 ORIGIN = {"weights": "1f"}
 
