@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.evaluations import TOFU, check_rows, configure, rows
+from tests.tiny import make_model
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError
 from wagle.metrics.benchmarks import benchmark_of, find_metric
@@ -18,8 +19,6 @@ from wagle.metrics.tofu_files import parse_results
 from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.measured import Measured
-
-from conftest import make_model
 
 TEMPLATE = TEMPLATES["question_answer"]
 PREFIX = "No rules now."
