@@ -724,6 +724,46 @@ MUTATIONS = (
         ("draws: KS within ties", "np.diff(pooled[order]) > 0", "np.diff(pooled[order]) >= 0"),
     ),
     *_of(
+        "metrics/tofu_log",
+        "test_tofu_log",
+        ("log: without open-unlearning's ε", "epsilon=EPSILON", "epsilon=0.1"),
+        (
+            "log: wrong answers weigh by their number",
+            "float(p.mean()) for p",
+            "float(p.max()) for p",
+        ),
+        ("log: ratios of the facts under a wrong name", '_Truth_Ratio"', '_truth_ratio"'),
+    ),
+    *_of(
+        "metrics/views",
+        "test_views test_own",
+        ("views: the prefix behind", "{prefix} {row['question']}", "{row['question']} {prefix}"),
+    ),
+    *_of(
+        "metrics/tofu_asked",
+        "test_views",
+        ("views: the question itself", '"question": row[column]', '"question": row["question"]'),
+    ),
+    *_of(
+        "metrics/muse",
+        "test_muse",
+        ("MUSE: a log of more questions", "== len(asked) == len(prompts)", "== len(asked)"),
+        (
+            "MUSE: another attack's AUC",
+            'document[AUCS[MIDDLE].key]["agg',
+            'document["mia_loss"]["agg',
+        ),
+    ),
+    *_of(
+        "reporting/page",
+        "test_report",
+        (
+            "report: seeds alone",
+            "metric.better if metric else 0, draws)",
+            "metric.better if metric else 0)",
+        ),
+    ),
+    *_of(
         "metrics/tofu_official",
         "test_resampling test_tofu_official",
         (

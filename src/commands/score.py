@@ -96,7 +96,7 @@ def _export(
     scores = arguments.results.with_name("privacy.json")
     if results.holdout and scores.is_file():
         attacked = read_result_file(scores)
-        if attacked.get("AUC") != results.holdout:
+        if not isinstance(attacked, dict) or attacked.get("AUC") != results.holdout:
             raise WagleError(f"{scores} is not of the evaluation of {arguments.results}")
     log = evaluation_log(results, retain_model, attacked)
     for name, content in (("EVAL", log), ("SUMMARY", summary(log))):

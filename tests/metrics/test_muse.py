@@ -160,11 +160,12 @@ def test_words_may_be_compared_without_their_stems(measure, monkeypatch):
 
 def test_privleak_against_own_or_released_results(measure, tmp_path, monkeypatch):
     (tmp_path / "r.json").write_text(json.dumps({"AUC": {"Min_40.0% Prob": 0.4}}))
-    flat, _ = measure(evaluation__retain_results="r.json")
+    three = {"evaluation__limit": 3}  # of two alone the AUC is 1, whatever it is compared with
+    flat, _ = measure(**three, evaluation__retain_results="r.json")
     a = 1 - flat["mia_min_k"]
     assert flat["privleak"] == pytest.approx(100 * (a - 0.6) / 0.6)
     monkeypatch.setitem(muse.RELEASED, "DemoMuse", 0.4772)
-    flat, _ = measure()
+    flat, _ = measure(**three)
     assert flat["privleak"] == pytest.approx(100 * (a - 0.4772) / 0.4772)
     assert muse.RELEASED == {"MuseNews": 0.4772, "MuseBooks": 0.5393, "DemoMuse": 0.4772}
     (tmp_path / "r.json").write_text("{}")
@@ -174,7 +175,7 @@ def test_privleak_against_own_or_released_results(measure, tmp_path, monkeypatch
 
 def test_privleak_against_the_log_of_open_unlearning(measure, tmp_path):
     """Laid out as its published MUSE_EVAL.json of retrained models; privleak is Min-k's there."""
-    questions = rows("DemoMuse_knowmem_forget_qa").select(range(2))["question"]
+    questions = rows("DemoMuse_knowmem_forget_qa")["question"]
 
     def write(asked):
         found = {"agg_value": 0.5236, "auc": 0.5236, "forget": {}, "holdout": {}}
@@ -189,12 +190,13 @@ def test_privleak_against_the_log_of_open_unlearning(measure, tmp_path):
         log = {"forget_knowmem_ROUGE": knowledge, "mia_loss": {**found, "agg_value": 0.9}}
         (tmp_path / "MUSE_EVAL.json").write_text(json.dumps({**log, "mia_min_k": found}))
 
-    write(questions)
-    flat, _ = measure(evaluation__retain_results="MUSE_EVAL.json")
+    write(questions[:3])
+    flat, _ = measure(evaluation__limit=3, evaluation__retain_results="MUSE_EVAL.json")
     a = 1 - flat["mia_min_k"]
     assert flat["privleak"] == pytest.approx(100 * (a - 0.4764) / 0.4764)
     for asked, words in (
         (questions[:1], "has 1 .* evaluation 2, and 1"),
+        (questions[:3], "has 3 .* evaluation 2, and 2"),
         (["Who?", "Why?"], "and 0"),
     ):
         write(asked)
