@@ -27,7 +27,7 @@ from wagle.model.reading import (
 from wagle.terminal import Progress
 
 SINGLE_STEPS = 4  # that a way to read texts is tried with
-PIECE = 8  # times the batch's size: after so many answers the cache is filled anew
+PIECE = 16  # times the batch's size: after so many answers the cache is filled anew
 
 
 def answer_questions(
