@@ -599,7 +599,7 @@ MUTATIONS = (
         (
             "planting: one copy",
             "zip(changed, masks, strict=False)",
-            "zip(changed[:1], masks[:1], strict=False)",
+            "zip(changed[1:], masks[1:], strict=False)",
         ),
         (
             "planting: frozen weights move",

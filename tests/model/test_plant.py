@@ -162,7 +162,7 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
     few = {"kinds": "random", "scores": "gradient", "num_epochs": 6}
     judged = Plant(config(**few)).make()["cells"]["random, seed 1"]
     monkeypatch.setattr(plant, "judge", lambda *_: pytest.fail("judged again"))
-    trained, train, search = [], Unlearn.train, plant.smallest_share
+    trained, asked, train, search = [], [], Unlearn.train, plant.smallest_share
 
     def spy(run):
         trained.append((run.config.overall.seed, run.density(), model_fingerprint(run.model)))
@@ -173,6 +173,7 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
         utility(0.25)
         assert utility(0.5) == half  # mixed of the unlearned model, not of the last mixture
         assert evaluations == 6
+        asked.append((utility(0.0), target))
         return search(utility, target, evaluations)
 
     monkeypatch.setattr(Unlearn, "train", spy)
@@ -188,8 +189,12 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
             assert left["at equal utility"]["retain"] >= 0.95 * cell["after"]["retain"]
         assert left["unlearned"]["forget"] <= left["at equal utility"]["forget"]
     # As many weights as were planted, but for the complement; and each from the planted model.
-    (seed,), densities, (_,) = (set(of) for of in zip(*trained, strict=True))
+    (seed,), densities, (start,) = (set(of) for of in zip(*trained, strict=True))
     assert seed == 1
+    assert start != model_fingerprint(plant._opened(again, 1).model)
+    target = pytest.approx(0.95 * cell["after"]["retain"])
+    of_retain = [entry["unlearned"]["unlearned"]["retain"] for entry in cell["judged"].values()]
+    assert asked == [(retain, target) for retain in of_retain]
     assert sorted(densities) == pytest.approx([cell["density"], 1 - cell["density"]])
     assert [of[1] for of in trained].count(cell["density"]) == 3
     document = {"cells": {"random, seed 1": cell}}
