@@ -12,7 +12,16 @@ from wagle.loggers.files import write_figure
 from wagle.metrics.benchmark import Headline, Metric
 from wagle.reporting.bootstrap import Interval, Resampled
 from wagle.reporting.compared import Compared
-from wagle.reporting.style import INK, QUIET, SINGLE_COLUMN, colour_of, label_of, shape_of, styled
+from wagle.reporting.style import (
+    INK,
+    QUIET,
+    SINGLE_COLUMN,
+    colour_of,
+    is_letter,
+    label_of,
+    shape_of,
+    styled,
+)
 
 
 def draw_compared(compared: Compared, headline: Headline | None, folder: Path) -> list[Path]:
@@ -105,16 +114,18 @@ def _bars(
     across: list[Interval],
     up: list[Interval] | None = None,
 ) -> None:
-    run = part.run
+    run, colour = part.run, colour_of(part.run.mask)
+    title = run.title if run.is_original else run.method
     axes.errorbar(
         xs,
         ys,
         xerr=_reach(across),
         yerr=_reach(up) if up else None,
-        fmt=shape_of(run.title if run.is_original else run.method)[0],
-        color=colour_of(run.mask),
+        linestyle="none",
+        marker=shape_of(title)[0],  # a letter would be no format
+        color=colour,
         elinewidth=0.8,
-        markeredgecolor="white",
+        markeredgecolor=colour if is_letter(title) else "white",
         markeredgewidth=0.4,
         label=label_of(run.title),
     )

@@ -158,7 +158,8 @@ def draw_strips(
             axes.errorbar(
                 *(found.value, place),
                 xerr=error,
-                fmt=shape_of(run.method)[0],
+                linestyle="none",
+                marker=shape_of(run.method)[0],
                 color=colour_of(run.mask),
                 label=None if place else label_of(f"{run.method}+{run.mask}"),
             )

@@ -15,6 +15,8 @@ from wagle.errors import ConfigError, WagleError
 from wagle.metrics.tofu_results import TofuSet
 from wagle.reporting.bootstrap import Interval, differences, resample
 from wagle.reporting.compared import Compared
+from wagle.reporting.compared_figures import draw_differences, draw_front
+from wagle.reporting.null_distribution import draw_strips
 from wagle.reporting.runs import read_run
 
 
@@ -61,6 +63,16 @@ def test_the_front_is_of_those_that_none_is_better_than(folders):
     assert list(compared.everything) == ["GradDiff", "NPO", "Original"]
     with pytest.raises(WagleError, match="no number nonsense"):
         compared.headline("nonsense")
+
+
+def test_methods_whose_marker_is_a_letter_are_drawn(tmp_path):
+    rows = results_of(0)
+    folders = [write_run(tmp_path / name, name, rows) for name in ("SimNPO+FT", "WGA")]
+    compared = Compared.read(folders, resamples=100)
+    strips = draw_strips([(part, [part.run]) for part in compared.runs], {}, compared.headline())
+    for figure in (draw_differences(compared), draw_front(compared, compared.headline()), strips):
+        lines = [line for axes in figure.axes for line in axes.lines]
+        assert "$W$" in {line.get_marker() for line in lines}
 
 
 def test_the_command(folders, tmp_path, capsys, undrawn):
