@@ -22,12 +22,11 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("unlearn.AltPO+FT.alternates: say which file the alternates go to")
     from wagle.dataset.checking import check_questions
     from wagle.dataset.pairing import ALTERNATE
-    from wagle.loggers import Logger
     from wagle.model.alternates import write_alternates
     from wagle.model.environment import rows_fingerprint
-    from wagle.model.unlearn import Unlearn
+    from wagle.model.opened import OpenedRun
 
-    run = Unlearn(config, Logger())
+    run = OpenedRun(config)
     rows = run.data.forget_rows()
     named = (config.dataset.forget_dataset_name, rows)
     check_questions("alternates", (ALTERNATE,), named, named)

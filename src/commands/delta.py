@@ -157,16 +157,15 @@ def _show_interference(
 ) -> None:
     """How likely the answers of each set are after each request."""
     from wagle.commands.showing import print_table, write_figure
-    from wagle.loggers import Logger
     from wagle.model.interference import interference
-    from wagle.model.unlearn import Unlearn
+    from wagle.model.opened import OpenedRun
 
     config = load_config(
         [*rest, "--overall.model_name", str(_stored(options.model).folder)],
         prog=f"{program('delta')} stack MODEL DELTA ...",
         description="Sequential requests.",
     )
-    run = Unlearn(config, Logger())
+    run = OpenedRun(config)
     run.load()
     rows: Mapping[str, Mapping[str, float]] = interference(
         run, dict(zip(names, deltas, strict=True)), options.forget

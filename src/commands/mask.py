@@ -105,10 +105,9 @@ def _make(ratios: str, figure: Path | None, argv: Sequence[str]) -> int:
     score_type = config.unlearn.score_type
     if figure is not None and not SCORES[score_type].ranks:
         raise ConfigError(f"--figure draws scores of all weights, and {score_type} has none")
-    from wagle.loggers import Logger
-    from wagle.model.unlearn import Unlearn
+    from wagle.model.opened import OpenedRun
 
-    run = Unlearn(config, Logger())
+    run = OpenedRun(config)
     run.load()
     run.build_dataset()
     masks = run.mask_files()

@@ -18,7 +18,8 @@ from wagle.dataset.encoding import pad_batch
 from wagle.loggers.files import json_checksum, read_json, write_json
 from wagle.loggers.run_folder import DEPTH
 from wagle.metrics.likelihood import most_tokens
-from wagle.model.finished import ORIGINAL, FinishedRun, opened
+from wagle.model.finished import ORIGINAL, FinishedRun
+from wagle.model.opened import opened
 from wagle.model.patching import (
     RETAIN,
     UNLEARNED,

@@ -91,9 +91,9 @@ class Mixed(Unlearn):
             self.config.overall.model_name,
             dtype=self.dtype,
             device=self.device,
-            cache_dir=self._cache_dir,
+            cache_dir=self.cache_dir,
         )
-        name, saved = self.config.overall.model_name, Path(self._model_name)
+        name, saved = self.config.overall.model_name, Path(self.model_name)
         _check_original(name, model_fingerprint(original), saved)
         mix(self.model, dict(original.named_parameters()), self.share)
         self.fingerprints["model"] = model_fingerprint(self.model)

@@ -13,13 +13,12 @@ from wagle.config import UnlearnConfig, load_config
 from wagle.dataset.encoding import Encoded
 from wagle.dataset.sources import row_encoder
 from wagle.errors import WagleError
-from wagle.loggers import Logger
 from wagle.loggers.run_folder import CONFIG, FINISHED, read_manifest
 from wagle.model.architecture import linear_names
 from wagle.model.environment import mask_fingerprint
+from wagle.model.opened import TRAINLESS, opened
 from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.record import find_saved_model
-from wagle.model.unlearn import TRAINLESS, Unlearn
 from wagle.optim.bitmask import Mask
 from wagle.unlearn.mask.file import load_mask
 
@@ -142,13 +141,6 @@ def mask_of(folder: Path, manifest: Mapping[str, Any], path: Path, model: PreTra
     if known is not None and mask_fingerprint(mask) != known:
         raise WagleError(f"{path} is not the mask that the run in {folder} was made with")
     return mask
-
-
-def opened(config: UnlearnConfig, changes: Mapping[str, Any]) -> Unlearn:
-    """A run like one that is configured, but for some keys, with its model loaded."""
-    run = Unlearn(config.replace(changes), Logger())
-    run.load()
-    return run
 
 
 def _weights_stamp(name: str | None) -> Any:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from wagle.dataset.encoding import Encoded
 from wagle.dataset.sources import row_encoder
 from wagle.metrics.likelihood import token_log_probs
-from wagle.model.unlearn import Unlearn
+from wagle.model.opened import OpenedRun
 from wagle.unlearn.mask.certificate import model_bits
 from wagle.unlearn.mask.delta import Delta, apply_delta
 
@@ -19,7 +19,7 @@ BASE = "before"
 
 
 def interference(
-    run: Unlearn, deltas: Mapping[str, Delta], sets: Sequence[str]
+    run: OpenedRun, deltas: Mapping[str, Delta], sets: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """How likely the answers of sets are before all requests, and after each one.
 
@@ -47,7 +47,7 @@ def interference(
     return table
 
 
-def answer_probability(run: Unlearn, name: str, description: str) -> float:
+def answer_probability(run: OpenedRun, name: str, description: str) -> float:
     """:func:`mean_probability` of the rows of a data set."""
     encode = row_encoder(name, run.tokenizer, run.template)
     return mean_probability(

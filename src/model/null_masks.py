@@ -13,7 +13,8 @@ from wagle.config import UnlearnConfig
 from wagle.errors import WagleError
 from wagle.loggers import JsonLogger
 from wagle.loggers.run_folder import read_manifest
-from wagle.model.finished import config_of, mask_of, opened
+from wagle.model.finished import config_of, mask_of
+from wagle.model.opened import opened
 from wagle.model.unlearn import Unlearn
 from wagle.optim.bitmask import Mask
 from wagle.reporting.runs import Run

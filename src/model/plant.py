@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,14 +20,15 @@ from wagle.config import PlantConfig, plain_number
 from wagle.dataset.encoding import Encoded
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import ConfigError, WagleError
+from wagle.loggers import Logger
 from wagle.loggers.files import json_checksum, read_json, write_json
 from wagle.model.copied_weights import copied, put, restored
 from wagle.model.environment import mask_fingerprint
 from wagle.model.equal_utility import mix, smallest_share
 from wagle.model.fine_tuning import fine_tune
-from wagle.model.finished import opened
 from wagle.model.interference import mean_probability
-from wagle.model.unlearn import TRAINLESS, Unlearn
+from wagle.model.opened import TRAINLESS, OpenedRun
+from wagle.model.unlearn import Unlearn
 from wagle.optim.bitmask import Mask
 from wagle.terminal import Progress, say, say_phase
 from wagle.training.schedule import Plan
@@ -40,6 +41,7 @@ from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.statistics import combined, complement, density, random_alike
 
 PLANT = "plant.json"
+Run = TypeVar("Run", bound=OpenedRun)
 WARMUP = 0.1  # of the steps of planting
 UTILITY, EVALUATIONS = 0.95, 6  # of equal utility, as wagle compare has them
 LINES = ("oracle", "random alike", "complement")
@@ -77,7 +79,7 @@ class Plant:
         known = read_json(self.path).get("cells", {}) if self.path.is_file() else {}
         for seed in self.settings.seeds:
             cells = {kind: f"{kind}, seed {seed}" for kind in self.settings.kinds}
-            run = _opened(self.config, seed)
+            run = _with_rows(OpenedRun(_changed(self.config, seed)))
             origin = self._origin(run)
             kept = {n: cell for n, cell in known.items() if cell["origin"] == origin}
             self.document["cells"] = kept | self.document["cells"]
@@ -95,7 +97,7 @@ class Plant:
     def _write(self) -> None:
         write_json(self.path, self.document)
 
-    def _origin(self, run: Unlearn) -> str:
+    def _origin(self, run: OpenedRun) -> str:
         """A digest of everything that a cell depends on, but for kind, seed and score."""
         settings = asdict(self.settings)
         for each in ("output_dir", "kinds", "seeds", "scores", "mus", "unlearn"):
@@ -135,7 +137,7 @@ class Plant:
 
     # ----------------------------------------------------------------------------------- planting
 
-    def _fill(self, found: dict[str, Any], kind: str, seed: int, run: Unlearn) -> None:
+    def _fill(self, found: dict[str, Any], kind: str, seed: int, run: OpenedRun) -> None:
         """Plant one kind of set, and judge what is not judged yet."""
         masks = PLACES[kind](run.model, self.settings.density, seed)
         planted = combined("union", masks)
@@ -155,7 +157,7 @@ class Plant:
             self._judge(found, planted, seed, run)
 
     def _plant(
-        self, run: Unlearn, before: dict[str, torch.Tensor], masks: Sequence[Mask], seed: int
+        self, run: OpenedRun, before: dict[str, torch.Tensor], masks: Sequence[Mask], seed: int
     ) -> dict[str, Any]:
         """Learn all facts in each of some disjoint sets, each from the model as it was."""
         alone, changed = [], []
@@ -171,7 +173,7 @@ class Plant:
                 parameter.data[chosen] = weights[name][chosen]
         return {"after each copy alone": alone} if alone else {}
 
-    def _learn(self, run: Unlearn, mask: Mask, seed: int) -> None:
+    def _learn(self, run: OpenedRun, mask: Mask, seed: int) -> None:
         rows = self._rows(run, FORGET)
         if self.settings.rehearse:
             rows += self._rows(run, RETAIN)
@@ -196,11 +198,11 @@ class Plant:
             mask=mask,
         )
 
-    def _rows(self, run: Unlearn, view: str) -> list[Encoded]:
+    def _rows(self, run: OpenedRun, view: str) -> list[Encoded]:
         """Forget rows, or their retain partners."""
         return [run.paired.example(view, (0, index)) for index in range(len(run.paired))]
 
-    def _knowledge(self, run: Unlearn) -> dict[str, float]:
+    def _knowledge(self, run: OpenedRun) -> dict[str, float]:
         size, pad = self.config.evaluation.batch_size, run.tokenizer.pad_token_id
         return {
             view: mean_probability(
@@ -211,7 +213,7 @@ class Plant:
 
     # ------------------------------------------------------------------------------------ judging
 
-    def _judge(self, found: dict[str, Any], planted: Mask, seed: int, run: Unlearn) -> None:
+    def _judge(self, found: dict[str, Any], planted: Mask, seed: int, run: OpenedRun) -> None:
         left = self._missing(found)
         with TemporaryDirectory(dir=self.path.parent, prefix=".sums-") as folder:
             prefix = Path(folder) / "planted"
@@ -228,14 +230,15 @@ class Plant:
                     found["judged"][name]["unlearned"] = {"origin": self._training, **forgotten}
                     self._write()
 
-    def _unlearn(self, mask: Mask, seed: int, run: Unlearn) -> dict[str, Any]:
+    def _unlearn(self, mask: Mask, seed: int, run: OpenedRun) -> dict[str, Any]:
         """Unlearn the planted model with a mask, to equal utility.
 
         Utility is how likely retain answers are; the unlearned model is mixed with the planted one
         until it is as likely as ``UTILITY`` of before.
         """
         weights = dict(run.model.named_parameters())
-        unlearning = _opened(self.config, seed, self.config.unlearn.unlearn_method)
+        method = self.config.unlearn.unlearn_method
+        unlearning = _with_rows(Unlearn(_changed(self.config, seed, method), Logger()))
         put(unlearning.model, weights)
         unlearning.mask = mask
         unlearning.train()
@@ -259,7 +262,7 @@ class Plant:
         asked: dict[str, tuple[str, float | None]],
         planted: Mask,
         seed: int,
-        run: Unlearn,
+        run: OpenedRun,
         prefix: Path,
     ) -> Iterator[tuple[str, ScoreStream, Mask | None]]:
         """What is judged: its name, its scores and, where it is a mask by itself, that."""
@@ -295,13 +298,18 @@ def _largest(stream: ScoreStream, planted: Mask) -> Mask:
     return select_top(stream, {n: bits.shape for n, bits in planted.items()}, [ratio])[ratio]
 
 
-def _opened(config: PlantConfig, seed: int, method: str = TRAINLESS) -> Unlearn:
+def _with_rows(run: Run) -> Run:
+    """The run, with its model and rows loaded."""
+    run.load()
+    run.build_dataset()
+    return run
+
+
+def _changed(config: PlantConfig, seed: int, method: str = TRAINLESS) -> PlantConfig:
     changes = {
         "overall.seed": seed,
         "unlearn.unlearn_method": method,
         "unlearn.mask_path": None,
         "unlearn.resume_path": None,
     }
-    run = opened(config, changes)
-    run.build_dataset()
-    return run
+    return config.replace(changes)

@@ -7,29 +7,17 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from wagle import ranks, shards
-from wagle.catalogue import METHODS
 from wagle.config import UnlearnConfig
-from wagle.dataset.pairing import ALTERNATE, PairCollator
-from wagle.dataset.sources import find_source
-from wagle.dataset.templates import (
-    Template,
-    announcement,
-    find_family,
-    resolve_template,
-)
+from wagle.dataset.pairing import PairCollator
 from wagle.devices import seed_everything
-from wagle.entries import label_of
 from wagle.errors import ConfigError, WagleError
-from wagle.families import Family
 from wagle.loggers import Logger
 from wagle.loggers.files import bytes_fingerprint, check_room
 from wagle.loggers.run_folder import MANIFEST
 from wagle.metrics.partial_work import keeping
-from wagle.model.alternates import read_alternates
-from wagle.model.architecture import adapted_modules
 from wagle.model.attempts import Attempts
 from wagle.model.environment import (
     Stopwatch,
@@ -42,26 +30,19 @@ from wagle.model.evaluation import check_evaluation, check_length, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.loading import (
     check_model,
-    find_saved_template,
     load_model,
-    resolve_dtype,
     save_model,
 )
 from wagle.model.lora import adapted_share, add_lora, merge_lora, without_lora
-from wagle.model.masking import MaskFiles
 from wagle.model.measured import Measured
-from wagle.model.reading import check_readable
+from wagle.model.opened import OpenedRun
 from wagle.model.record import (
     RECORD,
     Record,
     about_run,
-    find_saved_model,
-    read_record,
 )
-from wagle.model.run_data import RunData
 from wagle.model.training_evaluation import choice_of, training_evaluation
 from wagle.optim.bitmask import BitMask, Mask
-from wagle.planning.parallel import join_processes
 from wagle.terminal import say
 from wagle.training.loop import Hooks, TrainingData
 from wagle.training.schedule import Plan
@@ -69,7 +50,7 @@ from wagle.unlearn.mask.certificate import Certificate, frozen_count, model_dige
 from wagle.unlearn.mask.fingerprints import examples_fingerprint, model_fingerprint
 from wagle.unlearn.mask.provenance import MaskOrigin
 from wagle.unlearn.mask.statistics import density
-from wagle.unlearn.objectives import Objective, ReferenceModel
+from wagle.unlearn.objectives import ReferenceModel
 from wagle.unlearn.reference import SwappedWeights, reference_losses
 from wagle.unlearn.training import unlearn
 
@@ -77,10 +58,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-TRAINLESS = "origin"
 
-
-class Unlearn:
+class Unlearn(OpenedRun):
     """A run as its configuration describes it.
 
     Args:
@@ -88,61 +67,23 @@ class Unlearn:
         logger: where the run's numbers go.
 
     Attributes:
-        data: the rows that the configuration names.
-        model, tokenizer: after :meth:`load`.
-        family: of the model, where it is one that is known, after :meth:`load`.
-        paired: pairs of forget and retain examples, after :meth:`build_dataset`.
-        dataset: what is trained on: these, or one for each alternate of a forget row.
         mask: the weights that may change (``None``: all), after :meth:`prepare_mask`.
         mask_origin: what made it, where it is a file.
         certificate: of the weights that the mask leaves out, after :meth:`train`.
         adapted_share: share of the weights that LoRA changes, after :meth:`train`; else 1.
         training_log: one dict per logged step, after :meth:`train`.
         attempts: what earlier ones have left, and what this one leaves.
-        record: how the model of ``unlearn.resume_path`` was made, where it says so.
     """
 
     def __init__(self, config: UnlearnConfig, logger: Logger) -> None:
-        self.config = config
+        super().__init__(config)
         self.logger = logger
-        self.data = RunData(config)
         self.watch = Stopwatch()
         self.mask: Mask | None = None
-        self._template: Template | None = None
-        self.family: Family | None = None
-        self._fitted: dict[str, Any] = {}  # what follows from the model, by key
         self.mask_origin: MaskOrigin | None = None
         self.certificate: Certificate | None = None
         self.adapted_share = 1.0
-        self.record: Record | None = None
         self.attempts = Attempts(config, logger)
-        self.fingerprints: dict[str, str] = {}
-        self.device, self.sharded = join_processes(config)
-        self.dtype = resolve_dtype(config.overall.dtype, self.device)
-        self.trains = (
-            config.unlearn.unlearn_method != TRAINLESS and config.unlearn.resume_path is None
-        )
-        self._objective: Objective | None = None
-        if self.trains:
-            objective = METHODS[config.unlearn.unlearn_method].load()
-            self._objective = objective(**config.method_params)
-            if config.unlearn.mask_path and "{ratio}" in config.unlearn.mask_path:
-                raise ConfigError(
-                    f"unlearn.mask_path is {config.unlearn.mask_path}, so "
-                    "unlearn.mask_ratio must say the ratio"
-                )
-
-    @property
-    def template(self) -> Template:
-        """The prompt template, after :meth:`load`."""
-        assert self._template is not None
-        return self._template
-
-    @property
-    def objective(self) -> Objective:
-        """The loss, where something is trained."""
-        assert self._objective is not None
-        return self._objective
 
     def run(self) -> dict[str, Any]:
         """Do everything and return the flat summary that goes into ``results.json``."""
@@ -183,7 +124,7 @@ class Unlearn:
         except WagleError as error:
             say(f"not checked whether its model and data are still the same: {error}")
             return
-        if manifest.get("resolved") != self._resolved():
+        if manifest.get("resolved") != self.resolved():
             say("not checked whether its model is still the same: it ran in another way, elsewhere")
             return
         changed = [name for name in known if name in today and known[name] != today[name]]
@@ -197,7 +138,7 @@ class Unlearn:
     def _run(self) -> dict[str, Any]:
         seed_everything(self.config.overall.seed)
         # Without a network the model is missing first: its message says how to give all that is.
-        check_model(self._model_name, self._cache_dir)
+        check_model(self.model_name, self.cache_dir)
         check_evaluation(self.config, self.data.rows)
         if self.trains:
             choice_of(self.config)
@@ -226,94 +167,6 @@ class Unlearn:
                 self.draw()
         with self.watch.phase("evaluate"), shards.opened(self.model):
             return self.evaluate()
-
-    def load(self) -> None:
-        """Load the model to be unlearned, or the saved one to be evaluated."""
-        self.model, self.tokenizer = load_model(
-            self._model_name,
-            dtype=self.dtype,
-            device=self.device,
-            cache_dir=self._cache_dir,
-            sharded=self.sharded,
-        )
-        if self.config.unlearn.resume_path is not None:
-            self.record = read_record(Path(self._model_name))
-        data = self.config.dataset
-        names = (data.forget_dataset_name, data.retain_dataset_name)
-        check_readable(
-            self.model,
-            max(find_source(name).max_length for name in names),
-            self.tokenizer.pad_token_id,
-            in_batches=self.trains and self._reads_batches,
-        )
-        self.fingerprints["model"] = model_fingerprint(self.model)
-        saved = find_saved_template(self._model_name, Path(self.config.overall.cache_dir))
-        self._template = resolve_template(
-            data,
-            self.tokenizer,
-            protocol=self.config.evaluation.protocol,
-            model_name=self.config.overall.model_name,
-            dataset_name=self.config.dataset.forget_dataset_name,
-            architecture=self.model.config.model_type,
-            saved=saved,
-        )
-        self.family = find_family(self.model.config.model_type, self.tokenizer)
-        if self.trains:
-            self._fit()
-        say(announcement(self.template, saved, self.family))
-        chosen = {key: value for key, value in self._resolved().items() if "template" not in key}
-        say(", ".join(f"{key} {value}" for key, value in chosen.items()))
-
-    def _fit(self) -> None:
-        """Choose what is not set and follows from the model."""
-        layers = self.model.config.get_text_config().num_hidden_layers
-        before = vars(self.objective)
-        self._objective = self.objective.fitted(self.family, layers)
-        label = label_of(self.config.unlearn.unlearn_method)
-        for name, value in vars(self.objective).items():
-            if before[name] is None and value is not None:
-                self._fitted[f"unlearn.{label}.{name}"] = value
-        if self.config.unlearn.use_lora:
-            wanted = self.config.unlearn.lora_targets
-            self._fitted["unlearn.lora_targets"] = adapted_modules(self.model, wanted)
-
-    @property
-    def _reads_batches(self) -> bool:
-        """Whether training or attribution reads several rows at once."""
-        return max(self.config.dataset.batch_size, self.config.unlearn.attribution_batch_size) > 1
-
-    @property
-    def _cache_dir(self) -> Path:
-        return Path(self.config.overall.cache_dir)
-
-    @property
-    def _model_name(self) -> str:
-        saved = self.config.unlearn.resume_path
-        return str(find_saved_model(Path(saved))) if saved else self.config.overall.model_name
-
-    def _resolved(self) -> dict[str, Any]:
-        """What was chosen where the configuration leaves the choice, by key."""
-        resolved: dict[str, Any] = {
-            "overall.device": self.device.type,
-            "overall.dtype": str(self.dtype).removeprefix("torch."),
-            "dataset.template": self._template.name if self._template else None,
-        }
-        if self.trains:
-            resolved["unlearn.master_weights"] = self._master_weights()
-            resolved["unlearn.mask_enforcement"] = self._enforcement()
-        return resolved | self._fitted
-
-    def build_dataset(self) -> None:
-        """Draw the forget examples and pair them with retain examples."""
-        views = self._objective.views if self._objective else ()
-        self.paired = self.data.pairs(self.model, self.tokenizer, self.template, views)
-        self.fingerprints |= self.data.fingerprints
-        self.dataset = self.paired
-        if ALTERNATE in views:
-            path = Path(self.config["unlearn.AltPO+FT.alternates"])
-            rows, model = self.paired.forget, self.fingerprints["model"]
-            self.dataset = self.paired.with_alternates(read_alternates(path, rows, model=model))
-            self.fingerprints["alternates"] = bytes_fingerprint(path)
 
     @cached_property
     def plan(self) -> Plan:
@@ -345,20 +198,8 @@ class Unlearn:
                 method = self.config.unlearn.unlearn_method
                 say(f"{method} updates {self.density():.4%} of the weights")
             return
-        self.mask, self.mask_origin = self.mask_files().prepare()
+        self.mask, self.mask_origin = self.mask_files(self.attempts.resumed.append).prepare()
         self.fingerprints["mask"] = mask_fingerprint(self.mask)
-
-    def mask_files(self) -> MaskFiles:
-        """Masks for the loaded model and data."""
-        return MaskFiles(
-            self.config,
-            self.model,
-            self.paired,
-            model_fingerprint=self.fingerprints["model"],
-            template=self.template.name,
-            pad_token_id=self.tokenizer.pad_token_id,
-            on_resume=self.attempts.resumed.append,
-        )
 
     def density(self) -> float:
         """Share of the weights that may change."""
@@ -399,8 +240,8 @@ class Unlearn:
             self.plan,
             replace(
                 config.unlearn,
-                mask_enforcement=self._enforcement(),
-                master_weights=self._master_weights(),
+                mask_enforcement=self.enforcement(),
+                master_weights=self.master_weights(),
             ),
             seed=config.overall.seed,
             after_step=watching.after_step if watching else Hooks.after_step,
@@ -421,7 +262,7 @@ class Unlearn:
         """What opens the model before unlearning during training."""
         if adapted is not None:
             return lambda: without_lora(adapted)
-        drifts = self._enforcement() == "gradient" and self.config.unlearn.weight_decay > 0
+        drifts = self.enforcement() == "gradient" and self.config.unlearn.weight_decay > 0
         reference = SwappedWeights(self.model, None if drifts else self.mask)
         size = f"{reference.nbytes:,} bytes"
         if drifts:
@@ -430,17 +271,6 @@ class Unlearn:
             size += ": a second set of all weights; with unlearn.mask_path it is the mask's share"
         say(f"{self.config.unlearn.unlearn_method} keeps original weights, {size}")
         return reference
-
-    def _enforcement(self) -> Literal["optimizer", "gradient"]:
-        """How the mask is enforced; the published way is for mask files only."""
-        if self.config.unlearn.mask_path is None:
-            return "optimizer"
-        return self.config.unlearn.mask_enforcement
-
-    def _master_weights(self) -> bool:
-        """Whether 16-bit weights are updated by way of float32 copies."""
-        masters = self.config.unlearn.master_weights
-        return self.dtype.itemsize == 2 if masters is None else masters
 
     def save(self) -> None:
         """Save model and tokenizer into the run folder, unless only numbers are wanted."""
@@ -466,7 +296,7 @@ class Unlearn:
     def _about(self) -> dict[str, Any]:
         """What the results say about the evaluated model."""
         if self.config.unlearn.resume_path is not None:
-            return self.record.about if self.record else about_run(Path(self._model_name).parent)
+            return self.record.about if self.record else about_run(Path(self.model_name).parent)
         return {
             "method": self.config.unlearn.unlearn_method,
             "mask": self.config.unlearn.mask_path if self.trains else None,
@@ -479,7 +309,7 @@ class Unlearn:
         return {
             "config": self.config.training_fingerprint(),
             "fingerprints": self.fingerprints,
-            "resolved": self._resolved(),
+            "resolved": self.resolved(),
         }
 
     def _find_checkpoints(self) -> None:
@@ -497,7 +327,7 @@ class Unlearn:
             str(self.attempts.saved),
             dtype=self.dtype,
             device=self.device,
-            cache_dir=self._cache_dir,
+            cache_dir=self.cache_dir,
             sharded=self.sharded,
         )
         self.adapted_share = record.density
@@ -554,7 +384,7 @@ class Unlearn:
             "rows": self.data.evaluated(),
             "versions": versions(),
             "git_commit": git_commit(),
-            "resolved": self._resolved(),
+            "resolved": self.resolved(),
         }
 
     def _manifest(self) -> dict[str, Any]:
@@ -566,7 +396,7 @@ class Unlearn:
             "dtype": str(self.dtype).removeprefix("torch."),
             "template": self._template.record() if self._template else None,
             "model_family": self.family.name if self.family else None,
-            "resolved": self._resolved(),
+            "resolved": self.resolved(),
             "phase": self.watch.phases[-1] if self.watch.phases else None,
             "seeds": {
                 "overall": self.config.overall.seed,

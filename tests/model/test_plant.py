@@ -53,9 +53,9 @@ def test_facts_go_where_they_should_and_are_looked_for(config, tmp_path, monkeyp
         before.update({n: p.detach().clone() for n, p in model.items()})
         return run
 
-    model, before, judge, open_run = {}, {}, plant.judge, plant._opened
+    model, before, judge, open_run = {}, {}, plant.judge, plant._with_rows
     monkeypatch.setattr(plant, "judge", spy)
-    monkeypatch.setattr(plant, "_opened", opened)
+    monkeypatch.setattr(plant, "_with_rows", opened)
     found = Plant(config()).make()
 
     for weights, planted in changed:
@@ -110,10 +110,10 @@ def test_the_recipe_of_planting(config, monkeypatch):
         run = open_run(*arguments)
         return run
 
-    run, score, open_run = None, plant.judge, plant._opened
+    run, score, open_run = None, plant.judge, plant._with_rows
     monkeypatch.setattr(plant, "fine_tune", learn)
     monkeypatch.setattr(plant, "judge", judge)
-    monkeypatch.setattr(plant, "_opened", opened)
+    monkeypatch.setattr(plant, "_with_rows", opened)
     Plant(config(kinds="copies", scores="magnitude", seeds="4")).make()
     (rows, plan, first, settings, before), (*_, second, again, unchanged) = learned
     assert rows == 2 * len(run.paired)  # with their retain partners

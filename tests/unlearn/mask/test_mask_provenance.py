@@ -20,6 +20,7 @@ from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.model.loading import save_model
 from wagle.model.masking import MaskFiles
+from wagle.model.opened import OpenedRun
 from wagle.model.tiny import build_tiny_llama
 from wagle.model.unlearn import Unlearn
 from wagle.shipped import CHECKOUT as ROOT
@@ -416,9 +417,9 @@ def test_what_a_mask_depends_on():
 def test_the_tool_names_masks_by_plain_decimals(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     written = []
-    monkeypatch.setattr(Unlearn, "load", lambda self: None)
-    monkeypatch.setattr(Unlearn, "build_dataset", lambda self: None)
-    monkeypatch.setattr(Unlearn, "mask_files", lambda self: _Files(self.config))
+    monkeypatch.setattr(OpenedRun, "load", lambda self: None)
+    monkeypatch.setattr(OpenedRun, "build_dataset", lambda self: None)
+    monkeypatch.setattr(OpenedRun, "mask_files", lambda self: _Files(self.config))
 
     class _Files(MaskFiles):
         def __init__(self, config):
