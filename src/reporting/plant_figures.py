@@ -108,8 +108,10 @@ def draw_left(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         found = {each.title: each for each in _one_each(document, kind) if "left" in each.numbers}
         for title, each in found.items():
             spread, face = each.numbers["left"], INK if each.numbers["share"].mean else "none"
-            low, high = spread.interval or (spread.mean, spread.mean)
-            error = [[spread.mean - max(low, 0)], [min(high, 1) - spread.mean]]
+            error = None
+            if spread.interval is not None:
+                low, high = np.clip(spread.interval, 0, 1)
+                error = [[spread.mean - low], [high - spread.mean]]
             place = names.index(title)
             axes.errorbar(spread.mean, place, xerr=error, fmt="o", color=INK, mfc=face, ms=3.5)
         cells = [cell for cell in document["cells"].values() if cell["kind"] == kind]
