@@ -11,6 +11,7 @@ import torch
 from several import together
 
 from tests.tiny import VOCABULARY, make_model
+from wagle import shards
 from wagle.dataset.demo_questions import FOLDER
 from wagle.dataset.encoding import Encoded
 from wagle.errors import WagleError
@@ -250,26 +251,32 @@ def test_lm_eval_goes_on_with_the_next_batch(tmp_path, tokenizer, monkeypatch, t
     assert again == straight[-left:]
 
 
-def _broken_off_and_again(folder):
+def _broken_off_and_again(folder, cut):
     """Of one of several processes: passes of a straight run, of the second attempt, and answers."""
+
+    def started():
+        model = make_model()
+        if cut:
+            shards.shard(model)
+        return Passes(model), functools.partial(answers, model), model
+
     Pace.due = lambda self: True
     generation.PIECE = 1
-    model = make_model()
-    passes = Passes(model)
-    work = functools.partial(answers, model)
+    passes, work, _ = started()
     expected, straight = passes.of(work)
+    passes, work, model = started()
     passes.most = len(straight) - 4
-    passes.read.clear()
-    with pytest.raises(WagleError, match="BrokenOff"):
+    with pytest.raises(BrokenOff if cut else WagleError, match=None if cut else "BrokenOff"):
         kept(model, folder, work)
-    passes.most = None
+    passes, work, model = started()
     (found, resumed), again = passes.of(lambda: kept(model, folder, work))
     return found == expected, len(straight), len(again), resumed
 
 
-def test_each_of_several_processes_goes_on_with_its_own_rows(tmp_path):
-    for same, straight, again, resumed in together(2, _broken_off_and_again, tmp_path):
+@pytest.mark.parametrize("cut", [False, True])
+def test_several_processes_go_on_with_their_own_rows_or_together(tmp_path, cut):
+    for same, straight, again, resumed in together(2, _broken_off_and_again, tmp_path, cut):
         assert same
         assert again < straight // 2
         assert len(resumed) == 1
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == (1 if cut else 2)
