@@ -108,7 +108,7 @@ def changed_outside(before: StoredWeights, after: StoredWeights, mask: Mask) -> 
         count = 0
         for start, differs, _ in _differences(before, after, name):
             if name in mask:
-                differs.masked_fill_(mask[name].flat(start, start + len(differs)), False)
+                differs.logical_and_(~mask[name].flat(start, start + len(differs)))
             count += int(differs.count_nonzero())
         if count:
             yield Frozen(name, count)
