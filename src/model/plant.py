@@ -22,6 +22,7 @@ from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
 from wagle.loggers.files import json_checksum, read_json, write_json
+from wagle.loggers.folder_lock import FolderLock
 from wagle.model.copied_weights import copied, put, restored
 from wagle.model.environment import mask_fingerprint
 from wagle.model.equal_utility import mix, smallest_share
@@ -75,7 +76,15 @@ class Plant:
         self.document: dict[str, Any] = {"plant": asdict(self.settings), "cells": {}}
 
     def make(self) -> dict[str, Any]:
-        """Plant and judge what has not been judged yet; returns what is in ``plant.json``."""
+        """Plant and judge what has not been judged yet; returns what is in ``plant.json``.
+
+        Raises:
+            ConfigError: another process is at it in the same folder.
+        """
+        with FolderLock(self.path.parent, "plant.output_dir"):
+            return self._make()
+
+    def _make(self) -> dict[str, Any]:
         known = read_json(self.path).get("cells", {}) if self.path.is_file() else {}
         for seed in self.settings.seeds:
             cells = {kind: f"{kind}, seed {seed}" for kind in self.settings.kinds}

@@ -10,6 +10,7 @@ import torch
 from wagle.catalogue import SCORES
 from wagle.config import PlantConfig, load_config
 from wagle.errors import ConfigError, WagleError
+from wagle.loggers.folder_lock import FolderLock
 from wagle.model import plant
 from wagle.model.opened import OpenedRun
 from wagle.model.plant import LINES, PLANT, Plant
@@ -217,6 +218,11 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
 def test_scores_that_rank_nothing_are_refused(config):
     with pytest.raises(ConfigError, match=r"plant.scores has wanda"):
         Plant(config(scores="wagle,wanda"))
+
+
+def test_two_at_once_are_refused(config, tmp_path):
+    with FolderLock(tmp_path / "out", ""), pytest.raises(ConfigError, match=r"plant\.output_dir"):
+        Plant(config()).make()
 
 
 def test_weights_that_may_not_change_are_watched(config, monkeypatch):
