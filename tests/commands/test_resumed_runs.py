@@ -128,7 +128,8 @@ def _sweep(folder, output):
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     for options in kills.COMMANDS.values():
-        options.update({key: 20 for key in options if key.endswith("max_steps")})
+        options.update({key: 12 for key in options if key.endswith("max_steps")})
+    kills.COMMANDS["unlearn"]["evaluation.limit"] = 4
     sys.exit(kills.sweep(folder, kills=2, seed=16) > 0)
 
 

@@ -19,7 +19,7 @@ from wagle.unlearn.reference import SwappedWeights
 from wagle.unlearn.training import unlearn
 
 PLAN = Plan.make(7, batch_size=1, accumulation=4, num_epochs=3, whole_epochs=True)
-SHORT = Plan.make(7, batch_size=1, accumulation=4, num_epochs=2, whole_epochs=True)
+SHORT = Plan.make(7, batch_size=1, accumulation=4, num_epochs=1, whole_epochs=True)
 CASES = {  # method, architecture, whether there is a mask, further settings
     "dense": ("GA+FT", "llama", False, {}),
     "masked": ("GA+FT", "llama", True, {}),
@@ -32,7 +32,7 @@ CASES = {  # method, architecture, whether there is a mask, further settings
     "RMU": ("RMU", "llama", False, {}),
     "Sophia": ("GA+FT", "gpt2", True, {"sophia": True}),
     "LoRA": ("GA+FT", "llama", False, {}),
-    "SAM": ("GA+FT", "llama", True, {"sam_rho": 0.01, "average_from": 3}),
+    "SAM": ("GA+FT", "llama", True, {"sam_rho": 0.01, "average_from": 1}),
     "PDU": ("PDU", "llama", True, {}),
 }
 UNEVEN = ["dense", "tied", "packed", "NPO", "RMU", "Sophia", "LoRA"]  # three share 16 rows so

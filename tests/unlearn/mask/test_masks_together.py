@@ -124,8 +124,8 @@ def _make_in_small_pieces(kind, sharded, folder):
     """With chunks of tokens and of weights so small that there are some in a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(head, "CHUNK_BYTES", 4 * VOCABULARY * 3)
-        patch.setattr(scores, "CHUNK", 64)
-        patch.setattr(scores, "RANDOM_BLOCK", 32)
+        patch.setattr(scores, "CHUNK", 512)
+        patch.setattr(scores, "RANDOM_BLOCK", 128)
         for own in OWN:
             patch.setitem(make.SCORES, own.name, own)
         return _make(kind, sharded, folder)
