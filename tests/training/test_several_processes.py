@@ -35,7 +35,7 @@ CASES = {  # method, architecture, whether there is a mask, further settings
     "SAM": ("GA+FT", "llama", True, {"sam_rho": 0.01, "average_from": 1}),
     "PDU": ("PDU", "llama", True, {}),
 }
-UNEVEN = ["dense", "tied", "packed", "NPO", "RMU", "Sophia", "LoRA"]  # three share 16 rows so
+UNEVEN = ["dense", "tied", "packed", "NPO"]  # three share 16 rows so; Sophia goes on in three
 
 
 def _make_mask(model):
@@ -106,7 +106,7 @@ def alone():
     [
         pytest.param(True, 2, list(CASES), id="fsdp-2"),
         pytest.param(True, 3, UNEVEN, id="fsdp-3"),
-        pytest.param(False, 2, list(CASES), id="ddp-2"),
+        pytest.param(False, 2, ["masked", "packed", "NPO", "RMU", "Sophia", "LoRA"], id="ddp-2"),
         pytest.param(False, 3, ["dense", "packed", "PDU"], id="ddp-3"),
     ],
 )

