@@ -80,9 +80,9 @@ class RunData:
     def evaluated(self) -> dict[str, str]:
         """Fingerprints of the data sets that the evaluation asks about, by name."""
         if not self.evaluated_so_far:
-            names = asked_sets(self.config).values()
-            self.evaluated_so_far = {name: rows_fingerprint(self.rows(name)) for name in names}
-            name = asked_sets(self.config).get("paraphrased")
+            sets = asked_sets(self.config)
+            self.evaluated_so_far = {n: rows_fingerprint(self.rows(n)) for n in sets.values()}
+            name = sets.get("paraphrased")
             if name is not None and is_own(name):  # others have all their columns in one table
                 column = self.config.evaluation.paraphrase_column
                 rows = self.rows(name, question=column)

@@ -16,10 +16,8 @@ from wagle.reporting.style import (
     INK,
     QUIET,
     SINGLE_COLUMN,
-    colour_of,
-    is_letter,
     label_of,
-    shape_of,
+    marker_of,
     styled,
 )
 
@@ -114,7 +112,7 @@ def _bars(
     across: list[Interval],
     up: list[Interval] | None = None,
 ) -> None:
-    run, colour = part.run, colour_of(part.run.mask)
+    run = part.run
     title = run.title if run.is_original else run.method
     axes.errorbar(
         xs,
@@ -122,11 +120,8 @@ def _bars(
         xerr=_reach(across),
         yerr=_reach(up) if up else None,
         linestyle="none",
-        marker=shape_of(title)[0],  # a letter would be no format
-        color=colour,
+        **marker_of(title, run.mask),
         elinewidth=0.8,
-        markeredgecolor=colour if is_letter(title) else "white",
-        markeredgewidth=0.4,
         label=label_of(run.title),
     )
 

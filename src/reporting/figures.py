@@ -27,8 +27,8 @@ from wagle.reporting.style import (
     QUIET,
     SINGLE_COLUMN,
     colour_of,
-    is_letter,
     label_of,
+    marker_of,
     shape_of,
     styled,
 )
@@ -238,11 +238,8 @@ def _draw_markers(
             )
         axes.plot(
             *([place[0]], [place[1]]),
-            marker=shape_of(point.method)[0],
+            **marker_of(point.method, point.mask),
             markersize=6 if point.mask else 9,
-            color=colour_of(point.mask),
-            markeredgecolor=colour_of(point.mask) if is_letter(point.method) else "white",
-            markeredgewidth=0.4,
             transform=axes.transData
             + ScaledTranslation(offset[0] / 72, offset[1] / 72, figure.dpi_scale_trans),
             label=label_of(_name(point)),

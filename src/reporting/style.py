@@ -125,9 +125,14 @@ def shape_of(method: str) -> tuple[str, Any]:
     return METHOD_SHAPES.get(_TITLES.get(method, method), _OTHER_METHOD)
 
 
-def is_letter(method: str) -> bool:
-    """Whether its marker is a letter, which an edge of another colour would make thin."""
-    return shape_of(method)[0].startswith("$")
+def marker_of(method: str, mask: str) -> dict[str, Any]:
+    """A method's marker in its mask's colour, as options of a line.
+
+    A letter has an edge of its own colour: a white one would make it thin.
+    """
+    marker, colour = shape_of(method)[0], colour_of(mask)
+    edge = colour if marker.startswith("$") else "white"
+    return {"marker": marker, "color": colour, "markeredgecolor": edge, "markeredgewidth": 0.4}
 
 
 def label_of(text: object) -> str:

@@ -63,7 +63,8 @@ def test_they_leave_what_one_process_leaves(tmp_path, options, parallel):
 
 def test_one_says_why_all_end(tmp_path, options):
     ended = start(options, tmp_path, 2, **{"overall.parallel": "none"})
-    assert [status for status, _ in ended] == [2, 2]
+    statuses = {status for status, _ in ended}
+    assert 2 in statuses <= {1, 2}  # 1 of one that only misses the other
     said = [line for _, text in ended for line in text.splitlines() if line.startswith("error: ")]
     assert len(said) == 1, ended
     assert said[0].startswith("error: overall.parallel is none, and torchrun has started 2")

@@ -562,8 +562,7 @@ def test_figures_of_finished_runs(paper, capsys, monkeypatch, table, masks, labe
     drawn = []
     monkeypatch.setattr(reproduction, "write_figure", lambda path, figure: drawn.append(figure))
     rest = ("--ratios", "0.1", "0.8") if table == "ratio" else ()
-    argv = arguments(paper, "--seeds", "1", "2", *rest, table=table, masks=masks)
-    reproduce_tables.main(argv)
+    reproduce_tables.main(arguments(paper, "--seeds", "1", *rest, table=table, masks=masks))
     (figure,) = drawn
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels <= legend
@@ -587,7 +586,7 @@ def test_devices_go_round_and_threads_are_shared_out(paper, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(executor, "_cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    rest = ("--seeds", "1", "2", "3", "--unlearn.max_steps", "3")
+    rest = ("--seeds", "1", "--unlearn.max_steps", "3")
     reproduce_tables.main(arguments(paper, *rest, "--devices", "cuda:0", "cuda:1"))
     assert {tuple(e) for e in environments()} == {("4", None), ("7", None)}
     shutil.rmtree("out")
@@ -697,7 +696,7 @@ def wait_until(condition):
 
 
 def test_killed_at_any_moment_it_goes_on_where_it_was(paper):
-    seeds = [str(seed) for seed in range(6)]
+    seeds = [str(seed) for seed in range(4)]
     argv = arguments(paper, "--seeds", *seeds, "--unlearn.max_steps", "2", "--jobs", "2")
     done = 0
     for _ in range(2):
@@ -706,10 +705,10 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(paper):
         process.kill()
         process.wait()
         done = len(list(Path("out").rglob("results.json")))
-    assert done < 7
+    assert done < 5
     assert start_driver(argv).wait() == 0
-    assert [row["status"] for row in runs_csv()] == ["finished"] * 7
-    assert "0.250 ± 0.187" in Path("out/tofu.csv").with_suffix(".md").read_text()
+    assert [row["status"] for row in runs_csv()] == ["finished"] * 5
+    assert "0.150 ± 0.129" in Path("out/tofu.csv").with_suffix(".md").read_text()
     assert not list(Path("out").rglob("*.partial"))
 
 
