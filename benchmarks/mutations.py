@@ -773,12 +773,26 @@ MUTATIONS = (
     *_of(
         "metrics/muse",
         "test_muse",
+        (
+            "MUSE: attacked texts are cut as prompts",
+            'row["text"], max_length=_longest(context)',
+            'row["text"], max_length=_longest_prompt(context)',
+        ),
+    ),
+    *_of(
+        "metrics/muse_files",
+        "test_muse",
         ("MUSE: a log of more questions", "== len(asked) == len(prompts)", "== len(asked)"),
         (
-            "MUSE: another attack's AUC",
-            'document[AUCS[MIDDLE].key]["agg',
-            'document["mia_loss"]["agg',
+            "MUSE: privleak of 0.5 for that of a model",
+            "MIDDLE], 0.5), abs_tol",
+            "MIDDLE], 0.4), abs_tol",
         ),
+    ),
+    *_of(
+        "metrics/evaluation_log",
+        "test_muse",
+        ("log: another attack's AUC", 'float(log[metric.key]["agg', 'float(log["mia_loss"]["agg'),
     ),
     *_of(
         "reporting/page",

@@ -38,7 +38,7 @@ COMMANDS = {
     "sweep": _Command("sweep.py", "sweep", "try settings, and choose the best of each method"),
     "runs": _Command("runs.py", "runs", "list runs, show one, compare their settings; data frames"),
     "report": _Command("report.py", "report", "one HTML page about finished runs"),
-    "score": _Command("score_tofu.py", "score", "TOFU's official scores of a file of results"),
+    "score": _Command("score_tofu.py", "score", "scores of TOFU or MUSE of files of results"),
     "prepare-text": _Command(
         "prepare_copyright.py", "prepare_text", "cut a text into the copyright task's data sets"
     ),

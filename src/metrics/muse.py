@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wagle.dataset.names import family_of
-from wagle.errors import ConfigError, WagleError
+from wagle.errors import ConfigError
 from wagle.metrics.benchmark import ROUGE_OF_ANSWER, Answers, Benchmark, Metric, Numbers, Settings
-from wagle.metrics.privacy import AUCS, PRIVLEAK, PRIVLEAK_OF_HALF
+from wagle.metrics.privacy import MIDDLE, PRIVACY, PRIVLEAK, privacy_numbers
 
 if TYPE_CHECKING:
     from wagle.config import UnlearnConfig
@@ -27,7 +27,7 @@ ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends: the model goes on with questions of its own."""
 RELEASED = {"MuseNews": 0.4772, "MuseBooks": 0.5393}
 """A of the retrained models that MUSE's authors have released."""
-MIDDLE = "Min_40.0% Prob"
+VERBATIM_ROWS, KNOWLEDGE_ROWS, ATTACKED_ROWS = "verbmem.json", "knowmem.json", "privleak.json"
 FAMILIES = ("MuseNews", "MuseBooks", "DemoMuse")
 
 VERBATIM = Metric(
@@ -70,7 +70,7 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
 
     tokenizer, rows = context.tokenizer, _rows(context, "verbmem")
     stems = context.config.evaluation.rouge_stems
-    prompts = [tokenize(tokenizer, row["prompt"], _longest(context)) for row in rows]
+    prompts = [tokenize(tokenizer, row["prompt"], _longest_prompt(context)) for row in rows]
     true = [tokenizer(row["gt"], add_special_tokens=False).input_ids for row in rows]
     true = [ids[:CONTINUED_TOKENS] for ids in true]
     texts = _generate(context, prompts, CONTINUED_TOKENS)
@@ -96,7 +96,7 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
                 "extraction_strength": max(extraction_strength(tokens.is_greedy), 1 / len(tokens)),
             }
         )
-    context.save("verbmem.json", {"verbmem": {"rows": documents}})
+    context.save(VERBATIM_ROWS, {"verbmem": {"rows": documents}})
     return {
         VERBATIM: 100 * _mean(documents, "rougeL_score"),
         STRENGTH: _mean(documents, "extraction_strength"),
@@ -120,7 +120,7 @@ def measure_knowledge(context: EvaluationContext) -> Numbers:
             tokenize(
                 context.tokenizer,
                 f"{examples}Question: {row['question']}\nAnswer: ",
-                _longest(context),
+                _longest_prompt(context),
             )
             for row in rows
         ]
@@ -136,7 +136,7 @@ def measure_knowledge(context: EvaluationContext) -> Numbers:
                 for row, text in zip(rows, texts, strict=True)
             ]
         }
-    context.save("knowmem.json", documents)
+    context.save(KNOWLEDGE_ROWS, documents)
     return {
         metric: 100 * _mean(documents[f"knowmem_{role}"]["rows"], "rougeL_score")
         for role, metric in KNOWLEDGE.items()
@@ -156,7 +156,6 @@ def measure_leakage(context: EvaluationContext) -> Numbers:
     MUSE's A is 1 − AUC, so that its 100 · (A − A′) / A′ is the privleak of all benchmarks.
     """
     from wagle.dataset.encoding import encode_text
-    from wagle.metrics.privacy import privleak
     from wagle.model.privacy_evaluation import Attacked, attack_holdout
     from wagle.terminal import say
 
@@ -171,54 +170,29 @@ def measure_leakage(context: EvaluationContext) -> Numbers:
         for role in ("forget", "holdout")
     }
     aucs, scores = attack_holdout(context, attacked["forget"], attacked["holdout"])
-    context.save("privleak.json", {"AUC": aucs, "scores": scores})
-    retained, family = _retained_auc(context.config, context.asked_rows()), _family(context.config)
-    if retained is None and family in RELEASED:
-        retained = 1 - RELEASED[family]
+    found = iter(scores)
+    parts = {role: {"rows": [next(found) for _ in rows]} for role, rows in attacked.items()}
+    context.save(ATTACKED_ROWS, {"AUC": aucs, **parts})
+    retained, family = _retained(context.config, context.asked_rows()), _family(context.config)
+    if not retained and family in RELEASED:
+        retained = {MIDDLE: 1 - RELEASED[family]}
         say(f"privleak: against MUSE's released retrained model, whose A is {RELEASED[family]}")
-    found = {metric: aucs[column] for column, metric in AUCS.items() if column in aucs}
-    if retained is None:
-        return {**found, PRIVLEAK_OF_HALF: privleak(aucs[MIDDLE], 0.5)}
-    return {**found, PRIVLEAK: privleak(aucs[MIDDLE], retained)}
+    return privacy_numbers(aucs, retained)
 
 
-def _retained_auc(config: UnlearnConfig, rows: Mapping[str, Rows]) -> float | None:
-    """Of the retain-only model, if its results are given.
+def _retained(config: UnlearnConfig, rows: Mapping[str, Rows]) -> dict[str, float]:
+    """AUCs of the retrained model, where its results are given.
 
     Args:
         rows: what is asked about, by set.
-
-    Raises:
-        WagleError: they are neither a ``privleak.json`` of a run nor open-unlearning's
-            ``MUSE_EVAL.json``, or the latter is of other questions.
     """
-    from wagle.loggers.run_folder import read_result_file
-    from wagle.metrics.tofu_files import shared_questions
+    from wagle.metrics.muse_files import retained_aucs
 
     path = config.evaluation.retain_results
     if path is None:
-        return None
-    document = read_result_file(Path(path))
-    try:
-        if AUCS[MIDDLE].key not in document:
-            return float(document["AUC"][MIDDLE])
-        answers = document["forget_knowmem_ROUGE"]["value_by_index"].values()
-        prompts = [str(answer["input"]) for answer in answers]
-        auc = float(document[AUCS[MIDDLE].key]["agg_value"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WagleError(
-            f"evaluation.retain_results: {path} is no privleak.json of a run of unlearn.task_name "
-            "muse and no MUSE_EVAL.json of open-unlearning; evaluate the retain-only model so"
-        ) from error
+        return {}
     asked = [row["question"] for row in rows["knowmem_forget"]][: config.evaluation.limit]
-    shared = shared_questions(prompts, asked)
-    if not shared == len(asked) == len(prompts):
-        raise WagleError(
-            f"evaluation.retain_results: {path} has {len(prompts)} questions about the text to "
-            f"forget, this evaluation {len(asked)}, and {shared} are the same; give results of a "
-            f"model retrained without {config.dataset.forget_dataset_name}"
-        )
-    return auc
+    return retained_aucs(Path(path), asked)
 
 
 def _generate(
@@ -240,10 +214,15 @@ def _generate(
 
 
 def _longest(context: EvaluationContext) -> int:
-    """Tokens of a prompt, so that there is room for what follows."""
+    """Tokens of a text."""
     from wagle.model.reading import most_positions
 
-    return min(MUSE.longest, most_positions(context.model)) - CONTINUED_TOKENS
+    return min(MUSE.longest, most_positions(context.model))
+
+
+def _longest_prompt(context: EvaluationContext) -> int:
+    """So that there is room for what follows."""
+    return _longest(context) - CONTINUED_TOKENS
 
 
 def _rows(context: EvaluationContext, name: str) -> list[Mapping[str, str]]:
@@ -276,7 +255,7 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
 
 
 def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
-    _retained_auc(config, rows)
+    _retained(config, rows)
 
 
 def _is_default(values: Settings) -> bool:
@@ -284,10 +263,10 @@ def _is_default(values: Settings) -> bool:
 
 
 def _recount(load: Documents, config: Settings) -> Recount:
-    """But for the attacks, of which no scores are kept by set."""
+    """But for the attacks: what they are relative to has no rows here."""
     from wagle.metrics.resampling import Recount, asked_in, column_of
 
-    documents = load("verbmem.json") | load("knowmem.json")
+    documents = load(VERBATIM_ROWS) | load(KNOWLEDGE_ROWS)
     rows = {name: part["rows"] for name, part in documents.items()}
     rouge = {name: 100 * column_of(found, "rougeL_score") for name, found in rows.items()}
     strength = column_of(rows["verbmem"], "extraction_strength")
@@ -300,9 +279,7 @@ def _recount(load: Documents, config: Settings) -> Recount:
 MUSE = Benchmark(
     "muse",
     "MUSE: memorisation, privacy and utility",
-    metrics=(
-        *(VERBATIM, *KNOWLEDGE.values(), STRENGTH, PRIVLEAK, PRIVLEAK_OF_HALF, *AUCS.values()),
-    ),
+    metrics=(VERBATIM, *KNOWLEDGE.values(), STRENGTH, *PRIVACY),
     parts={
         "verbmem": measure_verbatim,
         "knowmem": measure_knowledge,
@@ -318,9 +295,9 @@ MUSE = Benchmark(
         {"verbmem": "Continued", "knowmem_forget": "Forget", "knowmem_retain": "Retain"},
         [ROUGE_OF_ANSWER],
         {
-            "verbmem": "verbmem.json",
-            "knowmem_forget": "knowmem.json",
-            "knowmem_retain": "knowmem.json",
+            "verbmem": VERBATIM_ROWS,
+            "knowmem_forget": KNOWLEDGE_ROWS,
+            "knowmem_retain": KNOWLEDGE_ROWS,
         },
     ),
     recount=_recount,

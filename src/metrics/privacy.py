@@ -25,6 +25,8 @@ def min_k_name(percent: int) -> str:
     return f"Min_{percent:.1f}% Prob"
 
 
+MIDDLE = min_k_name(40)
+"""The attack that ``privleak`` is of."""
 RECOGNITION = Range(
     0.05,
     0.95,
@@ -141,8 +143,7 @@ def privacy_numbers(
     for column, metric in SIMILARITIES.items():
         if column in aucs and column in retained:
             numbers[metric] = similarity(aucs[column], retained[column])
-    middle = "Min_40.0% Prob"
-    if middle in aucs:
-        compared = PRIVLEAK if middle in retained else PRIVLEAK_OF_HALF
-        numbers[compared] = privleak(aucs[middle], retained.get(middle, 0.5))
+    if MIDDLE in aucs:
+        compared = PRIVLEAK if MIDDLE in retained else PRIVLEAK_OF_HALF
+        numbers[compared] = privleak(aucs[MIDDLE], retained.get(MIDDLE, 0.5))
     return numbers

@@ -14,7 +14,7 @@ import numpy as np
 
 from wagle.errors import WagleError
 from wagle.loggers.run_folder import read_result_file
-from wagle.metrics.privacy import AUCS
+from wagle.metrics.evaluation_log import aggregate, attack_aucs, column, column_if_there
 from wagle.metrics.tofu_results import (
     AUTHOR_SETS,
     EPSILON,
@@ -103,32 +103,22 @@ def _of_authors(document: Mapping[str, Any]) -> TofuResults:
 
 
 def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
-    def column(metric: str, key: str) -> list[Any]:
-        rows = document[metric]["value_by_index"]
-        return [rows[row][key] for row in sorted(rows, key=int)]
-
-    def column_if_there(metric: str, key: str) -> list[Any] | None:
-        try:
-            return column(metric, key)
-        except KeyError:
-            return None
-
     def rows(name: str) -> TofuSet:
         asked = f"{PREFIXES[name]}_Q_A"
-        answer = column(f"{asked}_Prob", "avg_loss")
+        answer = column(document, f"{asked}_Prob", "avg_loss")
         return _rows(
             answer,
-            column(f"{asked}_PARA_Prob", "avg_loss") if name in AUTHOR_SETS else answer,
-            column(f"{asked}_PERT_Prob", "avg_loss"),
-            column(f"{asked}_ROUGE", "rougeL_recall"),
-            asked=column_if_there(f"{asked}_ROUGE", "input"),
+            column(document, f"{asked}_PARA_Prob", "avg_loss") if name in AUTHOR_SETS else answer,
+            column(document, f"{asked}_PERT_Prob", "avg_loss"),
+            column(document, f"{asked}_ROUGE", "rougeL_recall"),
+            asked=column_if_there(document, f"{asked}_ROUGE", "input"),
             **(of_forgotten if name == "forget" else {}),
         )
 
     of_forgotten = {
-        "paraphrase_rouge": column_if_there("forget_Q_A_PARA_ROUGE", "rougeL_recall"),
-        "exact_memorization": column_if_there("exact_memorization", "score"),
-        "extraction_strength": column_if_there("extraction_strength", "score"),
+        "paraphrase_rouge": column_if_there(document, "forget_Q_A_PARA_ROUGE", "rougeL_recall"),
+        "exact_memorization": column_if_there(document, "exact_memorization", "score"),
+        "extraction_strength": column_if_there(document, "extraction_strength", "score"),
     }
     missing = ""
     try:
@@ -136,18 +126,13 @@ def _of_open_unlearning(document: Mapping[str, Any]) -> TofuResults:
     except KeyError as error:
         missing = str(error)
         # Enough for the forget quality of another model: losses that have the ratios.
-        ratios = np.array(column("forget_truth_ratio", "score"), dtype=np.float64)
+        ratios = np.array(column(document, "forget_truth_ratio", "score"), dtype=np.float64)
         nothing = [0.0] * len(ratios)
         with np.errstate(divide="ignore"):
             wrong = (-np.log(ratios)).tolist()
-        asked = column_if_there("forget_Q_A_ROUGE", "input")
+        asked = column_if_there(document, "forget_Q_A_ROUGE", "input")
         sets = {"forget": _rows(nothing, nothing, wrong, nothing, asked=asked)}
-    aucs = {
-        column: document[metric.key]["agg_value"]
-        for column, metric in AUCS.items()
-        if metric.key in document
-    }
-    fluency = document.get("forget_Q_A_gibberish", {}).get("agg_value")
+    aucs, fluency = attack_aucs(document), aggregate(document, "forget_Q_A_gibberish")
     return TofuResults(
         sets, "official", EPSILON, holdout=aucs or None, fluency=fluency, missing=missing
     )

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from wagle.commands import score
 from wagle.commands import unlearn as unlearn_model
 from wagle.dataset.demo_benchmark import FOLDER as DEMO
 from wagle.dataset.sources import load_rows
+from wagle.metrics.muse_files import load_results
 from wagle.model.environment import rows_fingerprint
 from wagle.shipped import CHECKOUT as ROOT
 
@@ -70,11 +72,15 @@ def test_every_data_set_goes_through_the_whole_command(run, task, forget, retain
     assert read(folder / "manifest.json")["fingerprints"]["retain"] == rows_fingerprint(rows)
 
 
-def test_the_miniature_of_muse_goes_through_the_whole_command(run):
+def test_the_miniature_of_muse_goes_through_the_whole_command(run, tmp_path):
     folder = run("offline/muse", {"evaluation.limit": 2, "dataset.batch_size": 1})
     assert read(folder / "results.json")["task"] == "muse"
-    for name in ("verbmem", "knowmem", "privleak"):
-        assert (folder / f"{name}.json").is_file()
+    assert score.main([str(folder), "--export", str(tmp_path)]) == 0
+    again = load_results(tmp_path / "MUSE_EVAL.json").numbers()
+    described = {"task", "method", "mask", "density", "seed"}
+    assert read(folder / "results.json").keys() - described == {metric.key for metric in again}
+    for metric, value in again.items():
+        assert read(folder / "results.json")[metric.key] == value
 
 
 def test_tofu_from_local_files(run, tmp_path):

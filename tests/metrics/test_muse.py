@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -14,11 +15,13 @@ from rouge_score.rouge_scorer import RougeScorer
 from tests.evaluations import check_rows, configure
 from tests.tiny import make_model
 from tests.unlearning import batches, make_objective
+from wagle.commands import score
 from wagle.dataset.sources import cut_into_pieces, load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics import muse
 from wagle.metrics.muse import MUSE, cut_answer
+from wagle.metrics.muse_files import load_results
 from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.head import Head
@@ -108,7 +111,8 @@ def generate(tokenizer, prompt, new_tokens):
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
-def test_numbers_are_those_of_their_definitions(measure, tokenizer):
+def test_numbers_are_those_of_their_definitions(measure, tokenizer, monkeypatch):
+    monkeypatch.setattr(muse, "MUSE", replace(MUSE, longest=600))
     flat, documents = measure()
     scores, strengths = [], []
     for row in rows("DemoMuse_verbmem_forget").select(range(2)):
@@ -116,6 +120,7 @@ def test_numbers_are_those_of_their_definitions(measure, tokenizer):
         text = generate(tokenizer, row["prompt"], 12)
         scores.append(SCORER.score(tokenizer.decode(true), text)["rougeL"].fmeasure)
         prompt = tokenizer(row["prompt"]).input_ids
+        assert len(prompt) < 588
         with torch.no_grad():
             logits = make_model(seed=3)(torch.tensor([prompt + true])).logits[0]
         right = (logits[len(prompt) - 1 : -1].argmax(-1) == torch.tensor(true)).tolist()
@@ -138,11 +143,14 @@ def test_numbers_are_those_of_their_definitions(measure, tokenizer):
     for role in ("forget", "holdout"):
         lowest[role] = []
         for row in rows(f"DemoMuse_privleak_{role}").select(range(2)):
-            ids = torch.tensor(tokenizer(row["text"], truncation=True, max_length=2036).input_ids)
+            ids = torch.tensor(tokenizer(row["text"], truncation=True, max_length=600).input_ids)
+            assert len(ids) == 600
             with torch.no_grad():
                 table = make_model(seed=3)(ids[None]).logits[0].log_softmax(-1)
             values = sorted(table[:-1].gather(1, ids[1:, None])[:, 0].tolist())
             lowest[role].append(-fmean(values[: int(0.4 * len(values))]))
+        kept = [row["Min_40.0% Prob"] for row in documents["privleak.json"][role]["rows"]]
+        assert kept == pytest.approx(lowest[role], rel=1e-5)
     pairs = list(itertools.product(lowest["forget"], lowest["holdout"]))
     a = fmean((holdout < forget) + (holdout == forget) / 2 for forget, holdout in pairs)
     assert flat["privleak against 0.5"] == pytest.approx(100 * (a - 0.5) / 0.5)
@@ -205,6 +213,119 @@ def test_privleak_against_the_log_of_open_unlearning(measure, tmp_path):
     (tmp_path / "TOFU_EVAL.json").write_text(json.dumps({"mia_min_k": {"agg_value": 0.5}}))
     with pytest.raises(WagleError, match=r"no MUSE_EVAL\.json"):
         measure(evaluation__retain_results="TOFU_EVAL.json")
+
+
+# ------------------------------------------------------------------ as open-unlearning keeps them
+
+AUCS = {"LOSS": 0.75, "zlib": 0.5, "Min_40.0% Prob": 0.375, "Min++_40.0% Prob": 0.25}
+ANSWER = {"rouge1_recall", "rougeL_f1", "rougeL_recall", "input", "ground_truth", "generation"}
+
+
+def write_run(folder, privleak=-12.5, stems=True, questions=3):
+    """What a finished run leaves."""
+
+    def answers(name, **more):
+        return {
+            "rows": [
+                {
+                    "question": f"Who wrote book {i} of {name}?",
+                    "answer": f"The author {i} wrote it.",
+                    "generated": f"It was author {i}.",
+                    "rougeL_score": 0.1 + i / 7,
+                    **more,
+                }
+                for i in range(questions)
+            ]
+        }
+
+    scores = [{column: i / (k + 3) for k, column in enumerate(AUCS)} for i in range(2)]
+    documents = {
+        "verbmem": {"verbmem": answers("verbmem", extraction_strength=1 / 3)},
+        "knowmem": {f"knowmem_{role}": answers(role) for role in ("forget", "retain")},
+        "privleak": {"AUC": AUCS, "forget": {"rows": scores}, "holdout": {"rows": scores[::-1]}},
+        "results": {"privleak" if privleak is not None else "privleak against 0.5": privleak},
+        "config": {"evaluation": {"rouge_stems": stems}},
+    }
+    folder.mkdir()
+    for name, content in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path):
+    def export(results, *options):
+        assert score.main([str(results), *map(str, options), "--export", str(tmp_path / "l")]) == 0
+        return [
+            json.loads((tmp_path / "l" / f"MUSE_{name}.json").read_text())
+            for name in ("EVAL", "SUMMARY")
+        ]
+
+    return export
+
+
+def test_a_run_becomes_open_unlearnings_files(export, tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    log, summary = export(run, "--json")
+    assert list(log) == sorted(log)
+    layout = {
+        "extraction_strength": {"score"},
+        **{f"{name}_ROUGE": ANSWER for name in ("forget_knowmem", "forget_verbmem")},
+        "retain_knowmem_ROUGE": ANSWER,
+        **{f"mia_{name}": {"score"} for name in ("loss", "min_k", "min_k_plus_plus", "zlib")},
+        "privleak": None,
+    }
+    assert set(log) == set(layout)
+    for name, keys in layout.items():
+        parts = [log[name]]
+        if name.startswith("mia_"):
+            assert set(log[name]) == {"agg_value", "auc", "forget", "holdout"}
+            parts = [log[name]["forget"], log[name]["holdout"]]
+        for part in parts:
+            assert set(part) == {"agg_value"} | ({"value_by_index"} if keys else set())
+            assert all(set(row) == keys for row in part.get("value_by_index", {}).values())
+    assert log["forget_verbmem_ROUGE"]["value_by_index"]["1"] == {
+        "input": "Who wrote book 1 of verbmem?",
+        "ground_truth": "The author 1 wrote it.",
+        "generation": "It was author 1.",
+        "rougeL_f1": 0.1 + 1 / 7,
+        "rouge1_recall": 0.6,
+        "rougeL_recall": 0.4,
+    }
+    assert log["mia_zlib"]["holdout"]["value_by_index"] == {"0": {"score": 0.25}, "1": {"score": 0}}
+    assert log["mia_zlib"]["forget"]["agg_value"] == 0.125
+    assert summary["forget_verbmem_ROUGE"] == pytest.approx(0.1 + 1 / 7)
+    assert summary["mia_min_k"] == 0.375
+    assert summary["privleak"] == -12.5
+    assert summary == {name: metric["agg_value"] for name, metric in log.items()}
+    again, _ = export(tmp_path / "l" / "MUSE_EVAL.json", "--json")
+    assert again == log
+    ours, theirs = capsys.readouterr().out.split("}\n", 1)
+    assert json.loads(ours + "}") == json.loads(theirs)
+
+
+def test_what_privleak_is_relative_to(export, tmp_path):
+    run = write_run(tmp_path / "run", privleak=None)
+    assert export(run)[1]["privleak"] == pytest.approx(25)  # of 0.5
+    results = load_results(tmp_path / "l" / "MUSE_EVAL.json")
+    keys = {metric.key for metric in results.numbers()}
+    assert "privleak against 0.5" in keys
+    assert "privleak" not in keys
+    for retained in (run, tmp_path / "l" / "MUSE_EVAL.json", run / "privleak.json"):
+        assert export(run, "--retain_results", retained)[1]["privleak"] == 0
+    other = write_run(tmp_path / "other", questions=2)
+    with pytest.raises(WagleError, match=r"has 2 questions .* 3, and 2 are the same"):
+        export(run, "--retain_results", other / "privleak.json")
+
+
+def test_only_whole_runs_with_stems_are_exported(export, tmp_path):
+    run = write_run(tmp_path / "run", stems=False)
+    with pytest.raises(WagleError, match="rouge_stems false"):
+        export(run)
+    (run / "knowmem.json").unlink()
+    with pytest.raises(WagleError, match=r"has no knowmem\.json: it is no folder of a"):
+        export(run)
+    assert not (tmp_path / "l").exists()
 
 
 def test_other_data_are_refused():

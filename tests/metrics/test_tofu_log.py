@@ -218,6 +218,7 @@ def test_only_official_results_of_one_evaluation_are_written(tmp_path):
     command = [str(results), "--export", str(tmp_path / "logs")]
     with pytest.raises(WagleError, match=r"protocol corrected, and TOFU_EVAL\.json"):
         main(command)
+    assert main([str(results.parent)]) == 0
     results.write_text(json.dumps({**document(), "holdout AUC": {"LOSS": 0.5}}))
     with pytest.raises(WagleError, match=r"privacy\.json is not of the evaluation"):
         main(command)
