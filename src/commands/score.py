@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         metavar="FILE",
         help="the same, or MUSE's privleak.json, of the model that never saw what is to be "
-        "forgotten; gives Forget Quality, or what privleak is relative to",
+        "forgotten; gives Forget Quality, or what MUSE's leakage is relative to",
     )
     parser.add_argument(
         "--export",
