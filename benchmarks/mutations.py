@@ -730,6 +730,23 @@ MUTATIONS = (
         ("int8: levels", "amax(1, keepdim=True) / 127", "amax(1, keepdim=True) / 128"),
     ),
     *_of(
+        "model/attack",
+        "test_attack",
+        ("attack: a curve for every mask", "else mask_fingerprint(lesson.mask),", "else 'a mask',"),
+        ("attack: a curve for every seed", '"seed": self.settings.seed,', '"seed": 0,'),
+        ("attack: nothing is shared", "kept = Measured(path, origin)", "kept = Measured(None, {})"),
+        (
+            "attack: a threshold by chance",
+            "            return curves[ORIGINAL][0][1]",
+            "            return curves[ORIGINAL][-1][1]",
+        ),
+        (
+            "attack: any benign rows",
+            'settings["benign rows"] = examples_fingerprint(self._benign)',
+            "pass",
+        ),
+    ),
+    *_of(
         "model/relearning",
         "test_attack",
         ("R: upside down", "max(reference / gain, 0.0)", "max(gain / reference, 0.0)"),

@@ -1,7 +1,9 @@
 """Attacks on a finished run: does forgetting survive few bits and relearning?
 
 What they find is kept in the run folder, in ``attack.json``, part by part: an attack that was
-interrupted goes on, and one that was made from other models, rows or settings is made anew.
+interrupted goes on, and one that was made from other models, rows or settings is made anew. How
+the models that a run is compared with learn does not depend on the run, but for the mask that they
+are confined to: the cache keeps their curves for the attacks on other runs.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -21,12 +23,15 @@ from wagle.errors import ConfigError
 from wagle.loggers.files import json_checksum, read_json, write_json
 from wagle.loggers.run_folder import ATTACK
 from wagle.model.copied_weights import restored
+from wagle.model.environment import mask_fingerprint, versions
 from wagle.model.finished import ORIGINAL, FinishedRun
 from wagle.model.interference import mean_probability
+from wagle.model.measured import Measured, place_in_cache
 from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.quantization import compare_to_bins, quantize_model
 from wagle.model.relearning import (
     PRESETS,
+    Curve,
     Preset,
     alike,
     chosen_rows,
@@ -37,12 +42,25 @@ from wagle.model.relearning import (
 )
 from wagle.optim.bitmask import Mask
 from wagle.terminal import say, say_phase
+from wagle.unlearn.mask.fingerprints import examples_fingerprint
 from wagle.unlearn.mask.scores import CHUNK
 from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.statistics import combined, complement, density, random_alike
 
+RELEARNING = "relearning"
+"""The folder in the cache of the curves of models that runs are compared with."""
+FORMAT = 1  # of these curves: raise it when what is measured, or how models learn, changes
 WHERE = ("all", "mask", "complement", "random")
 _ROWS = 200  # of the retain set that are asked about, and at most of the benign rows
+
+
+class _Lesson(NamedTuple):
+    """What a model learns, what it is asked about, and the weights that may change."""
+
+    preset: Preset
+    taught: list[Encoded]
+    asked: list[Encoded]
+    mask: Mask | None
 
 
 class Attack(FinishedRun):
@@ -68,7 +86,7 @@ class Attack(FinishedRun):
     def make(self) -> dict[str, Any]:
         """Run what has not been run yet; returns what is in ``attack.json``."""
         known = read_json(self.folder / ATTACK) if (self.folder / ATTACK).is_file() else {}
-        for name, origin, part in self._planned():
+        for name, origin, part in list(self._planned()):  # what cannot be done is said first
             digest = json_checksum(
                 {**origin, "models": self.fingerprints, "rows": self._rows_origin}
             )
@@ -98,6 +116,8 @@ class Attack(FinishedRun):
                 if self.settings.lr is not None:
                     preset = replace(preset, lr=self.settings.lr)
                 settings = {k: v for k, v in asdict(self.settings).items() if k in _OF_RELEARNING}
+                if preset.rows == "retain":
+                    settings["benign rows"] = examples_fingerprint(self._benign)
                 yield (
                     f"relearning {name} {where}",
                     {**settings, **asdict(preset)},
@@ -107,8 +127,7 @@ class Attack(FinishedRun):
     # ------------------------------------------------------------------------------ quantisation
 
     def _quantize(self, kind: str) -> dict[str, Any]:
-        model = self.run.model
-        before = self._knowledge(model)
+        model, before = self.run.model, self._before
         with restored(model):
             quantize_model(model, kind)
             after = self._knowledge(model)
@@ -123,40 +142,83 @@ class Attack(FinishedRun):
     # -------------------------------------------------------------------------------- relearning
 
     def _relearn(self, preset: Preset, where: str) -> dict[str, Any]:
-        names = [UNLEARNED, RETAIN, *([ORIGINAL] if where == "all" else [])]
-        models = {name: model for name in names if (model := self.model(name)) is not None}
-        mask = self._mask_of(where)
-        taught, asked = chosen_rows(len(self.forget_rows), preset, self.settings.seed)
-        rows = [self.forget_rows[i] for i in taught]
-        if preset.rows == "retain":
-            rows = self._benign[: len(self.forget_rows)]
-        asked_rows = [self.forget_rows[i] for i in asked]
-        curves, found = {}, {**asdict(preset), "where": where}
-        for name, model in models.items():
-            with restored(model) as before:
-                curves[name] = relearn(
-                    model,
-                    rows,
-                    preset,
-                    lambda model: self._ask(model, asked_rows),
-                    points=self.settings.points,
-                    seed=self.settings.seed,
-                    mask=mask,
-                    pad_token_id=self.pad_token_id,
-                )
-                if name == UNLEARNED and where == "all" and self.mask is not None:
-                    found["overlap"] = _overlap(before, model, self.mask)
+        lesson = self._lesson(preset, where)
+        found: dict[str, Any] = {**asdict(preset), "where": where}
+        curves: dict[str, Curve] = {}
+        with restored(self.run.model) as before:
+            curves[UNLEARNED] = self._curve(self.run.model, lesson)
+            if where == "all" and self.mask is not None:
+                found["overlap"] = _overlap(before, self.run.model, self.mask)
+        for name in (RETAIN, *([ORIGINAL] if where == "all" else [])):
+            model = self.model(name)
+            if model is not None:
+                curves[name] = self._shared_curve(name, model, lesson)
         found["curves"] = curves
-        if ORIGINAL in self.models:
-            threshold = self.settings.threshold * self._ask(self.models[ORIGINAL], asked_rows)
-            found["threshold"] = threshold
-            found["steps until"] = {n: steps_until(curve, threshold) for n, curve in curves.items()}
+        threshold = self.settings.threshold * self._known(curves, lesson)
+        found["threshold"] = threshold
+        found["steps until"] = {n: steps_until(curve, threshold) for n, curve in curves.items()}
         if RETAIN in curves:
             pair = curves[UNLEARNED], curves[RETAIN]
             found["R"] = robustness(*pair)
             found["R symmetric"] = alike(*(curve[-1][1] - curve[0][1] for curve in pair))
             found["gap"] = mean_gap(*pair)
         return found
+
+    def _known(self, curves: Mapping[str, Curve], lesson: _Lesson) -> float:
+        """The original's knowledge of what is asked about."""
+        if ORIGINAL in curves:
+            return curves[ORIGINAL][0][1]
+        original = self.model(ORIGINAL)
+        assert original is not None  # the run has
+        return self._ask(original, lesson.asked)
+
+    def _lesson(self, preset: Preset, where: str) -> _Lesson:
+        taught, asked = chosen_rows(len(self.forget_rows), preset, self.settings.seed)
+        rows = [self.forget_rows[i] for i in taught]
+        if preset.rows == "retain":
+            rows = self._benign[: len(self.forget_rows)]
+        return _Lesson(preset, rows, [self.forget_rows[i] for i in asked], self._mask_of(where))
+
+    def _curve(self, model: PreTrainedModel, lesson: _Lesson) -> Curve:
+        """Teach a model, in place."""
+        return relearn(
+            model,
+            lesson.taught,
+            lesson.preset,
+            lambda model: self._ask(model, lesson.asked),
+            points=self.settings.points,
+            seed=self.settings.seed,
+            mask=lesson.mask,
+            pad_token_id=self.pad_token_id,
+        )
+
+    def _shared_curve(self, name: str, model: PreTrainedModel, lesson: _Lesson) -> Curve:
+        """The curve of a model that runs are compared with; it is taught once for all of them."""
+        origin = {
+            "format": FORMAT,
+            "model": self.model_fingerprint(name),
+            "taught": examples_fingerprint(lesson.taught),
+            "asked": examples_fingerprint(lesson.asked),
+            "preset": asdict(lesson.preset),
+            "mask": None if lesson.mask is None else mask_fingerprint(lesson.mask),
+            "points": self.settings.points,
+            "seed": self.settings.seed,
+            "batch size": self.config.evaluation.batch_size,
+            "padding": self.pad_token_id,
+            "device": model.device.type,
+            "versions": versions(),
+        }
+        cache = Path(self.config.overall.cache_dir)
+        path = place_in_cache(cache, RELEARNING, origin).with_suffix(".json")
+        kept = Measured(path, origin)
+        if kept.earlier:
+            say(f"the {name} model's curve is that in {path}")
+
+        def learn() -> Curve:
+            with restored(model):
+                return self._curve(model, lesson)
+
+        return kept.get("curve", learn, read=lambda curve: [(step, v) for step, v in curve])
 
     @property
     def _where(self) -> list[str]:
@@ -191,6 +253,11 @@ class Attack(FinishedRun):
     def _ask(self, model: PreTrainedModel, rows: list[Encoded]) -> float:
         size, pad = self.config.evaluation.batch_size, self.pad_token_id
         return mean_probability(model, rows, batch_size=size, pad_token_id=pad)
+
+    @cached_property
+    def _before(self) -> dict[str, float]:
+        """Knowledge of the run's model, before any attack."""
+        return self._knowledge(self.run.model)
 
     def _knowledge(self, model: PreTrainedModel) -> dict[str, float]:
         asked = {"forget": self.forget_rows, "retain": self._retain}

@@ -6,8 +6,6 @@ a name that follows from everything that decides them, so that the same command 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from wagle.errors import ConfigError
 from wagle.loggers import Logger
 from wagle.loggers.folder_lock import FolderLock
 from wagle.loggers.run_folder import CHECKPOINTS, EVALUATION, PARTIAL_RESULTS, TRAINING
-from wagle.model.measured import Measured
+from wagle.model.measured import Measured, place_in_cache
 from wagle.model.record import Record, read_record
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints, resumption
@@ -156,5 +154,4 @@ class Attempts:
             self._lock.release()
 
     def _cached(self, kind: str, origin: Origin) -> Path:
-        name = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-        return Path(self._config.overall.cache_dir) / "wagle" / kind / name[:16]
+        return place_in_cache(Path(self._config.overall.cache_dir), kind, origin)

@@ -16,7 +16,7 @@ from wagle.errors import WagleError
 from wagle.loggers.run_folder import CONFIG, FINISHED, read_manifest
 from wagle.model.architecture import linear_names
 from wagle.model.environment import mask_fingerprint
-from wagle.model.opened import TRAINLESS, opened
+from wagle.model.opened import TRAINLESS, OpenedRun, opened
 from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.record import find_saved_model
 from wagle.optim.bitmask import Mask
@@ -37,7 +37,6 @@ class FinishedRun:
     Attributes:
         config: of the run.
         run: with the unlearned model loaded.
-        models: those that have been loaded, by role.
         trained: whether the run has unlearned, and not only evaluated.
 
     Raises:
@@ -60,11 +59,11 @@ class FinishedRun:
             saved = self.config.unlearn.resume_path or str(find_saved_model(folder))
             changes["unlearn.resume_path"] = saved
         self.run = opened(self.config, changes)
-        self.models: dict[str, PreTrainedModel] = {UNLEARNED: self.run.model}
+        self._opened: dict[str, OpenedRun] = {UNLEARNED: self.run}
 
     def model(self, name: str) -> PreTrainedModel | None:
         """A model by its role, loaded once; ``None`` where nobody names the retain-only one."""
-        if name not in self.models:
+        if name not in self._opened:
             given = self._named[name]
             if given is None:
                 return None
@@ -74,8 +73,12 @@ class FinishedRun:
                 "unlearn.mask_path": None,
                 "unlearn.resume_path": None,
             }
-            self.models[name] = opened(self.config, changes).model
-        return self.models[name]
+            self._opened[name] = opened(self.config, changes)
+        return self._opened[name].model
+
+    def model_fingerprint(self, name: str) -> str:
+        """Of what a loaded model computes, by its role."""
+        return self._opened[name].fingerprints["model"]
 
     @cached_property
     def mask(self) -> Mask | None:

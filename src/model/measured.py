@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,6 +17,18 @@ from wagle.loggers.files import read_json, write_json
 from wagle.terminal import say
 
 Value = TypeVar("Value")
+
+
+def place_in_cache(cache_dir: Path, kind: str, origin: Mapping[str, Any]) -> Path:
+    """Where the cache keeps what follows from ``origin`` alone: a path without a suffix.
+
+    Args:
+        cache_dir: ``overall.cache_dir``.
+        kind: the folder in it.
+        origin: everything that decides what is kept, as JSON.
+    """
+    name = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+    return cache_dir / "wagle" / kind / name[:16]
 
 
 class Measured:
@@ -35,7 +49,7 @@ class Measured:
         self, path: Path | None, origin: Mapping[str, Any], pieces: Path | None = None
     ) -> None:
         self.pieces = pieces
-        self.origin = dict(origin)
+        self.origin = json.loads(json.dumps(origin))  # as it is read: a list for a tuple
         self._path = path
         self._values = ranks.first(self._kept)
         self.earlier = list(self._values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +23,11 @@ from wagle.model.relearning import (
     alike,
     chosen_rows,
     mean_gap,
+    relearn,
     robustness,
     steps_until,
 )
+from wagle.optim.bitmask import BitMask
 from wagle.reporting.attack_figures import draw_attacks
 from wagle.reporting.attacks import attack_lines, attack_numbers
 from wagle.reporting.planned import TableRow
@@ -108,6 +112,87 @@ def test_the_retain_only_model_has_r_1_and_an_unchanged_one_q_1(run, model_folde
     assert attack_numbers(again) == attack_numbers(found)
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         Attack(run, config_of(**settings | {"lr": 0.02})).make()
+
+
+def mask_of(model, share):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: BitMask.from_bool(torch.rand(p.shape, generator=generator) < share)
+        for name, p in model.named_parameters()
+    }
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """How often a model has learned again, one entry each."""
+    models = []
+
+    def learns(model, *rest, **settings):
+        models.append(model)
+        return relearn(model, *rest, **settings)
+
+    monkeypatch.setattr(attack, "relearn", learns)
+    return models
+
+
+def test_models_that_runs_are_compared_with_learn_once(run, model_folder, learned, capsys):
+    """Retain-only and original model are the same one here: of three curves two are learned."""
+    settings = {"retain_model": model_folder, "quantization": "", "points": 2, "lr": 0.01}
+    first = Attack(run, config_of(**settings)).make()
+    assert len(learned) == 2
+    other = run.with_name("other")
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns(ATTACK))
+    again = Attack(other, config_of(**settings)).make()
+    assert again == first
+    assert [len(learned), capsys.readouterr().out.count("curve is that in")] == [3, 3]
+    # Of other settings nothing is taken; nor what lies where it belongs and is of another origin.
+    Attack(other, config_of(**settings | {"seed": 1})).make()
+    assert len(learned) == 5
+    kept = sorted(Path(".cache/wagle/relearning").iterdir())
+    assert len(kept) == 2
+    for one, path in zip(reversed([path.read_bytes() for path in kept]), kept, strict=True):
+        path.write_bytes(one)
+    (other / ATTACK).unlink()
+    assert Attack(other, config_of(**settings)).make() == first
+    assert len(learned) == 7
+
+
+def test_curves_confined_to_a_mask_are_those_of_that_mask(run, model_folder, learned):
+    settings = {"retain_model": model_folder, "quantization": "", "points": 2, "lr": 0.01}
+    attacked, shares = Attack(run, config_of(**settings, where="mask")), []
+    for share in (0.3, 0.3, 0.6):
+        attacked.mask = mask_of(attacked.run.model, share)
+        found = attacked.make()["parts"]["relearning open_unlearning mask"]
+        assert found["curves"]["retain-only"] == found["curves"]["unlearned"]
+        shares.append(found)
+        (run / ATTACK).unlink()
+    assert shares[0] == shares[1]
+    assert shares[0]["curves"] != shares[2]["curves"]
+    assert len(learned) == 5  # the run's model each time, the retain-only one with each mask
+
+
+def test_benign_rows_are_known_by_what_they_say(run, learned):
+    attacked = Attack(run, config_of(relearning="benign", quantization="", points=2))
+    rows = attacked.first_rows("Demo_retain90", 21)
+    for number, attacked._benign in ((2, rows[:20]), (2, rows[:20]), (4, rows[1:])):
+        attacked.make()
+        assert len(learned) == number
+
+
+def test_a_part_says_the_same_whatever_was_measured_before_it(run, model_folder):
+    """The original's knowledge is the threshold's, also where only other models learn."""
+    settings = {"quantization": "", "points": 2}
+    both, alone = [
+        Attack(run, config_of(**settings, where=where)) for where in ("all,mask", "mask")
+    ]
+    name = "relearning open_unlearning mask"
+    for attacked in (both, alone):
+        attacked.mask = mask_of(attacked.run.model, 0.3)
+    parts = both.make()["parts"]
+    (run / ATTACK).unlink()
+    assert alone.make()["parts"][name] == parts[name]
+    original = parts["relearning open_unlearning all"]["curves"]["original"]
+    assert {part["threshold"] for part in parts.values()} == {0.5 * original[0][1]}
 
 
 def test_where_needs_a_mask(run):
