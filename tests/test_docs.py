@@ -58,9 +58,8 @@ def test_the_documentation_mentions_no_key_that_does_not_exist():
     tops = "|".join(sorted({name.partition(".")[0] for name in known}))
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(rf"`(?:--)?((?:{tops})\.[\w.+]+)", text):
-            fine = name in known | sections or name.split(".")[1] in METHODS
-            assert fine, f"{page.name} mentions {name}"
+        for name in re.findall(rf"`(?:--)?((?:{tops})\.[\w.+-]+)", text):
+            assert name in known | sections, f"{page.name} mentions {name}"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -82,15 +81,27 @@ _STANDS_FOR = "(?<![A-Z])(SET|PROTOCOL|ATTACK|TASK|METRIC)(?![A-Z])"
 
 
 def test_the_page_of_metrics_has_every_number_of_every_benchmark():
+    """With its direction and its range."""
     from wagle.catalogue import BENCHMARKS
     from wagle.metrics.benchmark import Benchmark
     from wagle.metrics.tofu_benchmark import OFFICIAL
     from wagle.metrics.utility import FURTHER
 
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
-    names = [re.escape(name) for row in rows for name in re.findall("`([^`]+)`", row)]
-    known = [re.sub(_STANDS_FOR, ".+", n) for n in names]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    known = [
+        (re.sub(_STANDS_FOR, ".+", re.escape(name)), place, row)
+        for row in rows
+        for place, name in enumerate(re.findall("`([^`]+)`", row[0]))
+    ]
     benchmarks: list[Benchmark] = [OFFICIAL, *(entry.load() for entry in BENCHMARKS.values())]
     for metric in (*FURTHER, *(m for benchmark in benchmarks for m in benchmark.metrics)):
-        assert any(re.fullmatch(name, metric.key) for name in known), metric.key
+        found = [line for line in known if re.fullmatch(line[0], metric.key)]
+        assert found, metric.key
+        _, place, (_, _, better, limits, *_) = min(found, key=lambda line: line[0].count(".+"))
+        told = re.findall("[↑↓–]", better) or ["–"]  # or the value that is best
+        if "else" in better:
+            place = int("Forget" not in metric.key)
+        assert told[place % len(told)] == "↓–↑"[metric.better + 1], metric.key
+        highest = [int(number) for number in re.findall(r" to (\d+)", limits)]
+        assert (metric.largest in highest) if highest else metric.largest is None, metric.key

@@ -102,6 +102,7 @@ ATTACK = Metric(
     "How well a membership attack tells the rows to forget from those to retain (area under the "
     "curve): 0.5 is not at all.",
     0,
+    largest=1,
 )
 FORGETTING = Metric(
     "UE Avg", "Forgetting: the mean of the UE numbers that these rows have.", group="UE", largest=1

@@ -104,6 +104,7 @@ PRIVLEAK_OF_HALF = Metric(
     group="privacy",
     title="privleak against 0.5",
     digits=1,
+    largest=100,
 )
 PRIVACY = (*AUCS.values(), *SIMILARITIES.values(), PRIVLEAK, PRIVLEAK_OF_HALF, OTHER_AUC)
 _EPSILON = 1e-10

@@ -70,17 +70,15 @@ EFFICACY = _efficacy("Avg", "Unlearning efficacy: the mean of the UE numbers. Ho
 
 
 def _kept(title: str, asked: str) -> tuple[Metric, Metric]:
-    return (
-        Metric(
-            f"UT {title} acc", f"Share of correct answers to {asked}.", group=title, title="acc"
-        ),
-        Metric(
-            f"UT {title} RougeL",
-            f"How much of the true answers’ wording its answers contain, for {asked}.",
-            group=title,
-            title="RougeL",
-        ),
+    meanings = {
+        "acc": f"Share of correct answers to {asked}.",
+        "RougeL": f"How much of the true answers’ wording its answers contain, for {asked}.",
+    }
+    right, wording = (
+        Metric(f"UT {title} {kind}", meaning, group=title, title=kind, largest=1)
+        for kind, meaning in meanings.items()
     )
+    return right, wording
 
 
 KEPT = {
@@ -103,6 +101,7 @@ ATTACK = Metric(
     "How well a membership attack tells the forget texts from the retain texts (area under the "
     "curve): 0.5 is not at all.",
     0,
+    largest=1,
 )
 _EFFICACIES = (DISTINGUISHED, UNLIKE_TRAINING, MISANSWERED, WORDING_GONE)
 _UTILITIES = tuple(metric for kept in KEPT.values() for metric in kept)
@@ -157,7 +156,9 @@ TITLES = {
 def _of_sets(kind: str, meaning: str, **forget: Any) -> dict[str, Metric]:
     """A score of each set; ``forget``: what is different of the forget set's."""
     metrics = {
-        name: Metric(f"{kind} {title}", meaning.format(_ASKED[name]), group=name, title=kind)
+        name: Metric(
+            f"{kind} {title}", meaning.format(_ASKED[name]), group=name, title=kind, largest=1
+        )
         for name, title in TITLES.items()
     }
     return {**metrics, "forget": replace(metrics["forget"], **forget)}
