@@ -747,6 +747,21 @@ MUTATIONS = (
         ),
     ),
     *_of(
+        "model/finished",
+        "test_attack",
+        ("finished: models of any size", "if shapes != own:", "if False:"),
+        (
+            "finished: any tokenizer",
+            "if self._forget_rows(tokenizer) != self.forget_rows:",
+            "if False:",
+        ),
+    ),
+    *_of(
+        "commands/attack",
+        "test_attack",
+        ("attack: the last run last", "        finished_run(folder)", "        str(folder)"),
+    ),
+    *_of(
         "model/relearning",
         "test_attack",
         ("R: upside down", "max(reference / gain, 0.0)", "max(gain / reference, 0.0)"),

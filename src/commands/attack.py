@@ -23,9 +23,12 @@ def main(argv: Sequence[str]) -> int:
     # Everything heavy comes after the configuration has been found right.
     from wagle.commands.showing import print_table, write_figure
     from wagle.model.attack import Attack
+    from wagle.model.finished import finished_run
     from wagle.reporting.attack_figures import draw_attacks
     from wagle.reporting.attacks import attack_lines
 
+    for folder in folders:
+        finished_run(folder)  # the last is looked at before work on the first begins
     for folder in folders:
         found = Attack(folder, config).make()
         print_table(str(folder), COLUMNS, attack_lines(found), "{:.3f}".format)

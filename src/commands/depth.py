@@ -21,10 +21,13 @@ def main(argv: Sequence[str]) -> int:
     # Everything heavy comes after the configuration has been found right.
     from wagle.commands.showing import print_table, write_figure
     from wagle.model.depth import Depth
+    from wagle.model.finished import finished_run
     from wagle.reporting.depth import COLUMNS, depth_lines
     from wagle.reporting.depth_figures import draw_depth
     from wagle.reporting.runs import read_run
 
+    for folder in folders:
+        finished_run(folder)  # the last is looked at before work on the first begins
     runs = []
     for folder in folders:
         run, found = read_run(folder), Depth(folder, config).make()

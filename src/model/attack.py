@@ -78,6 +78,7 @@ class Attack(FinishedRun):
         self.settings = config.attack
         super().__init__(
             folder,
+            "attack",
             retain_model=self.settings.retain_model,
             original_model=self.settings.original_model,
         )

@@ -52,6 +52,7 @@ class Depth(FinishedRun):
         self.settings = config.depth
         super().__init__(
             folder,
+            "depth",
             retain_model=self.settings.retain_model,
             original_model=self.settings.original_model,
         )

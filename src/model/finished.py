@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wagle.config import UnlearnConfig, load_config
 from wagle.dataset.encoding import Encoded
@@ -16,10 +17,12 @@ from wagle.errors import WagleError
 from wagle.loggers.run_folder import CONFIG, FINISHED, read_manifest
 from wagle.model.architecture import linear_names
 from wagle.model.environment import mask_fingerprint
+from wagle.model.loading import check_model
 from wagle.model.opened import TRAINLESS, OpenedRun, opened
 from wagle.model.patching import RETAIN, UNLEARNED
 from wagle.model.record import find_saved_model
 from wagle.optim.bitmask import Mask
+from wagle.planning.skeleton import read_configuration, skeleton
 from wagle.unlearn.mask.file import load_mask
 
 ORIGINAL = "original"
@@ -30,6 +33,7 @@ class FinishedRun:
 
     Args:
         folder: of the run, with its model; or of the evaluation of a model that was not changed.
+        command: that looks at it, whose keys name the models, for messages.
         retain_model: the model that never saw the forget set, where there is one: a hub id, a
             folder or a run folder.
         original_model: likewise the model before unlearning; ``None``: the run's own.
@@ -40,25 +44,30 @@ class FinishedRun:
         trained: whether the run has unlearned, and not only evaluated.
 
     Raises:
-        WagleError: it is no finished run, or holds no model.
+        WagleError: it is no finished run, or holds no model; a named model is not there, is of
+            another size, or has another tokenizer.
     """
 
     def __init__(
-        self, folder: Path, *, retain_model: str | None = None, original_model: str | None = None
+        self,
+        folder: Path,
+        command: str,
+        *,
+        retain_model: str | None = None,
+        original_model: str | None = None,
     ) -> None:
         self.folder = folder
-        self.manifest = read_manifest(folder)
-        if self.manifest.get("status") != FINISHED:
-            raise WagleError(f"the run in {folder} is not finished: there is no model to look at")
-        self.config = config_of(folder)
-        self.trained = self.config.unlearn.unlearn_method != TRAINLESS
+        self.manifest, self.config, saved = finished_run(folder)
+        self.trained = saved is not None
         own = self.config.overall.model_name
         self._named = {RETAIN: retain_model, ORIGINAL: original_model or own}
-        changes = {}
-        if self.trained:
-            saved = self.config.unlearn.resume_path or str(find_saved_model(folder))
-            changes["unlearn.resume_path"] = saved
-        self.run = opened(self.config, changes)
+        tokenizers = {
+            role: self._check_named(role, f"--{command}.{key} FOLDER")
+            for role, key in ((RETAIN, "retain_model"), (ORIGINAL, "original_model"))
+            if self._named[role] is not None
+        }
+        self.run = opened(self.config, {"unlearn.resume_path": saved} if self.trained else {})
+        self._check_alike(tokenizers)
         self._opened: dict[str, OpenedRun] = {UNLEARNED: self.run}
 
     def model(self, name: str) -> PreTrainedModel | None:
@@ -68,13 +77,38 @@ class FinishedRun:
             if given is None:
                 return None
             changes = {
-                "overall.model_name": str(find_saved_model(Path(given))),
+                "overall.model_name": _place(given),
                 "unlearn.unlearn_method": TRAINLESS,
                 "unlearn.mask_path": None,
                 "unlearn.resume_path": None,
             }
             self._opened[name] = opened(self.config, changes)
         return self._opened[name].model
+
+    def _check_named(self, role: str, key: str) -> PreTrainedTokenizerBase:
+        """The tokenizer of a named model, which is there."""
+        cache, hint = Path(self.config.overall.cache_dir), f"a local model folder with {key}"
+        name = self._named[role]
+        assert name is not None  # else it is not asked for
+        return check_model(_place(name), cache, what=f"{role} model", hint=hint)
+
+    def _check_alike(self, tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
+        """Whether the named models have the run's layers, and read rows as the same tokens."""
+        cache, own = Path(self.config.overall.cache_dir), Layout.of(self.run.model).of_linear()
+        for role, tokenizer in tokenizers.items():
+            name = str(self._named[role])
+            with skeleton(read_configuration(_place(name), cache), self.run.dtype) as model:
+                shapes = Layout.of(model).of_linear()
+            if shapes != own:
+                raise WagleError(
+                    f"the {role} model {name} is of another architecture or size than the run's in "
+                    f"{self.folder}: they cannot be compared weight by weight"
+                )
+            if self._forget_rows(tokenizer) != self.forget_rows:
+                raise WagleError(
+                    f"the {role} model {name} has another tokenizer than the run's in "
+                    f"{self.folder}: the same row is other tokens to it"
+                )
 
     def model_fingerprint(self, name: str) -> str:
         """Of what a loaded model computes, by its role."""
@@ -90,13 +124,16 @@ class FinishedRun:
         path = self.config.unlearn.mask_path
         if path is None or not self.trained:
             return None
-        return mask_of(self.folder, self.manifest, Path(path), self.run.model)
+        return mask_of(self.folder, self.manifest, Path(path), Layout.of(self.run.model))
 
     @cached_property
     def forget_rows(self) -> list[Encoded]:
         """All rows of the forget set, as they are trained on."""
+        return self._forget_rows(self.run.tokenizer)
+
+    def _forget_rows(self, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
         name = self.config.dataset.forget_dataset_name
-        encode = row_encoder(name, self.run.tokenizer, self.run.template)
+        encode = row_encoder(name, tokenizer, self.run.template)
         return [encode(row) for row in self.run.data.forget_rows()]
 
     def first_rows(self, name: str, count: int) -> list[Encoded]:
@@ -127,23 +164,61 @@ def config_of(folder: Path) -> UnlearnConfig:
     return load_config(["--config_file", str(folder / CONFIG)], prog="finished", description="")
 
 
-def mask_of(folder: Path, manifest: Mapping[str, Any], path: Path, model: PreTrainedModel) -> Mask:
+def finished_run(folder: Path) -> tuple[dict[str, Any], UnlearnConfig, str | None]:
+    """What is there of a finished run that has a model.
+
+    Returns:
+        Manifest, configuration and where its model lies; ``None``: it has only evaluated one.
+
+    Raises:
+        WagleError: it is no finished run, or holds no model.
+    """
+    manifest = read_manifest(folder)
+    if manifest.get("status") != FINISHED:
+        raise WagleError(f"the run in {folder} is not finished: there is no model to look at")
+    config = config_of(folder)
+    if config.unlearn.unlearn_method == TRAINLESS:
+        return manifest, config, None
+    return manifest, config, config.unlearn.resume_path or str(find_saved_model(folder))
+
+
+class Layout(NamedTuple):
+    """Shapes of a model's tensors, and names of its linear layers: what a mask file is to fit."""
+
+    shapes: dict[str, torch.Size]
+    linear: list[str]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Layout:
+        """That of a model, which need not have its weights."""
+        return cls({name: p.shape for name, p in model.named_parameters()}, linear_names(model))
+
+    def of_linear(self) -> dict[str, torch.Size]:
+        """The shapes of the linear layers alone; a vocabulary may have more rows for padding."""
+        return {name: shape for name, shape in self.shapes.items() if name in self.linear}
+
+
+def mask_of(folder: Path, manifest: Mapping[str, Any], path: Path, layout: Layout) -> Mask:
     """The mask of a run, from its file.
 
     Args:
         folder, manifest: of the run.
         path: of the mask.
-        model: of the shapes that the run's model has.
+        layout: of the run's model.
 
     Raises:
         WagleError: the file is gone, or is not the mask that the run was made with.
     """
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    mask = load_mask(path, shapes, linear_names(model))
+    mask = load_mask(path, *layout)
     known = manifest.get("fingerprints", {}).get("mask")
     if known is not None and mask_fingerprint(mask) != known:
         raise WagleError(f"{path} is not the mask that the run in {folder} was made with")
     return mask
+
+
+def _place(name: str) -> str:
+    """Where a named model lies: the folder of a run holds one."""
+    return str(find_saved_model(Path(name)))
 
 
 def _weights_stamp(name: str | None) -> Any:

@@ -127,15 +127,20 @@ def _load_parts(
     return load_sharded(Path(folder), dtype, device)
 
 
-def check_model(name: str, cache_dir: Path) -> PreTrainedTokenizerBase:
+def check_model(
+    name: str, cache_dir: Path, *, what: str = "model", hint: str = MODEL_HINT
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, after a look whether the model's files are there and whole.
+
+    Args:
+        what, hint: for the message, as in :func:`wagle.hub.loading`.
 
     Raises:
         WagleError: something is missing, damaged or of the wrong kind.
     """
     if Path(name).is_dir():
         check_model_folder(Path(name))
-    return read_tokenizer(name, cache_dir)
+    return read_tokenizer(name, cache_dir, what=what, hint=hint)
 
 
 def _check_fit(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from wagle.config import UnlearnConfig
 from wagle.errors import WagleError
 from wagle.loggers import JsonLogger
 from wagle.loggers.run_folder import read_manifest
-from wagle.model.finished import config_of, mask_of
-from wagle.model.opened import opened
+from wagle.model.finished import Layout, config_of, mask_of
+from wagle.model.opened import OpenedRun
 from wagle.model.unlearn import Unlearn
 from wagle.optim.bitmask import Mask
+from wagle.planning.skeleton import read_configuration, skeleton
 from wagle.reporting.runs import Run
 from wagle.terminal import say_phase
 from wagle.unlearn.mask.file import load_mask, save_mask
@@ -77,7 +80,10 @@ def _mask_of(run: Run, config: UnlearnConfig) -> Mask:
     path, known = config.unlearn.mask_path, run.manifest.get("fingerprints", {}).get("mask")
     if path is None or known is None or not run.trained:
         raise WagleError(f"the run in {run.folder} was not trained with a mask file")
-    return mask_of(run.folder, run.manifest, Path(path), opened(config, {}).model)
+    name, cache = OpenedRun(config).model_name, Path(config.overall.cache_dir)
+    with skeleton(read_configuration(name, cache), torch.float32) as model:
+        layout = Layout.of(model)
+    return mask_of(run.folder, run.manifest, Path(path), layout)
 
 
 def _check_origin(run: Run, folder: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from unlearning import make_mask
 
 from tests.tiny import make_model
+from wagle.commands import attack as command
 from wagle.config import AttackConfig, load_config
 from wagle.errors import WagleError
 from wagle.loggers.files import write_json
@@ -18,6 +19,7 @@ from wagle.loggers.run_folder import ATTACK, CONFIG, FINISHED, write_manifest
 from wagle.metrics.benchmark import Metric
 from wagle.model import attack
 from wagle.model.attack import Attack
+from wagle.model.loading import save_model
 from wagle.model.relearning import (
     PRESETS,
     alike,
@@ -27,6 +29,7 @@ from wagle.model.relearning import (
     robustness,
     steps_until,
 )
+from wagle.model.tiny import build_tiny_llama
 from wagle.optim.bitmask import BitMask
 from wagle.reporting.attack_figures import draw_attacks
 from wagle.reporting.attacks import attack_lines, attack_numbers
@@ -193,6 +196,26 @@ def test_a_part_says_the_same_whatever_was_measured_before_it(run, model_folder)
     assert alone.make()["parts"][name] == parts[name]
     original = parts["relearning open_unlearning all"]["curves"]["original"]
     assert {part["threshold"] for part in parts.values()} == {0.5 * original[0][1]}
+
+
+def test_named_models_are_looked_at_before_any_work(run):
+    for name, width in (("tokens", 16), ("size", 8)):
+        save_model(
+            *build_tiny_llama(["other texts"], vocab_size=300, hidden_size=width), Path(name)
+        )
+    for settings, message in (
+        ({"retain_model": "no"}, "retain-only model 'no' cannot be .*--attack.retain_model FOLDER"),
+        ({"original_model": "size"}, "the original model size is of another architecture or size"),
+        ({"retain_model": "tokens"}, "the retain-only model tokens has another tokenizer"),
+    ):
+        with pytest.raises(WagleError, match=message):
+            Attack(run, config_of(**settings))
+
+
+def test_the_last_run_is_looked_at_before_work_on_the_first_begins(run, monkeypatch):
+    monkeypatch.setattr(attack, "Attack", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(WagleError, match="nowhere is no run folder"):
+        command.main([str(run), "nowhere"])
 
 
 def test_where_needs_a_mask(run):
