@@ -451,6 +451,44 @@ MUTATIONS = (
         ("partial work: damaged", "if whole and file", "if file"),
         ("partial work: of other questions", "asked()]", "0]"),
         ("partial work: what this attempt has written", "in self._place.earlier", "is not None"),
+        (
+            "partial work: a signal does not have it written",
+            "if writes and (asked or self._pace.due()):",
+            "if writes and self._pace.due():",
+        ),
+        (
+            "partial work: a signal waits for the end of it",
+            "        if asked:\n            self._request.end()\n",
+            "",
+        ),
+        (
+            "partial work: one of several ends alone",
+            "            asked = ranks.any_of(asked)\n",
+            "            pass\n",
+        ),
+    ),
+    *_of(
+        "metrics/harness_model",
+        "test_partial_work",
+        (
+            "lm-eval: a signal loses the last batch",
+            "            self._between_batches()  # a signal may have come in the last one\n",
+            "",
+        ),
+        (
+            "lm-eval: a signal loses the last window",
+            "            self._between_batches()\n        return found\n",
+            "        return found\n",
+        ),
+    ),
+    *_of(
+        "stopping",
+        "test_resuming",
+        (
+            "stopping: a failure makes it forget a signal",
+            "        if request.kind is not None:\n            request.end()\n        raise\n",
+            "        raise\n",
+        ),
     ),
     *_of(
         "metrics/generation",

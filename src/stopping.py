@@ -1,10 +1,10 @@
-"""Signals that ask the program to end: it ends at once, or in training after the step.
+"""Signals that ask the program to end: it ends at once, or where what is done can be kept.
 
 Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, which Slurm sends before a job's time is over (``sbatch
 --signal=B:USR1@600``), become exceptions: KeyboardInterrupt, or :class:`~wagle.errors.Terminated`.
 Where work should not be cut off in the middle of a step, the first one waits::
 
-    with deferring() as request:
+    with deferring("this step") as request:
         for step in steps:
             work(step)
             if request.kind is not None:
@@ -31,11 +31,17 @@ _KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class StopRequest:
     """A request to end that may wait.
 
+    Args:
+        until: what is brought to its end first, such as ``this step``.
+
     Attributes:
         kind: the signal; ``None`` as long as there has been none.
+        until: as given.
     """
 
-    kind: signal.Signals | None = None
+    def __init__(self, until: str) -> None:
+        self.kind: signal.Signals | None = None
+        self.until = until
 
     def end(self) -> NoReturn:
         """End now.
@@ -58,12 +64,22 @@ def install() -> None:
 
 
 @contextmanager
-def deferring() -> Iterator[StopRequest]:
-    """Within, the first signal is only noted; what nobody has obeyed is obeyed at the end."""
-    request = StopRequest()
+def deferring(until: str) -> Iterator[StopRequest]:
+    """Within, the first signal is only noted; what nobody has obeyed is obeyed at the end.
+
+    So it is where the work fails: whoever lives with the failure must not forget the signal.
+
+    Args:
+        until: what is brought to its end first; said when the signal comes.
+    """
+    request = StopRequest(until)
     _waiting.append(request)
     try:
         yield request
+    except Exception:
+        if request.kind is not None:
+            request.end()
+        raise
     finally:
         _waiting.pop()
     if request.kind is not None:
@@ -75,7 +91,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _waiting and _waiting[-1].kind is None:
         _waiting[-1].kind = kind
         with suppress(OSError):  # Python's own streams may be in the middle of writing
-            os.write(2, b"\nending after this step; once more: at once\n")
+            os.write(2, f"\nending after {_waiting[-1].until}; once more: at once\n".encode())
         return
     signal.signal(kind, signal.SIG_DFL)
     _end(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import signal
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from wagle import devices
+from wagle import devices, stopping
 from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.dataset.reading import RowsRequest
 from wagle.dataset.sources.tofu import load_demo
@@ -51,6 +52,17 @@ def either_device(request, monkeypatch):
     """The test runs twice: with what a CPU does, and with what any other device does, on a CPU."""
     if request.param == "accelerator":
         monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
+
+
+@pytest.fixture
+def handled():
+    """The program's handling of signals, for one test."""
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    stopping.install()
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

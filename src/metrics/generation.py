@@ -148,6 +148,7 @@ def _continue_distinct(
         description,
         total,
         lambda: [prompts, sorted(stop), pad_token_id, max_total_length, batch_size],
+        until=f"at most {min(PIECE * batch_size, total)} more answers",
     )
 
     def next_texts(count: int) -> list[Text]:
@@ -170,7 +171,7 @@ def _continue_distinct(
     def new_tokens() -> list[list[int]]:
         return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
-    with evaluating(model), Progress(description, total) as bar:
+    with evaluating(model), Progress(description, total) as bar, partial_work:
         way = _find_way(model, waiting, max_total_length, pad_token_id) if waiting else None
         if partial_work.found:
             for text, new in zip(texts, partial_work.found["new"], strict=True):

@@ -42,9 +42,10 @@ def gradient_norms(
         "gradients of texts",
         len(sequences),
         lambda: [[[row.input_ids, row.labels] for row in sequences], pad_token_id],
+        until="this text",
     )
     norms: list[float] = work.found or []
-    with _trainable(model), Progress("gradients of texts", len(sequences)) as bar:
+    with _trainable(model), Progress("gradients of texts", len(sequences)) as bar, work:
         bar.update(len(norms))
         handles = [p.register_post_accumulate_grad_hook(measure) for p in model.parameters()]
         try:

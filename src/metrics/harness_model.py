@@ -65,7 +65,7 @@ class CountingModel(HFLM):
         super().__init__(model, tokenizer=tokenizer, batch_size=batch_size)
         self._partial_work = partial(PartialWork, model, description)
         self._description = description
-        self._before_batch: Callable[[], None] = lambda: None
+        self._between_batches: Callable[[], None] = lambda: None
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Any]:
         return list(map(tuple, self._answer(super().loglikelihood, requests)))
@@ -77,21 +77,22 @@ class CountingModel(HFLM):
         """The answers to all requests, of which those are asked that are not known yet."""
         asked = [repr(request.args) for request in requests]
         work = self._partial_work(len(asked), lambda: [asked, self.batch_size], "request")
-        with Progress(self._description, len(requests), "request") as progress:
+        with Progress(self._description, len(requests), "request") as progress, work:
             self.cache_hook = answers = _Answers(asked, work.found or [], progress)
             known = answers.by_number
-            self._before_batch = lambda: work.note(len(known), lambda: list(known.items()))
+            self._between_batches = lambda: work.note(len(known), lambda: list(known.items()))
             others = [number for number in range(len(requests)) if number not in known]
             found = answer([requests[number] for number in others], disable_tqdm=True)
-        known.update(zip(others, found, strict=True))
+            known.update(zip(others, found, strict=True))
+            self._between_batches()  # a signal may have come in the last one
         return [known[number] for number in range(len(requests))]
 
     def _model_call(self, *args: Any, **kwargs: Any) -> Any:
-        self._before_batch()  # all requests of earlier ones have been answered
+        self._between_batches()  # all requests of earlier ones have been answered
         return super()._model_call(*args, **kwargs)
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-        self._before_batch()
+        self._between_batches()
         return super()._model_generate(*args, **kwargs)
 
     def loglikelihood_rolling(
@@ -102,10 +103,12 @@ class CountingModel(HFLM):
         work = self._partial_work(None, lambda: [asked, self.batch_size], "window")
         self._known = deque(work.found or [])
         self._scores: list[tuple[float, bool]] = []
-        self._before_batch = lambda: work.note(len(self._scores), lambda: self._scores)
+        self._between_batches = lambda: work.note(len(self._scores), lambda: self._scores)
         self.cache_hook = CacheHook(None)
-        with Progress(self._description, None, "window") as self._windows:
-            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        with Progress(self._description, None, "window") as self._windows, work:
+            found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+            self._between_batches()
+        return found
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None

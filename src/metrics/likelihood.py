@@ -208,10 +208,7 @@ def _score_distinct(
     with (
         evaluating(model),
         Progress(description, len(sequences)) as bar,
-    ):
-        head = Head.of(model)
-        rows, most = _readable_rows(head, sequences, batch_size, pad_token_id)
-        partial_work = PartialWork(
+        PartialWork(
             model,
             description,
             len(sequences),
@@ -219,7 +216,10 @@ def _score_distinct(
                 [[sequence.input_ids, sequence.labels] for sequence in sequences],
                 [batch_size, pad_token_id, standardize, logits_chunk],
             ],
-        )
+        ) as partial_work,
+    ):
+        head = Head.of(model)
+        rows, most = _readable_rows(head, sequences, batch_size, pad_token_id)
         found = iter(partial_work.found or [])
         done: list[torch.Tensor] = []  # the scores of each batch
         batches = batches_by_length(

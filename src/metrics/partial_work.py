@@ -9,15 +9,19 @@ down now and then, to a file that is named after all that was asked::
 the next time begins with the other 544, and comes to what it would have come to at once. Nothing is
 kept of what other models are asked in between. Of several processes that have dealt out rows each
 keeps its own, which serves as many processes again.
+
+A signal that asks the program to end is obeyed where work can go on, after a batch, and what is
+done by then is written down. Work that is not kept ends at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
@@ -26,6 +30,7 @@ from wagle import ranks, shards
 from wagle.errors import WagleError
 from wagle.loggers.files import json_checksum, read_json, write_json
 from wagle.pace import Pace
+from wagle.stopping import StopRequest, deferring
 from wagle.terminal import say
 
 SECONDS_BETWEEN = 60.0
@@ -74,7 +79,7 @@ def keeping(
 
 
 class PartialWork:
-    """How far one piece of work has come.
+    """How far one piece of work has come; a context manager around the work itself.
 
     Args:
         model: that works; unless it is being kept (:func:`keeping`), nothing is done here.
@@ -82,6 +87,7 @@ class PartialWork:
         total: units of work; ``None`` where that is not known.
         asked: all that decides what they come to, beside the origin, as JSON.
         unit: what is counted, in the singular.
+        until: what is brought to its end before a signal is obeyed.
 
     Attributes:
         found: what an earlier attempt has noted last, for the work to go on from; else ``None``.
@@ -94,11 +100,14 @@ class PartialWork:
         total: int | None,
         asked: Callable[[], Any],
         unit: str = "row",
+        until: str = "this batch",
     ) -> None:
         self.found: Any = None
+        self._request = StopRequest(until)
         of_all = "" if total is None else f"of {total} "
         self._what = f"{of_all}{unit}s: {description}"
         self._place = _places.get(model)
+        self._deferring = nullcontext(self._request) if self._place is None else deferring(until)
         if self._place is None:
             return
         # Where all processes do the same together, the first one alone reads and writes.
@@ -109,6 +118,18 @@ class PartialWork:
         if done:
             say(f"going on after {done} {self._what}")
             self._place.on_resume(f"{done} {self._what}")
+
+    def __enter__(self) -> Self:
+        self._request = self._deferring.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._deferring.__exit__(kind, failure, traceback)
 
     def _kept(self) -> tuple[int, Any]:
         """What the file says; nothing where it is missing, damaged or of another origin."""
@@ -122,25 +143,40 @@ class PartialWork:
         return 0, None
 
     def note(self, done: int, content: Callable[[], Any]) -> None:
-        """Write down how far it is if it is time to; what keeps it from being written is only said.
+        """Write down how far it is if it is time to, or the last time: then the program ends.
 
         Args:
             done: units of work.
             content: makes what the work can go on from, as JSON.
+
+        Raises:
+            KeyboardInterrupt: a signal has asked for it.
         """
-        if self._place is None or (self._together and not ranks.is_first()):
+        if self._place is None:
             return
-        if not self._pace.due():
-            return
+        asked = self._request.kind is not None
+        if self._together:
+            asked = ranks.any_of(asked)
+        writes = not self._together or ranks.is_first()
+        if writes and (asked or self._pace.due()):
+            self._write(done, content(), asked=asked)
+        if asked:
+            self._request.end()
+
+    def _write(self, done: int, content: Any, *, asked: bool) -> None:
+        """Write it down; what keeps it from being written is only said."""
+        assert self._place is not None
         with self._pace.writing():
-            made = content()
             file = {
                 "origin": self._place.origin,
-                "checksum": json_checksum([done, made]),
+                "checksum": json_checksum([done, content]),
                 "done": done,
-                "content": made,
+                "content": content,
             }
             try:
                 write_json(self._path, file, durable=True)
             except (WagleError, ValueError) as error:
                 say(f"warning: {done} {self._what} are done and not kept: {error}")
+            else:
+                if asked:
+                    say(f"the same command goes on after {done} {self._what}")

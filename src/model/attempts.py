@@ -132,8 +132,9 @@ class Attempts:
             return f"{where}; the same command goes on with the model in {self.saved}"
         if self.checkpoints and self.checkpoints.newest:
             return f"{where}; the same command goes on from {self.checkpoints.newest}"
-        if phase == "mask":
-            return f"{where}; the same command goes on with what is kept of the sums of gradients"
+        kept = {"mask": "the sums of gradients", "evaluate": "the evaluation"}.get(phase)
+        if kept is not None:
+            return f"{where}; the same command goes on with what is kept of {kept}"
         lost = ": what was trained is lost" if "train" in phases else ""
         return f"{where}{lost}; the same command runs it again"
 

@@ -170,7 +170,7 @@ def train(
     started = time.perf_counter() - now.seconds
     windows = islice(_windows(rows, plan, model.device, now.step), plan.steps - now.step)
     with (
-        deferring() as request,
+        deferring("this step") as request,
         Progress("training", plan.steps, "step") as progress,
         gradients,
     ):

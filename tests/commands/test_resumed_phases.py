@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -77,16 +79,15 @@ def test_the_manifest_says_what_went_on_when(
     assert not list((tmp_path / "mask").glob("*unfinished*"))
 
 
-def test_answers_that_were_broken_off_are_not_all_given_again(
-    tmp_path, options, monkeypatch, capsys
+def test_answers_that_a_signal_has_broken_off_are_not_all_given_again(
+    tmp_path, options, monkeypatch, handled, capfd
 ):
-    monkeypatch.setattr(Pace, "due", lambda self: True)
     monkeypatch.setattr(generation, "PIECE", 1)
     step, steps, last = CachedTexts.step, [], None
 
     def counted(self, drafts):
         if len(steps) == last:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         steps.append(drafts)
         return step(self, drafts)
 
@@ -98,11 +99,16 @@ def test_answers_that_were_broken_off_are_not_all_given_again(
     with pytest.raises(KeyboardInterrupt):
         unlearn.main(options(command))
     folder, last = tmp_path / "runs" / "a", None
-    assert (folder / "evaluation").is_dir()
+    assert len(list((folder / "evaluation").iterdir())) == 1
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "interrupted"
+    said = capfd.readouterr()
+    assert "ending after at most 4 more answers; once more: at once" in said.err
+    (kept,) = (line for line in said.out.splitlines() if "the same command goes on" in line)
+    assert "goes on with what is kept of the evaluation" in said.err
     steps.clear()
     assert unlearn.main(options(command)) == 0
-    assert 20 <= len(steps) < 60
-    assert "rows: answering questions" in capsys.readouterr().out
+    assert len(steps) < 60
+    assert kept.replace("the same command goes on", "going on") in capfd.readouterr().out
     (entry,) = json.loads((folder / "manifest.json").read_text())["resumed"][-1:]
     assert entry["after"].endswith("rows: answering questions")
     assert not (folder / "evaluation").exists()

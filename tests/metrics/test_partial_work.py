@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,10 @@ import torch
 from several import together
 
 from tests.tiny import VOCABULARY, make_model
-from wagle import shards
+from wagle import ranks, shards, stopping
 from wagle.dataset.demo_questions import FOLDER
 from wagle.dataset.encoding import Encoded
-from wagle.errors import WagleError
+from wagle.errors import Terminated
 from wagle.metrics import continuation, generation, harness
 from wagle.metrics.generation import generate_greedy
 from wagle.metrics.gradient_norms import gradient_norms
@@ -35,17 +37,26 @@ def _written_at_every_chance(monkeypatch):
     monkeypatch.setattr(Pace, "due", lambda self: True)
 
 
+def end():
+    raise BrokenOff
+
+
+def ask_to_end(kind=signal.SIGTERM):
+    os.kill(os.getpid(), kind)
+
+
 class Passes:
-    """The forward passes of a model: their inputs, and an end after so many."""
+    """The forward passes of a model: their inputs, and what happens before one of them."""
 
     def __init__(self, model):
         self.read = []
         self.most = None
+        self.event = end
         model.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, module, args, kwargs):
         if self.most is not None and len(self.read) == self.most:
-            raise BrokenOff
+            self.event()
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.read.append(ids.tolist())
 
@@ -54,11 +65,11 @@ class Passes:
         self.read.clear()
         return work(), list(self.read)
 
-    def broken(self, work, most):
-        """The work ends at a pass."""
-        self.most = most
+    def broken(self, work, most, event=end, error=BrokenOff):
+        """The work ends after something that happens before a pass."""
+        self.most, self.event = most, event
         self.read.clear()
-        with pytest.raises(BrokenOff):
+        with pytest.raises(error):
             work()
         self.most = None
 
@@ -125,13 +136,9 @@ def test_answers_go_on_where_they_were_broken_off(tmp_path, monkeypatch, way):
             assert torch.equal(own, same)
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-def test_likelihoods_go_on_with_the_next_batch(tmp_path, standardize):
-    model = make_model()
-    passes = Passes(model.model)
+def likelihoods(model, standardize=False):
     texts = [Encoded(ids, ids) for ids in prompts_and_texts()]
-    work = functools.partial(
-        score_tokens,
+    return score_tokens(
         model,
         texts,
         batch_size=2,
@@ -139,6 +146,13 @@ def test_likelihoods_go_on_with_the_next_batch(tmp_path, standardize):
         description="likelihoods",
         standardize=standardize,
     )
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_likelihoods_go_on_with_the_next_batch(tmp_path, standardize):
+    model = make_model()
+    passes = Passes(model.model)
+    work = functools.partial(likelihoods, model, standardize)
     work()  # what the architecture can read is found out once
     expected, straight = passes.of(work)
     passes.broken(lambda: kept(model, tmp_path, work), len(straight) - 2)
@@ -152,17 +166,77 @@ def test_likelihoods_go_on_with_the_next_batch(tmp_path, standardize):
             assert (left == right).all()
 
 
+def gradients(model):
+    texts = [Encoded(ids, ids) for ids in prompts_and_texts() if len(ids) > 1]
+    return gradient_norms(model, texts, pad_token_id=2)
+
+
 def test_gradients_go_on_with_the_next_text(tmp_path):
     model = make_model()
     passes = Passes(model.model)
-    texts = [Encoded(ids, ids) for ids in prompts_and_texts() if len(ids) > 1]
-    work = functools.partial(gradient_norms, model, texts, pad_token_id=2)
+    work = functools.partial(gradients, model)
     expected, straight = passes.of(work)
     passes.broken(lambda: kept(model, tmp_path, work), 7)
     (found, (went_on,)), again = passes.of(lambda: kept(model, tmp_path, work))
     assert found == expected
-    assert went_on == f"7 of {len(texts)} rows: gradients of texts"
-    assert again == straight[-(len(texts) - 7) :]
+    assert went_on == f"7 of {len(expected)} rows: gradients of texts"
+    assert again == straight[-(len(expected) - 7) :]
+
+
+@pytest.fixture
+def seldom_written(monkeypatch):
+    monkeypatch.setattr(Pace, "due", lambda self: False)
+
+
+@pytest.mark.parametrize(
+    ("work", "until"),
+    [
+        (answers, "at most 2 more answers"),
+        (likelihoods, "this batch"),
+        (gradients, "this text"),
+    ],
+)
+def test_a_signal_ends_work_after_the_batch_and_only_the_rest_is_done_again(
+    tmp_path, monkeypatch, seldom_written, handled, capfd, work, until
+):
+    monkeypatch.setattr(generation, "PIECE", 1)
+    monkeypatch.setattr(generation, "_find_way", lambda *_: continuation.CachedTexts)
+    model = make_model()
+    passes = Passes(model.model)
+    work = functools.partial(work, model)
+    work()
+    expected, straight = passes.of(work)
+    asked = len(straight) // 2
+    passes.broken(lambda: kept(model, tmp_path, work), asked, ask_to_end, Terminated)
+    ended = list(passes.read)
+    assert ended == straight[: len(ended)]
+    assert asked < len(ended) < len(straight)
+    said = capfd.readouterr()
+    assert said.err == f"\nending after {until}; once more: at once\n"
+    (found, (went_on,)), again = passes.of(lambda: kept(model, tmp_path, work))
+    assert repr(found) == repr(expected)
+    assert said.out == f"the same command goes on after {went_on}\n"
+    left = len(straight) - len(ended)
+    assert again[-left:] == straight[-left:]
+    assert again[:-left] == straight[: len(again) - left]  # what the architecture can read
+    assert len(again) - left <= 3
+
+
+@pytest.mark.parametrize("why", ["the second", "nothing is kept"])
+def test_a_signal_ends_work_at_once(tmp_path, seldom_written, handled, why):
+    model = make_model()
+    passes = Passes(model.model)
+
+    def ask():
+        ask_to_end(signal.SIGHUP)
+        ask_to_end()
+
+    if why == "the second":
+        passes.broken(lambda: kept(model, tmp_path, lambda: likelihoods(model)), 5, ask, Terminated)
+    else:
+        passes.broken(lambda: likelihoods(model), 5, ask_to_end, Terminated)
+    assert len(passes.read) == 5
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -251,8 +325,29 @@ def test_lm_eval_goes_on_with_the_next_batch(tmp_path, tokenizer, monkeypatch, t
     assert again == straight[-left:]
 
 
-def _broken_off_and_again(folder, cut):
-    """Of one of several processes: passes of a straight run, of the second attempt, and answers."""
+@pytest.mark.parametrize(
+    ("task", "after"), [("demo_text", "4 windows"), ("generated", "4 of 4 requests")]
+)
+def test_a_signal_in_the_last_batch_of_lm_eval_loses_nothing(
+    tmp_path, tokenizer, seldom_written, handled, task, after
+):
+    model = make_model()
+    passes = Passes(model)
+    if task == "generated":
+        task = str(tmp_path / "task.yaml")
+        Path(task).write_text(GENERATED.format(file=FOLDER / "demo_text.jsonl"))
+    work = functools.partial(run_task, model, tokenizer, task, batch_size=1, limit=5)
+    expected, straight = passes.of(work)
+    folder = tmp_path / "kept"
+    last = len(straight) - 1
+    passes.broken(lambda: kept(model, folder, work), last, ask_to_end, Terminated)
+    (found, resumed), again = passes.of(lambda: kept(model, folder, work))
+    assert found == expected
+    assert (resumed, again) == ([f"{after}: {task}"], [])
+
+
+def _signalled_and_again(folder, cut):
+    """Of one of several processes: are answers the same, how many passes, and what went on."""
 
     def started():
         model = make_model()
@@ -260,23 +355,27 @@ def _broken_off_and_again(folder, cut):
             shards.shard(model)
         return Passes(model), functools.partial(answers, model), model
 
-    Pace.due = lambda self: True
+    Pace.due = lambda self: False
     generation.PIECE = 1
+    stopping.install()
     passes, work, _ = started()
     expected, straight = passes.of(work)
     passes, work, model = started()
-    passes.most = len(straight) - 4
-    with pytest.raises(BrokenOff if cut else WagleError, match=None if cut else "BrokenOff"):
+    if not cut or ranks.is_first():  # what they do together they end together
+        passes.most, passes.event = len(straight) // 2, ask_to_end
+    with pytest.raises(KeyboardInterrupt):
         kept(model, folder, work)
+    ended = len(passes.read)
     passes, work, model = started()
     (found, resumed), again = passes.of(lambda: kept(model, folder, work))
-    return found == expected, len(straight), len(again), resumed
+    return found == expected, len(straight), ended, len(again), resumed
 
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_several_processes_go_on_with_their_own_rows_or_together(tmp_path, cut):
-    for same, straight, again, resumed in together(2, _broken_off_and_again, tmp_path, cut):
+    for same, straight, ended, again, resumed in together(2, _signalled_and_again, tmp_path, cut):
         assert same
-        assert again < straight // 2
+        assert straight // 2 < ended < straight
+        assert again - (straight - ended) < 12  # passes that tell how the model can read
         assert len(resumed) == 1
     assert len(list(tmp_path.iterdir())) == (1 if cut else 2)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.tiny import make_model
 from tests.unlearning import ROWS, encode, make_objective, make_rows, recipe
 from wagle import stopping
-from wagle.errors import Terminated
+from wagle.errors import Terminated, WagleError
 from wagle.loggers import files
 from wagle.model.fine_tuning import fine_tune
 from wagle.model.lora import add_lora, merge_lora, without_lora
@@ -379,17 +379,6 @@ def parts_of_a_training():
 # ------------------------------------------------------------------------------------- signals
 
 
-@pytest.fixture
-def handled():
-    """The program's handlers, for one test."""
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-    stopping.install()
-    yield
-    for kind, handler in before.items():
-        signal.signal(kind, handler)
-
-
 def interrupted(folder, *kinds, in_step=7):
     """Training that gets signals in the middle of a step: its checkpoints, and how it ended."""
     checkpoints, entries = Watched(folder, every=50), []
@@ -426,7 +415,20 @@ def test_the_second_signal_ends_training_at_once(tmp_path, handled):
 
 
 def test_a_signal_that_came_too_late_for_a_step_is_not_forgotten(handled):
-    with pytest.raises(Terminated), stopping.deferring():
+    with pytest.raises(Terminated), stopping.deferring("this step"):
         os.kill(os.getpid(), signal.SIGTERM)
-    with stopping.deferring() as request:
+    with stopping.deferring("this step") as request:
         assert request.kind is None
+
+
+def test_a_step_that_fails_does_not_make_a_signal_forgotten(handled):
+    def failing(*kinds):
+        with stopping.deferring("this step"):
+            for kind in kinds:
+                os.kill(os.getpid(), kind)
+            raise WagleError("who evaluates goes on with the next part after this")
+
+    with pytest.raises(Terminated):
+        failing(signal.SIGTERM)
+    with pytest.raises(WagleError):
+        failing()

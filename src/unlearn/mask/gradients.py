@@ -79,7 +79,7 @@ def sum_gradients(
     was_training = model.training
     model.eval()
     try:
-        with deferring() as request, sums.consuming(model):
+        with deferring("these rows") as request, sums.consuming(model):
             first = partial.restore(sums) if partial else 0
             rounds = _weighted_losses(
                 model, examples, weights, rows, pad_token_id, first, description

@@ -11,7 +11,6 @@ import torch
 
 from tests.gradient_sums import random_examples
 from tests.tiny import make_model
-from wagle import stopping
 from wagle.config.keys import UnlearnSection
 from wagle.pace import Pace
 from wagle.unlearn.mask import gradients
@@ -154,25 +153,22 @@ def test_of_other_rows_they_are_not_used(attribution, straight, capsys):
     assert "belongs to another model, data or settings" in capsys.readouterr().out
 
 
-def test_a_signal_ends_it_after_the_step_with_the_sums_kept(attribution, straight, capsys):
+def test_a_signal_ends_it_after_the_step_with_the_sums_kept(attribution, straight, handled, capfd):
     attribution.monkeypatch.setattr(Pace, "due", lambda self: False)
-    before = signal.getsignal(signal.SIGINT)
     token_losses = gradients.token_losses
 
     def interrupting(*args):
         os.kill(os.getpid(), signal.SIGINT)
         return token_losses(*args)
 
-    stopping.install()
-    try:
-        with attribution.monkeypatch.context() as patched:
-            patched.setattr(gradients, "token_losses", interrupting)
-            with pytest.raises(KeyboardInterrupt):
-                attribution.sums()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    said = f"the same command goes on after {TOGETHER} of {ROWS} rows: {attribution.partial}"
-    assert said in capsys.readouterr().out
+    with attribution.monkeypatch.context() as patched:
+        patched.setattr(gradients, "token_losses", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            attribution.sums()
+    said = capfd.readouterr()
+    kept = f"the same command goes on after {TOGETHER} of {ROWS} rows: {attribution.partial}"
+    assert kept in said.out
+    assert "ending after these rows; once more: at once" in said.err
     assert_same(attribution.sums(), straight)
     assert attribution.steps == 2
 
