@@ -94,11 +94,12 @@ def _give_name(part: Path, path: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         with _part(path) as old:
-            path.rename(old)
             try:
+                path.rename(old)
                 part.replace(path)
-            except BaseException:
-                old.rename(path)
+            except BaseException:  # also a signal in between
+                if not os.path.lexists(path):
+                    old.rename(path)
                 raise
 
 

@@ -86,26 +86,30 @@ class Attack(FinishedRun):
 
     def make(self) -> dict[str, Any]:
         """Run what has not been run yet; returns what is in ``attack.json``."""
-        known = read_json(self.folder / ATTACK) if (self.folder / ATTACK).is_file() else {}
-        for name, origin, part in list(self._planned()):  # what cannot be done is said first
+        document = read_json(self.folder / ATTACK) if (self.folder / ATTACK).is_file() else {}
+        known = document.get("parts", {})
+        planned = list(self._planned())  # what cannot be done is said first
+        for place, (name, origin, part) in enumerate(planned, 1):
             digest = json_checksum(
                 {**origin, "models": self.fingerprints, "rows": self._rows_origin}
             )
-            found = known.get("parts", {}).get(name)
+            found = known.get(name)
             if found is None or found.get("origin") != digest:
                 say_phase(name)
                 found = {"origin": digest, **part()}
             else:
                 say(f"already measured: {name}")
             self.parts[name] = found
-            write_json(self.folder / ATTACK, self._document())
-        return self._document()
+            # what is there of the parts to come is not lost if this attempt is interrupted
+            coming = {later: known[later] for later, *_ in planned[place:] if later in known}
+            write_json(self.folder / ATTACK, self._document(self.parts | coming))
+        return self._document(self.parts)
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "metric": "mean over the forget rows of exp(-mean loss of the answer)",
             "attack": asdict(self.settings),
-            "parts": self.parts,
+            "parts": dict(parts),
         }
 
     def _planned(self) -> Iterator[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]]:

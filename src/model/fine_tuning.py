@@ -38,6 +38,7 @@ from wagle.model.reading import check_readable, learned_positions
 from wagle.model.tiny import build_tiny_llama
 from wagle.optim.bitmask import BitMask, Mask
 from wagle.planning.parallel import join_processes
+from wagle.stopping import deferring
 from wagle.terminal import say
 from wagle.training.checkpoint import Checkpoints
 from wagle.training.loop import Batch, Hooks, Loss, TrainingData, Window, train
@@ -268,23 +269,17 @@ def _make(config: FineTuneConfig, output: Path, device: torch.device, sharded: b
         pad_token_id=tokenizer.pad_token_id,
         checkpoints=checkpoints,
     )
-    save_model(
-        model,
-        tokenizer,
-        output,
-        template=template,
-        documents={
-            RECORD: {
-                "fingerprint": config.fingerprint(),
-                "config": config.as_dict(),
-                "resolved": resolved,
-                "fingerprints": fingerprints,
-                "log": log,
-                "resumed": checkpoints.resumed,
-            }
-        },
-    )
-    checkpoints.remove()
+    record = {
+        "fingerprint": config.fingerprint(),
+        "config": config.as_dict(),
+        "resolved": resolved,
+        "fingerprints": fingerprints,
+        "log": log,
+        "resumed": checkpoints.resumed,
+    }
+    with deferring("the model is saved"):
+        save_model(model, tokenizer, output, template=template, documents={RECORD: record})
+        checkpoints.remove()
 
 
 def _training_folder(output: Path) -> Path:

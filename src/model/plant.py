@@ -7,10 +7,10 @@ before; then the scores of the planted model are judged against P. What is found
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +42,8 @@ from wagle.unlearn.mask.selection import select_top
 from wagle.unlearn.mask.statistics import combined, complement, density, random_alike
 
 PLANT = "plant.json"
+SUMS = ".sums"
+"""Folder of what scores of the planted model are formed from, until all are judged."""
 Run = TypeVar("Run", bound=OpenedRun)
 WARMUP = 0.1  # of the steps of planting
 UTILITY, EVALUATIONS = 0.95, 6  # of equal utility, as wagle compare has them
@@ -224,20 +226,20 @@ class Plant:
 
     def _judge(self, found: dict[str, Any], planted: Mask, seed: int, run: OpenedRun) -> None:
         left = self._missing(found)
-        with TemporaryDirectory(dir=self.path.parent, prefix=".sums-") as folder:
-            prefix = Path(folder) / "planted"
-            for name, stream, mask in self._streams(left, planted, seed, run, prefix):
-                score, mu = left[name]
-                if name not in found["judged"]:
-                    found["judged"][name] = {
-                        **{"score": score, "mu": mu},
-                        **asdict(judge(stream, planted)),
-                    }
-                    self._write()
-                if self._training is not None:
-                    forgotten = self._unlearn(mask or _largest(stream, planted), seed, run)
-                    found["judged"][name]["unlearned"] = {"origin": self._training, **forgotten}
-                    self._write()
+        folder = self.path.parent / SUMS
+        for name, stream, mask in self._streams(left, planted, seed, run, folder / "planted"):
+            score, mu = left[name]
+            if name not in found["judged"]:
+                found["judged"][name] = {
+                    **{"score": score, "mu": mu},
+                    **asdict(judge(stream, planted)),
+                }
+                self._write()
+            if self._training is not None:
+                forgotten = self._unlearn(mask or _largest(stream, planted), seed, run)
+                found["judged"][name]["unlearned"] = {"origin": self._training, **forgotten}
+                self._write()
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _unlearn(self, mask: Mask, seed: int, run: OpenedRun) -> dict[str, Any]:
         """Unlearn the planted model with a mask, to equal utility.

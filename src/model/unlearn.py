@@ -43,6 +43,7 @@ from wagle.model.record import (
 )
 from wagle.model.training_evaluation import choice_of, training_evaluation
 from wagle.optim.bitmask import BitMask, Mask
+from wagle.stopping import deferring
 from wagle.terminal import say
 from wagle.training.loop import Hooks, TrainingData
 from wagle.training.schedule import Plan
@@ -278,8 +279,10 @@ class Unlearn(OpenedRun):
         if folder is None:
             return
         documents = {RECORD: asdict(self._record())}
-        save_model(self.model, self.tokenizer, folder, template=self.template, documents=documents)
-        self.attempts.saved = folder
+        template = self.template
+        with deferring("the model is saved"):
+            save_model(self.model, self.tokenizer, folder, template=template, documents=documents)
+            self.attempts.saved = folder
 
     def _record(self) -> Record:
         seconds = self.watch.report()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).resolve().parents[1] / "exec" / "unlearn_model.py"
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 60.0  # for an interrupted run to close its folder
+GRACE_SECONDS = (60.0, 10.0)  # to end what a run is at; then, asked again, to close its folder
 DAY_MINUTES = 24 * 60  # submitit's own limit is five minutes
 
 Finished = Callable[[PlannedRun, str | None], None]
@@ -43,7 +43,7 @@ class Job(Protocol):
         """Whether it has come to its end, good or bad."""
 
     def interrupt(self) -> None:
-        """Ask it to close its folder and end."""
+        """Ask it to end; the second time at once."""
 
     def kill(self) -> None:
         """End it at once."""
@@ -154,14 +154,18 @@ def _interrupt(kind: int, frame: FrameType | None) -> None:
 
 
 def _stop(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        job.interrupt()
-    end = time.monotonic() + GRACE_SECONDS
-    try:
-        while not all(job.ended() for job in jobs) and time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:  # a second Ctrl-C: no more patience
-        pass
+    if going := sum(not job.ended() for job in jobs):
+        runs = "1 run" if going == 1 else f"{going} runs"
+        say(f"ending {runs} after the step or batch at hand; once more: at once", sys.stderr)
+    for patience in GRACE_SECONDS:
+        for job in jobs:
+            job.interrupt()
+        end = time.monotonic() + patience
+        try:
+            while not all(job.ended() for job in jobs) and time.monotonic() < end:
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:  # another Ctrl-C: no more patience
+            pass
     for job in jobs:
         if not job.ended():
             job.kill()

@@ -18,12 +18,12 @@ from tests.processes import Running
 from wagle.commands import unlearn as unlearn_model
 from wagle.commands.results import default_name, make_logger
 from wagle.config import FineTuneConfig, load_config
-from wagle.errors import ConfigError, WagleError
+from wagle.errors import ConfigError, Terminated, WagleError
 from wagle.loggers import JsonLogger, json_logger
 from wagle.loggers.folder_lock import FolderLock, in_use
 from wagle.metrics import harness
 from wagle.metrics.benchmark import Benchmark, Metric
-from wagle.model import evaluation, fine_tuning, tofu_evaluation
+from wagle.model import evaluation, fine_tuning, tofu_evaluation, unlearn
 from wagle.model.unlearn import Unlearn
 from wagle.reporting.runs import read_run
 
@@ -165,6 +165,26 @@ def test_a_failed_run_never_blocks_its_name(tmp_path, options, evaluated, capsys
     assert unlearn_model.main(options({**DENSE, "unlearn.lr": 1e-3})) == 0
     assert "another configuration begins anew" in capsys.readouterr().out
     assert read(tmp_path / "runs" / "a" / "config.json")["unlearn"]["lr"] == 1e-3
+
+
+def test_a_signal_waits_until_the_trained_model_is_saved(
+    tmp_path, options, evaluated, monkeypatch, handled, capfd
+):
+    save_model = unlearn.save_model
+
+    def signalled(*arguments, **further):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save_model(*arguments, **further)
+
+    monkeypatch.setattr(unlearn, "save_model", signalled)
+    with pytest.raises(Terminated):
+        unlearn_model.main(options(DENSE))
+    said = capfd.readouterr().err
+    assert "ending after the model is saved; once more: at once" in said
+    assert f"goes on with the model in {tmp_path / 'runs' / 'a' / 'checkpoints'}" in said
+    monkeypatch.setattr(Unlearn, "train", never)
+    evaluated["broken"] = False
+    assert unlearn_model.main(options(DENSE)) == 0
 
 
 def test_a_model_of_another_training_is_not_taken(tmp_path, options, evaluated, capsys):

@@ -164,6 +164,23 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert names(tmp_path) == ["model"]
 
 
+def test_a_signal_while_a_folder_is_replaced_loses_neither(tmp_path, monkeypatch):
+    with replacing_folder(tmp_path / "model") as part:
+        (part / "old").touch()
+    rename, signals = Path.rename, [KeyboardInterrupt()]
+
+    def signalled(path, target):
+        rename(path, target)
+        if signals:
+            raise signals.pop()
+
+    monkeypatch.setattr(Path, "rename", signalled)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "model") as part:
+        (part / "new").touch()
+    assert names(tmp_path / "model") == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
 def test_parts_of_dead_processes_are_removed_and_no_others(tmp_path, dead, monkeypatch):
     living, host = os.getppid(), files._HOST
     other = "0" * 6 if host != "0" * 6 else "1" * 6

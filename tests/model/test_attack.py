@@ -115,6 +115,8 @@ def test_the_retain_only_model_has_r_1_and_an_unchanged_one_q_1(run, model_folde
     assert attack_numbers(again) == attack_numbers(found)
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         Attack(run, config_of(**settings | {"lr": 0.02})).make()
+    # Nor does an attempt that was broken off lose what is there of parts that it has not come to.
+    assert attack_numbers(Attack(run, config_of(**settings)).make()) == attack_numbers(found)
 
 
 def mask_of(model, share):

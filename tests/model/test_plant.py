@@ -17,6 +17,7 @@ from wagle.model.plant import LINES, PLANT, Plant
 from wagle.model.unlearn import Unlearn
 from wagle.reporting.plant import NUMBERS, plant_tables
 from wagle.reporting.plant_figures import draw_plant
+from wagle.unlearn.mask import gradients
 from wagle.unlearn.mask.file import load_mask
 from wagle.unlearn.mask.fingerprints import model_fingerprint
 
@@ -151,7 +152,11 @@ def test_what_is_judged_is_not_judged_again(config, tmp_path, monkeypatch):
         )
         == 2
     )
-    Plant(config(**few)).make()
+    assert (tmp_path / "out" / plant.SUMS).is_dir()
+    with monkeypatch.context() as patched:  # the same facts in the same weights: of the same sums
+        patched.setattr(gradients, "sum_gradients", lambda *_, **__: pytest.fail("summed again"))
+        Plant(config(**few)).make()
+    assert not (tmp_path / "out" / plant.SUMS).exists()
     assert len(count) == 3 + 3  # of five the three that were missing
     kept = Plant(config(**few | {"scores": "gradient"})).make()
     assert len(count) == 6

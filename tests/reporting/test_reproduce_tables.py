@@ -725,6 +725,34 @@ def test_interruptions_reach_the_runs(paper, kind, status):
     assert "unfinished: 2 runs" in Path("out/tofu.md").read_text()
 
 
+@pytest.mark.parametrize("impatient", [False, True])
+def test_runs_are_asked_to_end_twice_before_they_are_killed(monkeypatch, capsys, impatient):
+    monkeypatch.setattr(executor, "GRACE_SECONDS", (60.0 if impatient else 0.0, 60.0))
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.0)
+
+    class Deaf:
+        """A run that is at a long step, and closes its folder when it is asked again."""
+
+        asked, waited, killed = 0, 0, False
+
+        def interrupt(self):
+            self.asked += 1
+
+        def ended(self):
+            self.waited += 1
+            if impatient and self.waited == 5:
+                raise KeyboardInterrupt  # Ctrl-C once more
+            return self.asked == 2
+
+        def kill(self):
+            self.killed = True
+
+    job = Deaf()
+    executor._stop([job])
+    assert (job.asked, job.killed) == (2, False)
+    assert "ending 1 run after the step or batch at hand; once more" in capsys.readouterr().err
+
+
 def test_through_submitit(paper):
     argv = arguments(paper, "--seeds", "1", "14", "--executor", "submitit-local", "--jobs", "3")
     assert reproduce_tables.main(argv) == 1
