@@ -844,6 +844,11 @@ MUTATIONS = (
         "metrics/muse",
         "test_muse",
         (
+            "MUSE: a text without its space",
+            'f"{prompt} {text}", prompt)',
+            'f"{prompt}{text}", prompt)',
+        ),
+        (
             "MUSE: attacked texts are cut as prompts",
             'row["text"], max_length=_longest(context)',
             'row["text"], max_length=_longest_prompt(context)',

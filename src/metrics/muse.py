@@ -17,12 +17,15 @@ from wagle.metrics.benchmark import ROUGE_OF_ANSWER, Answers, Benchmark, Metric,
 from wagle.metrics.privacy import MIDDLE, PRIVACY, PRIVLEAK, privacy_numbers
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from wagle.config import UnlearnConfig
     from wagle.metrics.benchmark import Rows
     from wagle.metrics.resampling import Documents, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 CONTINUED_TOKENS, ANSWER_TOKENS = 128, 32
+_ANY_LENGTH = 1 << 30  # tokens
 ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends: the model goes on with questions of its own."""
 RELEASED = {"MuseNews": 0.4772, "MuseBooks": 0.5393}
@@ -71,8 +74,7 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
     tokenizer, rows = context.tokenizer, _rows(context, "verbmem")
     stems = context.config.evaluation.rouge_stems
     prompts = [tokenize(tokenizer, row["prompt"], _longest_prompt(context)) for row in rows]
-    true = [tokenizer(row["gt"], add_special_tokens=False).input_ids for row in rows]
-    true = [ids[:CONTINUED_TOKENS] for ids in true]
+    true = [continuation(tokenizer, row["prompt"], row["gt"])[:CONTINUED_TOKENS] for row in rows]
     texts = _generate(context, prompts, CONTINUED_TOKENS)
     scored = score_tokens(
         context.model,
@@ -86,7 +88,7 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
     )
     documents = []
     for row, ids, text, tokens in zip(rows, true, texts, scored, strict=True):
-        reference = str(tokenizer.decode(ids, skip_special_tokens=True))
+        reference = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
         documents.append(
             {
                 "question": row["prompt"],
@@ -101,6 +103,14 @@ def measure_verbatim(context: EvaluationContext) -> Numbers:
         VERBATIM: 100 * _mean(documents, "rougeL_score"),
         STRENGTH: _mean(documents, "extraction_strength"),
     }
+
+
+def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> list[int]:
+    """Token ids of a text as they follow its prompt, the space between them included."""
+    from wagle.dataset.encoding import tokenize
+
+    whole, start = (tokenize(tokenizer, t, _ANY_LENGTH) for t in (f"{prompt} {text}", prompt))
+    return whole[len(start) :]
 
 
 def measure_knowledge(context: EvaluationContext) -> Numbers:

@@ -20,7 +20,7 @@ from wagle.dataset.sources import cut_into_pieces, load_rows, row_encoder
 from wagle.dataset.templates import TEMPLATES
 from wagle.errors import ConfigError, WagleError
 from wagle.metrics import muse
-from wagle.metrics.muse import MUSE, cut_answer
+from wagle.metrics.muse import MUSE, continuation, cut_answer
 from wagle.metrics.muse_files import load_results
 from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
@@ -71,6 +71,14 @@ def test_answers_end_where_the_model_asks_on():
     assert cut_answer("In Rome,\nby the sea") == "In Rome,\nby the sea"
 
 
+def test_a_text_is_continued_as_it_stands(tokenizer):
+    """Where words begin with their space, as in byte-level BPE, the first one has it too."""
+    prompt, text = "The author was born in Lisbon,", "by the river."
+    ids = continuation(tokenizer, prompt, text)
+    assert tokenizer(prompt).input_ids + ids == tokenizer(f"{prompt} {text}").input_ids
+    assert tokenizer.decode(ids) == f" {text}"
+
+
 @pytest.fixture
 def measure(tmp_path, tokenizer, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -116,7 +124,8 @@ def test_numbers_are_those_of_their_definitions(measure, tokenizer, monkeypatch)
     flat, documents = measure()
     scores, strengths = [], []
     for row in rows("DemoMuse_verbmem_forget").select(range(2)):
-        true = tokenizer(row["gt"], add_special_tokens=False).input_ids[:12]
+        true = tokenizer(f"{row['prompt']} {row['gt']}").input_ids
+        true = true[len(tokenizer(row["prompt"]).input_ids) :][:12]
         text = generate(tokenizer, row["prompt"], 12)
         scores.append(SCORER.score(tokenizer.decode(true), text)["rougeL"].fmeasure)
         prompt = tokenizer(row["prompt"]).input_ids
