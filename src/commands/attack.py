@@ -24,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     from wagle.commands.showing import print_table, write_figure
     from wagle.model.attack import Attack
     from wagle.model.finished import finished_run
+    from wagle.model.quantization import QUANTIZERS
+    from wagle.model.relearning import PRESETS
     from wagle.reporting.attack_figures import draw_attacks
     from wagle.reporting.attacks import attack_lines
 
@@ -31,7 +33,11 @@ def main(argv: Sequence[str]) -> int:
         finished_run(folder)  # the last is looked at before work on the first begins
     for folder in folders:
         found = Attack(folder, config).make()
-        print_table(str(folder), COLUMNS, attack_lines(found), "{:.3f}".format)
+        lines = attack_lines(found)
+        for title, kinds in ("few bits", [*QUANTIZERS]), ("relearning", [*PRESETS]):
+            rows = {name: line for name, line in lines.items() if name.split()[0] in kinds}
+            if rows:
+                print_table(f"{folder}: {title}", COLUMNS, rows, "{:.3f}".format)
         say(f"knowledge is the {found['metric']}")
         for picture, figure in draw_attacks(found).items():
             write_figure(folder / "images" / picture, figure)

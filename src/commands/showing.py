@@ -29,10 +29,11 @@ def print_table(
     rows: Mapping[str, Mapping[str, Cell]],
     style: Callable[[Cell], str],
 ) -> None:
-    """Print rows of numbers; a row may lack some of them."""
+    """Print rows of numbers; a row may lack some of them, and what all lack is no column."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    columns = [column for column in columns if any(column in row for row in rows.values())]
     table = Table(
         title=title,
         title_justify="left",

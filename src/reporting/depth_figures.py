@@ -59,14 +59,15 @@ def draw_depth(
 
 def _draw_patching(axes: Axes, runs: Sequence[tuple[str, str, Document]]) -> None:
     """The retain-only model's losses once where runs share them, and each unlearned model's."""
-    for losses in dict.fromkeys(tuple(found["blocks"]["retain-only"]) for *_, found in runs):
-        axes.plot(losses, color=INK, marker=".", label="retain-only")
+    shared = dict.fromkeys(tuple(found["blocks"]["retain-only"]) for *_, found in runs)
+    for number, losses in enumerate(shared):
+        axes.plot(losses, color=INK, marker=".", label=None if number else "retain-only")
     for method, mask, found in runs:
         name = label_of(f"{method}+{mask}" if mask else method)
         score = f", UDS {found['UDS']:.2f}" if "UDS" in found else ""
         axes.plot(found["blocks"]["unlearned"], label=name + score, **_look(method, mask))
     axes.set_ylabel("lost by patching\n(nats a token)")
-    _name_layers(axes, [str(block) for block in range(len(losses))])
+    _name_layers(axes, [name for name in runs[0][2]["layers"]["by layer"] if name.isdigit()])
 
 
 def _name_layers(axes: Axes, layers: Sequence[str]) -> None:

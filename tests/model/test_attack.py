@@ -220,6 +220,24 @@ def test_the_last_run_is_looked_at_before_work_on_the_first_begins(run, monkeypa
         command.main([str(run), "nowhere"])
 
 
+def test_tables_fit_a_terminal_and_have_no_empty_columns(run, monkeypatch, capsys):
+    curves = {name: [(0, 0.5), (1, 0.6)] for name in ("unlearned", "retain-only", "original")}
+    found = {
+        "metric": "m",
+        "parts": {
+            "quantization nf4": {"before": {"forget": 0.5}, "after": {"forget": 0.5}, "Q": 1.0},
+            "relearning open_unlearning complement": {"curves": curves, "R": 1.0, "gap": 0.1},
+        },
+    }
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(attack.Attack, "__init__", lambda *_: None)
+    monkeypatch.setattr(attack.Attack, "make", lambda _: found)
+    command.main([str(run)])
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["before", "after", "Q"] in words
+    assert ["before", "after", "retain-only", "original", "R", "gap"] in words
+
+
 def test_where_needs_a_mask(run):
     with pytest.raises(WagleError, match="has no mask file"):
         Attack(run, config_of(where="mask", quantization="")).make()

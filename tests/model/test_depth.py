@@ -66,7 +66,16 @@ def test_an_unchanged_model_holds_all_and_the_retain_only_one_nothing(
     assert found["UDS rows"][1] == 3
     assert list(depth_lines(found)) == ["0", "1", "outside"]
     assert all(line["update"] > 0 for line in depth_lines(found).values())
-    assert len(draw_depth([("Original", "", found)]).axes) == 2
+    figure = draw_depth([("Original", "", found)])
+    assert len(figure.axes) == 2
+    # Of a run of which no row is known there is nothing to draw; the legend names each line once.
+    unknown, other = (
+        found | {"blocks": {"retain-only": losses, "unlearned": losses}} for losses in ([], [1, 2])
+    )
+    figure = draw_depth([("NPO", "", unknown), ("Original", "", found), ("GradDiff", "", other)])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["retain-only", "NPO, UDS 1.00", "Original, UDS 1.00", "GradDiff, UDS 1.00"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1"]
     # More rows add to those that have been measured; all of them again are not measured again.
     more = Depth(folder, config_of(**settings | {"rows": 5})).make()
     assert more["patching"]["rows"].items() >= found["patching"]["rows"].items()
