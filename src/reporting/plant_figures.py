@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wagle.reporting.plant import Document, Found, best_mu, found_in, kinds_of
+from wagle.reporting.spread import Spread
 from wagle.reporting.style import DOUBLE_COLUMN, INK, QUIET, colour_of, styled
 
 _KINDS = {
@@ -44,9 +45,26 @@ def _panels(document: Document, height: float, width: float) -> tuple[Figure, di
     return figure, panels
 
 
-def _explain(figure: Figure, panel: Axes) -> None:
-    """What the lines are, below all panels; they are the same in each."""
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+def _explain(figure: Figure) -> None:
+    """What lines and points are, once and below all panels."""
+    found = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5)
+
+
+def _point(
+    axes: Axes, place: int, spread: Spread, label: str, *, hollow: bool, most: float
+) -> None:
+    """A mean in a line of a panel; with its interval, between 0 and ``most``, if it has one."""
+    error = None
+    if spread.interval is not None:
+        low, high = np.clip(spread.interval, 0, most)
+        error = [[spread.mean - low], [high - spread.mean]]
+    face = "none" if hollow else INK
+    axes.errorbar(spread.mean, place, xerr=error, fmt="o", color=INK, mfc=face, ms=3.5, label=label)
 
 
 def _one_each(document: Document, kind: str) -> list[Found]:
@@ -70,16 +88,16 @@ def draw_lift(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         width: in inches.
     """
     names = [each.title for each in _one_each(document, kinds_of(document)[0])]
-    figure, panels = _panels(document, 0.9 + 0.17 * len(names), width)
+    figure, panels = _panels(document, 1.1 + 0.17 * len(names), width)
     for kind, axes in panels.items():
         for place, each in enumerate(_one_each(document, kind)):
-            for number, face in (("lift", INK), ("lift_within", "none")):
-                spread = each.numbers.get(number)
-                if spread is None:
-                    continue
-                low, high = spread.interval or (spread.mean, spread.mean)
-                error = [[spread.mean - max(low, 0)], [high - spread.mean]]
-                axes.errorbar(spread.mean, place, xerr=error, fmt="o", color=INK, mfc=face, ms=3.5)
+            for number, label in {
+                "lift": "over all weights",
+                "lift_within": "within tensors",
+            }.items():
+                if (spread := each.numbers.get(number)) is not None:
+                    hollow = number == "lift_within"
+                    _point(axes, place, spread, label, hollow=hollow, most=np.inf)
         axes.axvline(1, color=QUIET, linestyle="--")
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(0, 30)
@@ -87,6 +105,7 @@ def draw_lift(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
     left = next(iter(panels.values()))
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
+    _explain(figure)
     return figure
 
 
@@ -107,13 +126,9 @@ def draw_left(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
     for kind, axes in panels.items():
         found = {each.title: each for each in _one_each(document, kind) if "left" in each.numbers}
         for title, each in found.items():
-            spread, face = each.numbers["left"], INK if each.numbers["share"].mean else "none"
-            error = None
-            if spread.interval is not None:
-                low, high = np.clip(spread.interval, 0, 1)
-                error = [[spread.mean - low], [high - spread.mean]]
-            place = names.index(title)
-            axes.errorbar(spread.mean, place, xerr=error, fmt="o", color=INK, mfc=face, ms=3.5)
+            spread, hollow = each.numbers["left"], not each.numbers["share"].mean
+            label = "nothing to mix" if hollow else "mixed"
+            _point(axes, names.index(title), spread, label, hollow=hollow, most=1)
         cells = [cell for cell in document["cells"].values() if cell["kind"] == kind]
         for name, dash, label in (("before", ":", "never knew"), ("after", "--", "planted")):
             level = np.mean([cell[name]["forget"] for cell in cells])
@@ -123,7 +138,7 @@ def draw_left(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
     left = next(iter(panels.values()))
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
-    _explain(figure, left)
+    _explain(figure)
     return figure
 
 
@@ -150,7 +165,7 @@ def draw_mu(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
         axes.set_xlabel("μ")
     left = next(iter(panels.values()))
     left.set_ylabel("lift")
-    _explain(figure, left)
+    _explain(figure)
     return figure
 
 
@@ -193,5 +208,5 @@ def draw_curves(document: Document, *, width: float = DOUBLE_COLUMN) -> Figure:
     left.set_ylabel("precision")
     left.set_yscale("log")
     left.set_ylim(bottom=0.005)
-    _explain(figure, left)
+    _explain(figure)
     return figure

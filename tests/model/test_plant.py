@@ -210,6 +210,10 @@ def test_unlearning_with_the_masks_is_compared_at_equal_utility(config, monkeypa
     drawn = draw_plant(document)
     assert set(drawn) == {"lift", "curves", "left"}
     (panel,) = drawn["left"].axes
+    legends = {name: figure.legends[0].get_texts() for name, figure in drawn.items()}
+    told = {name: {text.get_text() for text in texts} for name, texts in legends.items()}
+    assert told["lift"] == {"over all weights", "within tensors"}
+    assert told["left"] >= {"never knew", "planted"}
     shown = [float(bar.lines[0].get_xdata()[0]) for bar in panel.containers]
     order = ("oracle", "random alike", "complement", "gradient")
     left = [cell["judged"][name]["unlearned"]["at equal utility"]["forget"] for name in order]
