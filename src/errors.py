@@ -19,5 +19,8 @@ class Terminated(KeyboardInterrupt):
     """
 
     def __init__(self, kind: signal.Signals) -> None:
-        super().__init__(kind.name)
+        super().__init__(kind)  # what another process is told of it by
         self.kind = kind
+
+    def __str__(self) -> str:
+        return self.kind.name

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from wagle.config import FineTuneConfig, load_config
@@ -40,9 +43,15 @@ def main(argv: Sequence[str]) -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     print("1. a language model that knows other authors and some real facts", flush=True)
     base = _make_model("fine_tune_base")
-    with ProcessPoolExecutor(
-        WORKERS, get_context("spawn"), initializer=_start_worker, initargs=(RESULTS / "log.txt",)
-    ) as pool:
+    with (
+        ProcessPoolExecutor(
+            WORKERS,
+            get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(RESULTS / "log.txt",),
+        ) as pool,
+        _passing_on(),
+    ):
         print("2. the model to be unlearned, and one that never saw the forget set", flush=True)
         made = [pool.submit(_make_model, name, base) for name in ("fine_tune", "fine_tune_retain")]
         original, retrained = (future.result() for future in made)
@@ -117,12 +126,31 @@ def _goal(retrained: Path, output: Path) -> PlannedRun:
     return PlannedRun(row, None, arguments, folder, config)
 
 
+@contextmanager
+def _passing_on() -> Iterator[None]:
+    """Within, a request to end reaches the worker processes too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _ask_workers_to_end()
+        raise
+
+
+@cache
+def _ask_workers_to_end() -> None:
+    """Ask each, after the step or batch at hand; only once, since the second time is at once."""
+    for worker in active_children():
+        worker.terminate()
+
+
 def _start_worker(log: Path) -> None:
     """A worker has one core, ends after a step when asked to, and says what it says to a file."""
     import torch
 
     from wagle import stopping
 
+    # A terminal's Ctrl-C reaches all; the first process passes it on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     stopping.install()
     torch.set_num_threads(1)
     sys.stdout.flush()
@@ -147,9 +175,12 @@ class _PooledRun:
         return self.future.done()
 
     def interrupt(self) -> None:
-        self.future.cancel()
+        if not self.future.cancel():
+            _ask_workers_to_end()
 
-    kill = interrupt
+    def kill(self) -> None:
+        for worker in active_children():
+            worker.kill()
 
     def reason(self) -> str:
         return str(self.future.exception())

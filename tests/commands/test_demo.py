@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 
 from wagle.commands import demo
 from wagle.config import FineTuneConfig, load_config
 from wagle.dataset.refusals import load_refusals
+from wagle.errors import Terminated
 from wagle.reporting.comparison import FORM, RETRAINED, finding_of, numbers_of
 from wagle.reporting.plan import plan_runs
 from wagle.reporting.planned import TableRow
@@ -139,3 +143,23 @@ def test_another_model_in_the_folder_is_left_alone(tmp_path, monkeypatch):
     assert demo._make_model("fine_tune") == second
     assert (first / "model.safetensors").read_bytes() == before
     assert demo._digest(first, second) not in (demo._digest(second, first), demo._digest(first))
+
+
+def test_workers_are_asked_to_end_once(monkeypatch):
+    asked = []
+    worker = SimpleNamespace(terminate=lambda: asked.append("once"))
+    monkeypatch.setattr(demo, "active_children", lambda: [worker])
+    demo._ask_workers_to_end.cache_clear()
+    running = Future()
+    running.set_running_or_notify_cancel()
+
+    def interrupted():
+        with demo._passing_on():
+            demo._PooledRun(Future()).interrupt()
+            assert not asked  # it had not begun
+            demo._PooledRun(running).interrupt()
+            raise Terminated(signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        interrupted()
+    assert asked == ["once"]

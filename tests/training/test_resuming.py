@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -400,6 +401,11 @@ def test_a_signal_ends_training_after_the_step_with_a_checkpoint(kind, tmp_path,
     assert (error.kind if isinstance(error, Terminated) else signal.SIGINT) == kind
     assert checkpoints.steps[-1] == 6 == int(checkpoints.newest.name[-8:])
     assert f"the same command goes on after step 6 of {STEPS}" in capsys.readouterr().out
+
+
+def test_another_process_is_told_which_signal_it_was():
+    error = pickle.loads(pickle.dumps(Terminated(signal.SIGHUP)))
+    assert (error.kind, str(error)) == (signal.SIGHUP, "SIGHUP")
 
 
 def test_what_a_signal_has_ended_goes_on(tmp_path, handled, straight):
