@@ -130,6 +130,7 @@ def _write(model: Path, deltas: Sequence[Delta], output: Path, *, revert: bool =
 
 
 def _stack(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    _stored(options.model)  # is there, whatever is asked for
     deltas = _load(options.deltas)
     names = [path.stem for path in options.deltas]
     if (rest or options.figure) and not options.forget:

@@ -34,9 +34,8 @@ def print_table(
     from rich.table import Table
 
     columns = [column for column in columns if any(column in row for row in rows.values())]
+    say(title)  # of a table it would be broken to the table's width
     table = Table(
-        title=title,
-        title_justify="left",
         box=SIMPLE_HEAD,  # with what follows, a Llama's kinds fit 80 columns
         show_edge=False,
         pad_edge=False,

@@ -233,7 +233,12 @@ def test_tables_fit_a_terminal_and_have_no_empty_columns(run, monkeypatch, capsy
     monkeypatch.setattr(attack.Attack, "__init__", lambda *_: None)
     monkeypatch.setattr(attack.Attack, "make", lambda _: found)
     command.main([str(run)])
-    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if str(run) in line] == [
+        f"{run}: few bits",
+        f"{run}: relearning",
+    ]
+    words = [line.split() for line in lines]
     assert ["before", "after", "Q"] in words
     assert ["before", "after", "retain-only", "original", "R", "gap"] in words
 

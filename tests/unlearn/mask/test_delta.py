@@ -86,6 +86,8 @@ def test_a_request_is_undone_byte_for_byte(folders):
     assert weights(folders / "both") == weights(folders / "other_order")
     run("revert", folders / "both", deltas[0], "-o", folders / "second")
     assert weights(folders / "second") == weights(folders / "model1")
+    with pytest.raises(WagleError, match="there is no model folder"):  # though none is written
+        run("stack", folders / "nowhere", *deltas)
 
 
 def test_requests_that_share_weights_keep_their_order(tmp_path):
