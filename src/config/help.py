@@ -78,7 +78,7 @@ def help_text(keys: Sequence[Key], prog: str, description: str) -> str:
         for key in keys
     ]
     lines = [
-        f"usage: {prog} --config_file FILE [--section.key value ...]",
+        f"usage: {prog} [--config_file FILE] [--section.key value ...]",
         "",
         description,
         "",
@@ -95,5 +95,7 @@ def help_text(keys: Sequence[Key], prog: str, description: str) -> str:
     for group in dict.fromkeys(map(_group, keys)):
         members = [row for key, row in zip(keys, rows, strict=True) if _group(key) == group]
         lines += ["", f"{group}: {_GROUPS[group]}", "", table([head, *members], width)]
-    subsets = f"SUBSET of a data set: {', '.join(TOFU_SUBSETS)}; of Demo also knowledge, dialogues."
-    return "\n".join([*lines, "", *textwrap.wrap(subsets, width)])
+    if any("SUBSET" in takes for _, takes, *_ in rows):
+        subsets = f"{', '.join(TOFU_SUBSETS)}; of Demo also knowledge, dialogues."
+        lines += ["", *textwrap.wrap(f"SUBSET of a data set: {subsets}", width)]
+    return "\n".join(lines)

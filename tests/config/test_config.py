@@ -18,6 +18,7 @@ from wagle.catalogue import METHODS
 from wagle.config import (
     REQUIRED,
     Config,
+    DepthConfig,
     FineTuneConfig,
     PlantConfig,
     UnlearnConfig,
@@ -921,7 +922,7 @@ def test_fingerprint_sees_what_the_retain_results_hold(tmp_path):
 # --------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("kind", [UnlearnConfig, FineTuneConfig])
+@pytest.mark.parametrize("kind", [UnlearnConfig, FineTuneConfig, DepthConfig])
 @pytest.mark.parametrize("columns", ["90", "100", "200"])
 def test_help_lists_every_key_and_fits_the_terminal(kind, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
@@ -934,6 +935,8 @@ def test_help_lists_every_key_and_fits_the_terminal(kind, columns, capsys, monke
         (line,) = [line for line in lines if line.startswith(f"{key.name} ")]
         assert key.meaning.split()[0] in line
     assert text.isascii()
+    takes_data = any("SUBSET" in key.checker.help() for key in kind.KEYS)
+    assert ("SUBSET of a data set" in text) == takes_data
     assert max(map(len, lines)) <= min(int(columns), 100)
 
 
