@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from tests.processes import Running
 from tests.several import addresses
@@ -14,8 +15,14 @@ from wagle.commands import unlearn as unlearn_model
 
 
 def start(options, folder, size, **changes):
-    """``wagle unlearn`` as several processes; their exit statuses and what each has said."""
-    shared = addresses(size)
+    """``wagle unlearn`` as several processes; their exit statuses and what each has said.
+
+    As with torchrun's agent, what they meet in is held by a process that outlives them.
+    """
+    shared = {**addresses(size), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    store = TCPStore(
+        shared["MASTER_ADDR"], int(shared["MASTER_PORT"]), is_master=True, wait_for_workers=False
+    )
     running = [
         Running(
             "unlearn",
@@ -25,7 +32,9 @@ def start(options, folder, size, **changes):
         )
         for rank in range(size)
     ]
-    return [process.end() for process in running]
+    ended = [process.end() for process in running]
+    del store
+    return ended
 
 
 def read(path):
