@@ -266,6 +266,18 @@ def read_json(path: Path) -> Any:
         raise WagleError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        WagleError: it cannot be read, or holds something else; the message names it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise WagleError(f"{path} holds no JSON object: remove it, or name another file")
+    return content
+
+
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a UTF-8 text file that is complete or not there.
 

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from wagle.dataset.encoding import tokenize
 from wagle.dataset.templates import Template
 from wagle.errors import ConfigError, WagleError
-from wagle.loggers.files import locked, read_json, write_json
+from wagle.loggers.files import locked, read_json, read_object, write_json
 from wagle.metrics.generation import end_tokens
 from wagle.model.reading import evaluating, learned_positions
 from wagle.terminal import Progress, say
@@ -65,7 +65,7 @@ def write_alternates(
     whole = json.loads(json.dumps({**origin, **drawing}))
     with locked(path):
         if path.exists():
-            if read_json(path)["origin"] != whole:
+            if read_object(path).get("origin") != whole:
                 raise ConfigError(
                     f"{path} holds alternates of another origin; remove it or name another"
                 )

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from wagle.config import AttackConfig
 from wagle.dataset.encoding import Encoded
 from wagle.errors import ConfigError
-from wagle.loggers.files import json_checksum, read_json, write_json
+from wagle.loggers.files import json_checksum, read_object, write_json
 from wagle.loggers.run_folder import ATTACK
 from wagle.model.copied_weights import restored
 from wagle.model.environment import mask_fingerprint, versions
@@ -86,7 +86,7 @@ class Attack(FinishedRun):
 
     def make(self) -> dict[str, Any]:
         """Run what has not been run yet; returns what is in ``attack.json``."""
-        document = read_json(self.folder / ATTACK) if (self.folder / ATTACK).is_file() else {}
+        document = read_object(self.folder / ATTACK) if (self.folder / ATTACK).is_file() else {}
         known = document.get("parts", {})
         planned = list(self._planned())  # what cannot be done is said first
         for place, (name, origin, part) in enumerate(planned, 1):

@@ -15,7 +15,7 @@ from typing import Any
 from wagle.catalogue import SCORES
 from wagle.config import DepthConfig
 from wagle.dataset.encoding import pad_batch
-from wagle.loggers.files import json_checksum, read_json, write_json
+from wagle.loggers.files import json_checksum, read_object, write_json
 from wagle.loggers.run_folder import DEPTH
 from wagle.metrics.likelihood import most_tokens
 from wagle.model.finished import ORIGINAL, FinishedRun
@@ -66,7 +66,7 @@ class Depth(FinishedRun):
     def make(self) -> dict[str, Any]:
         """Measure what has not been measured yet; returns what is in ``depth.json``."""
         path = self.folder / DEPTH
-        known = read_json(path) if path.is_file() else {}
+        known = read_object(path) if path.is_file() else {}
         found: dict[str, Any] = {"depth": asdict(self.settings), "layers": self._layers(known)}
         rows = self._patching(known, found)
         found |= summary({index: Lost(**row) for index, row in rows.items()})

@@ -21,7 +21,7 @@ from wagle.dataset.encoding import Encoded
 from wagle.dataset.pairing import FORGET, RETAIN
 from wagle.errors import ConfigError, WagleError
 from wagle.loggers import Logger
-from wagle.loggers.files import json_checksum, read_json, write_json
+from wagle.loggers.files import json_checksum, read_object, write_json
 from wagle.loggers.folder_lock import FolderLock
 from wagle.model.copied_weights import copied, put, restored
 from wagle.model.environment import mask_fingerprint
@@ -87,7 +87,7 @@ class Plant:
             return self._make()
 
     def _make(self) -> dict[str, Any]:
-        known = read_json(self.path).get("cells", {}) if self.path.is_file() else {}
+        known = read_object(self.path).get("cells", {}) if self.path.is_file() else {}
         for seed in self.settings.seeds:
             cells = {kind: f"{kind}, seed {seed}" for kind in self.settings.kinds}
             run = _with_rows(OpenedRun(_changed(self.config, seed)))

@@ -19,6 +19,7 @@ from wagle.errors import WagleError
 from wagle.loggers import files
 from wagle.loggers.files import (
     is_part,
+    read_object,
     replacing,
     replacing_folder,
     write_json,
@@ -220,3 +221,13 @@ def test_a_killed_writer_leaves_no_final_name_and_the_next_one_cleans_up(tmp_pat
     assert is_part(left)
     write_text(path, "whole")
     assert names(tmp_path) == ["mask.pt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[1]", "holds no JSON object"), ("{", "cannot be read as JSON")]
+)
+def test_a_file_that_holds_no_object_is_named(tmp_path, text, message):
+    path = tmp_path / "attack.json"
+    path.write_text(text)
+    with pytest.raises(WagleError, match=rf"attack\.json {message}"):
+        read_object(path)

@@ -234,6 +234,13 @@ def test_two_at_once_are_refused(config, tmp_path):
         Plant(config()).make()
 
 
+def test_findings_that_are_none_are_named(config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plant.json").write_text("[]")
+    with pytest.raises(WagleError, match=r"plant\.json holds no JSON object"):
+        Plant(config()).make()
+
+
 def test_weights_that_may_not_change_are_watched(config, monkeypatch):
     def careless(model, *_, mask, **__):
         with torch.no_grad():
