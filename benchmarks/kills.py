@@ -216,7 +216,8 @@ def differences(folder: Path, straight: Path) -> list[str]:
 
 def sweep(root: Path, kills: int, seed: int) -> int:
     """Kill pipelines until there were so many kills; returns how many things were wrong."""
-    # Of this process, and those that are forked from it:
+    # Of this process, and those that are forked from it, where OpenMP's threads would be missing:
+    torch.set_num_threads(1)
     wagle.pace.Pace.due = lambda self: True
     wagle.metrics.generation.PIECE = 1
     draw = random.Random(seed)
@@ -276,7 +277,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         return 1 if sweep(Path(folder), options.kills, options.seed) else 0
 
