@@ -28,6 +28,7 @@ from wagle.model.unlearn import Unlearn
 from wagle.reporting.runs import read_run
 
 DENSE = {"unlearn.mask_path": None}
+TRAINS, SAVED = "log.json", "images/training.png"  # files that show how far a run is
 
 
 def read(path: Path):
@@ -481,16 +482,19 @@ def test_a_model_that_will_not_fit_is_refused_before_training(tmp_path, options,
 @pytest.mark.slow
 def test_the_second_of_two_processes_with_one_folder_is_refused(tmp_path, options):
     command = options({**DENSE, "unlearn.max_steps": 60})
-    processes = [Running("unlearn", command, tmp_path) for _ in range(2)]
-    codes, outputs = zip(*(process.end() for process in processes), strict=True)
-    assert sorted(codes) == [0, 2], outputs
-    assert sum("another process is writing" in output for output in outputs) == 1
-    run = read_run(tmp_path / "runs" / "a")
+    folder = tmp_path / "runs" / "a"
+    first = Running("unlearn", command, tmp_path)
+    first.wait_for(folder / TRAINS)
+    first.signal(signal.SIGSTOP)  # so that it does not end before the second has begun
+    status, output = Running("unlearn", command, tmp_path).end()
+    first.signal(signal.SIGCONT)
+    assert status == 2, output
+    assert "another process is writing" in output
+    status, output = first.end()
+    assert status == 0, output
+    run = read_run(folder)
     assert run.log[-1]["step"] == 60
     AutoModelForCausalLM.from_pretrained(run.folder / "checkpoints")
-
-
-TRAINS, SAVED = "log.json", "images/training.png"  # files that show how far a run is
 
 
 @pytest.mark.slow
