@@ -23,7 +23,7 @@ from wagle.dataset.sources import find_source, load_rows, row_encoder
 from wagle.dataset.templates import announcement, resolve_template
 from wagle.devices import seed_everything
 from wagle.errors import ConfigError, WagleError
-from wagle.loggers.files import check_room, read_object
+from wagle.loggers.files import check_room, read_json
 from wagle.loggers.folder_lock import FolderLock
 from wagle.loggers.run_folder import TRAINING
 from wagle.model.environment import rows_fingerprint, versions
@@ -159,7 +159,7 @@ def fine_tune_from_config(config: FineTuneConfig) -> Path:
 
 def _check_made(config: FineTuneConfig, output: Path, device: torch.device, sharded: bool) -> None:
     """Make sure that a model was made from this configuration, and from what it names today."""
-    record = read_object(output / RECORD) if (output / RECORD).is_file() else {}
+    record = read_json(output / RECORD) if (output / RECORD).is_file() else {}
     if not isinstance(record, dict) or record.get("fingerprint") != config.fingerprint():
         raise ConfigError(
             f"finetune.output_dir {output} exists and was not made from this configuration; remove "

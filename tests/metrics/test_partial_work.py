@@ -300,6 +300,14 @@ metric_list:
 """
 
 
+def lm_eval_work(model, tokenizer, task, folder):
+    """A task's name or file, and what runs it row by row; ``generated`` is written to a folder."""
+    if task == "generated":
+        task = str(folder / "task.yaml")
+        Path(task).write_text(GENERATED.format(file=FOLDER / "demo_text.jsonl"))
+    return task, functools.partial(run_task, model, tokenizer, task, batch_size=1, limit=5)
+
+
 @pytest.mark.parametrize(
     ("task", "after", "left"),
     [
@@ -311,10 +319,7 @@ metric_list:
 def test_lm_eval_goes_on_with_the_next_batch(tmp_path, tokenizer, monkeypatch, task, after, left):
     model = make_model()
     passes = Passes(model)
-    if task == "generated":
-        task = str(tmp_path / "task.yaml")
-        Path(task).write_text(GENERATED.format(file=FOLDER / "demo_text.jsonl"))
-    work = functools.partial(run_task, model, tokenizer, task, batch_size=1, limit=5)
+    task, work = lm_eval_work(model, tokenizer, task, tmp_path)
     expected, straight = passes.of(work)
     folder = tmp_path / "kept"
     monkeypatch.setattr(harness, "WagleError", BrokenOff)  # what run_task makes of anything
@@ -333,10 +338,7 @@ def test_a_signal_in_the_last_batch_of_lm_eval_loses_nothing(
 ):
     model = make_model()
     passes = Passes(model)
-    if task == "generated":
-        task = str(tmp_path / "task.yaml")
-        Path(task).write_text(GENERATED.format(file=FOLDER / "demo_text.jsonl"))
-    work = functools.partial(run_task, model, tokenizer, task, batch_size=1, limit=5)
+    task, work = lm_eval_work(model, tokenizer, task, tmp_path)
     expected, straight = passes.of(work)
     folder = tmp_path / "kept"
     last = len(straight) - 1
