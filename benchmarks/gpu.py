@@ -6,8 +6,9 @@
 No hub is asked: weights come from a seed, texts from the embedded benchmark. The first lines
 compare the main command, float32, on the device and on the CPU. The table then has, for random
 bfloat16 Llamas, each phase's time; that of plain torch, which is forward and backward passes (for
-likelihoods forward passes alone) of the same tokens and nothing else; and the peak of what torch
-has allocated beside what ``--plan`` says. Peaks are known on a CUDA device only.
+likelihoods forward passes alone, for answers transformers' ``generate``) of the same tokens and
+nothing else; and the peak of what torch has allocated beside what ``--plan`` says. Peaks are known
+on a CUDA device only, and only there are answers measured without recorded steps, too.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from wagle import devices
 from wagle.catalogue import METHODS
 from wagle.commands import unlearn as command
 from wagle.config.keys import UnlearnSection
@@ -49,7 +52,7 @@ from wagle.unlearn.mask.statistics import jaccard
 from wagle.unlearn.mask.sums import consume_gradients
 from wagle.unlearn.training import unlearn
 
-RATIO, ROWS, BATCH, STEPS, GENERATED = 0.1, 16, 4, 6, 32
+RATIO, ROWS, BATCH, STEPS, PROMPT, GENERATED = 0.1, 16, 4, 6, 20, 32
 SHAPES: dict[str, dict[str, Any]] = {
     "1B": {
         **{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
@@ -242,7 +245,11 @@ class Measured:
         with skeleton(self.config, dtype) as empty:
             tokens = BATCH * (batch.tokens + GENERATED)
             plan = reading_phase(empty, "evaluation", batch, masked=False, cached_tokens=tokens)
-        yield Line(self.name, "answers", self.time(self._answer), None, plan)
+        plain = self.time(self._generate)[0]
+        yield Line(self.name, "answers", self.time(self._answer), plain, plan)
+        if devices.can_record(self.device):
+            with patch.object(devices, "can_record", lambda where: False):
+                yield Line(self.name, "answers, unrecorded", self.time(self._answer), plain, plan)
         with skeleton(self.config, dtype) as empty:
             empty.activation_checkpointing_enable()
             training = Training(
@@ -267,14 +274,29 @@ class Measured:
         options = {"batch_size": BATCH, "pad_token_id": self.pad}
         token_log_probs(self.model, self.examples, description="reading", **options)
 
+    def _prompts(self) -> list[list[int]]:
+        return [example.input_ids[:PROMPT] for example in self.examples]
+
+    def _generate(self) -> None:
+        """As the library does it, of prompts of one length."""
+        settings = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=GENERATED,
+            min_new_tokens=GENERATED,
+            pad_token_id=self.pad,
+        )
+        prompts = torch.tensor(self._prompts(), device=self.device)
+        generate: Any = self.model.generate  # typed as a tensor
+        for batch in prompts.split(BATCH):
+            generate(batch, attention_mask=torch.ones_like(batch), generation_config=settings)
+
     def _answer(self) -> None:
-        prompts = [example.input_ids[:20] for example in self.examples]
         generate_greedy(
             self.model,
-            prompts,
+            self._prompts(),
             eos_token_ids=[],
             pad_token_id=self.pad,
-            max_total_length=20 + GENERATED,
+            max_total_length=PROMPT + GENERATED,
             batch_size=BATCH,
             description="answering",
         )

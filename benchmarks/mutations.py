@@ -302,6 +302,34 @@ MUTATIONS = (
         ("copyright: prompts", "(50, 100, 200, 300)", "(50, 100, 200, 250)"),
     ),
     *_of(
+        "metrics/replay",
+        "test_generation",
+        (
+            "answers: a recorded step reads the tokens of the first",
+            "        self._inputs.copy_(inputs)\n",
+            "",
+        ),
+        (
+            "answers: the cache moves under a recorded step",
+            "least=self._columns",
+            "least=LEAST_COLUMNS",
+        ),
+        (
+            "answers: a recorded step is given too few columns",
+            "while end < max(starts) + width:",
+            "while end < max(starts):",
+        ),
+    ),
+    *_of(
+        "metrics/continuation",
+        "test_generation",
+        (
+            "answers: a moved row loses its end",
+            "buffer[targets] = buffer[sources]",
+            "buffer[targets, :, : self._end - 1] = buffer[sources, :, : self._end - 1]",
+        ),
+    ),
+    *_of(
         "metrics/copyright",
         "test_evaluation_recipe",
         ("copyright: tokens in all", "MAX_TOTAL_LENGTH = 600", "MAX_TOTAL_LENGTH = 300"),

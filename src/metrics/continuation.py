@@ -107,8 +107,8 @@ class CachedTexts:
     ) -> None:
         self.texts: list[Text] = []
         self._model, self._limit, self._pad = model, limit, pad_token_id
-        columns = limit + DRAFT  # padding may lie behind the limit
-        self._cache = InPlaceCache(model, capacity, columns)
+        self._columns = limit + DRAFT  # padding may lie behind the limit
+        self._cache = InPlaceCache(model, capacity, self._columns, least=LEAST_COLUMNS)
 
     def add(self, texts: Sequence[Text]) -> None:
         """Read more texts."""
@@ -124,15 +124,23 @@ class CachedTexts:
         """What each text is expected to go on with, where reading that too is likely to pay.
 
         With F tokens' worth of fixed cost, r texts and c of them repeating themselves, steps of
-        width w choose (r - c + c w) / (F + r w) tokens in a unit of time, which grows with w if
-        c F > r (r - c).
+        width w and R rows choose (r - c + c w) / (F + R w) tokens in a unit of time, which grows
+        with w if c F > R (r - c).
         """
-        count = len(self.texts)
+        count, rows = len(self.texts), self._rows_of_step()
         repeating = sum(text.streak >= REPEATING for text in self.texts)
-        if repeating and repeating * step_tokens(self._model) > count * (count - repeating):
-            most = min(DRAFT, max(LOGITS_CHUNK // count - 1, 0))
+        if repeating and repeating * step_tokens(self._model) > rows * (count - repeating):
+            most = self._longest_draft()
             return [text.expected(min(most, self._room(text))) for text in self.texts]
         return [[]] * count
+
+    def _rows_of_step(self) -> int:
+        """How many texts a step computes."""
+        return len(self.texts)
+
+    def _longest_draft(self) -> int:
+        """So that there are not too many logits at once."""
+        return min(DRAFT, max(LOGITS_CHUNK // self._rows_of_step() - 1, 0))
 
     def _room(self, text: Text) -> int:
         """How long a draft may be."""
@@ -165,11 +173,15 @@ class CachedTexts:
         Returns:
             Logits ``(tokens of all texts, vocabulary)``.
         """
-        longest = max(map(len, tokens))
-        logits = self._read(0, tokens, starts, longest)
-        places = [row * longest + i for row, own in enumerate(tokens) for i in range(len(own))]
+        logits = self._read_all(tokens, starts)
+        width = logits.shape[1]
+        places = [row * width + i for row, own in enumerate(tokens) for i in range(len(own))]
         logits = logits.flatten(0, 1)
         return logits if len(places) == len(logits) else logits[places]
+
+    def _read_all(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
+        """As :meth:`read`; logits ``(texts or more, longest or more, vocabulary)``."""
+        return self._read(0, tokens, starts, max(map(len, tokens)))
 
     def _read(
         self, first: int, tokens: Sequence[Sequence[int]], starts: Sequence[int], count: int
@@ -178,20 +190,37 @@ class CachedTexts:
 
         Those behind a text's own tokens mean nothing.
         """
-        device = self._model.device
-        lengths = [len(row) for row in tokens]
-        width, end = max(lengths), max(starts) + max(lengths)
-        padded = [[*row, *[self._pad] * (width - len(row))] for row in tokens]
-        begin = torch.tensor(starts, device=device)[:, None]
-        columns = begin + torch.arange(width, device=device)
-        last = begin + torch.tensor(lengths, device=device)[:, None] - 1
+        width = max(map(len, tokens))
+        inputs = self._lay_out(tokens, starts, width).to(self._model.device)
         rows = slice(first, first + len(tokens))
-        self._cache.place(rows, torch.arange(rows.start, rows.stop)[:, None], columns, end)
+        return self._forward(inputs, rows, max(starts) + width, count)
+
+    def _lay_out(
+        self, tokens: Sequence[Sequence[int]], starts: Sequence[int], width: int
+    ) -> torch.Tensor:
+        """Of every text ``width`` tokens, its first column, its last one; int64, on the CPU."""
+        return torch.tensor(
+            [
+                [*own, *[self._pad] * (width - len(own)), start, start + len(own) - 1]
+                for own, start in zip(tokens, starts, strict=True)
+            ]
+        )
+
+    def _forward(self, inputs: torch.Tensor, rows: slice, end: int, count: int) -> torch.Tensor:
+        """Read what was laid out for ``rows`` of the cache, of which ``end`` columns are used.
+
+        What it computes depends on ``inputs`` by their values alone, which it never asks for.
+        """
+        ids, begin, last = inputs[:, :-2], inputs[:, -2:-1], inputs[:, -1:]
+        device = inputs.device
+        columns = begin + torch.arange(ids.shape[1], device=device)
+        places = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        self._cache.place(rows, places, columns, end)
         hidden = torch.arange(end, device=device) > columns[:, :, None]
         return _last_logits(
             self._model,
             count,
-            input_ids=torch.tensor(padded, device=device),
+            input_ids=ids,
             attention_mask=additive_mask(hidden, self._model.dtype),
             position_ids=columns.minimum(last).clamp(min=0),  # the model may have no others
             past_key_values=self._cache,
@@ -207,11 +236,13 @@ class InPlaceCache(DynamicCache):
 
     Args:
         capacity, limit: the most rows and columns.
+        least: columns that there is room for from the start, so that nothing moves before there are
+            more.
     """
 
-    def __init__(self, model: PreTrainedModel, capacity: int, limit: int) -> None:
+    def __init__(self, model: PreTrainedModel, capacity: int, limit: int, *, least: int) -> None:
         super().__init__(config=model.config)
-        self._capacity, self._limit = capacity, limit
+        self._capacity, self._limit, self._least = capacity, limit, least
         self._buffers: dict[tuple[int, int], torch.Tensor] = {}
 
     def place(self, given: slice, rows: torch.Tensor, columns: torch.Tensor, end: int) -> None:
@@ -222,7 +253,7 @@ class InPlaceCache(DynamicCache):
             rows, columns: int64 ``(texts, 1)`` and ``(texts, tokens)``.
         """
         self._given, self._end = given, end
-        self._rows, self._columns = rows.to(columns.device), columns
+        self._rows, self._columns = rows, columns
 
     def update(
         self,
@@ -244,7 +275,7 @@ class InPlaceCache(DynamicCache):
         old = self._buffers.get(which)
         if old is not None and self._end <= old.shape[2]:
             return old
-        columns = min(max(2 * self._end, LEAST_COLUMNS), self._limit)
+        columns = min(max(2 * self._end, self._least), self._limit)
         # Attention multiplies what is hidden from it by zero, so there must be numbers.
         buffer = new.new_zeros(self._capacity, new.shape[1], columns, new.shape[3])
         if old is not None:
@@ -255,7 +286,7 @@ class InPlaceCache(DynamicCache):
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows to other places."""
         for buffer in self._buffers.values() if sources else ():
-            buffer[targets, :, : self._end] = buffer[sources, :, : self._end]
+            buffer[targets] = buffer[sources]
 
 
 class PaddedTexts:

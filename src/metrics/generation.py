@@ -16,6 +16,7 @@ from wagle.dataset.templates import Template
 from wagle.metrics.continuation import CachedTexts, PaddedTexts, Text, WholeTexts
 from wagle.metrics.likelihood import most_likely
 from wagle.metrics.partial_work import PartialWork
+from wagle.metrics.replay import ReplayedTexts
 from wagle.model.reading import (
     agree,
     evaluating,
@@ -229,8 +230,8 @@ def _find_way(
     texts = [tokens[: -begins[0] - count - 1 : -1], tokens]
     expected = [read_alone(model, text) for text in texts]
 
-    def reads_from_own_cache() -> bool:
-        batch = CachedTexts(model, 2, limit, pad_token_id)
+    def reads_from_own_cache(way: type[CachedTexts]) -> bool:
+        batch = way(model, 3, limit, pad_token_id)  # one place is free
         batch.add([Text(text[:begin]) for text, begin in zip(texts, begins, strict=True)])
         at = [begin - 1 for begin in begins]
         for width in [max(count - SINGLE_STEPS, 1)] + [1] * min(SINGLE_STEPS, count - 1):
@@ -252,7 +253,10 @@ def _find_way(
             for left in range(first, -1, -1)
         )
 
-    if takes_own_masks(model, limit) and succeeds(reads_from_own_cache):
-        return CachedTexts
+    if takes_own_masks(model, limit):
+        replayed = [ReplayedTexts] if ReplayedTexts.is_for(model) else []
+        for own in (*replayed, CachedTexts):
+            if succeeds(partial(reads_from_own_cache, own)):
+                return own
     ways: tuple[type[PaddedTexts | WholeTexts], ...] = (PaddedTexts, WholeTexts)
     return next((way for way in ways if succeeds(partial(reads, way))), None)

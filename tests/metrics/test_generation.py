@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import takewhile
+from unittest.mock import MagicMock, create_autospec
 
 import pytest
 import torch
 from transformers import GPT2Config, MistralConfig, Qwen2Config
 
 from tests.architectures import SMALL, of_config
+from tests.recording import CpuRecorder
 from tests.tiny import CONFIGS, VOCABULARY
+from wagle import devices
 from wagle.metrics import continuation, generation
 from wagle.metrics.generation import generate_greedy
 
@@ -55,19 +58,33 @@ def case(request):
     return model, prompts, stop, stopped
 
 
-@pytest.fixture(params=["cpu", "accelerator", "always drafts"])
+def recording(monkeypatch):
+    """As if the CPU could record what it does."""
+    monkeypatch.setattr("wagle.devices.can_record", lambda where: True)
+    monkeypatch.setattr("wagle.devices.Recorder", CpuRecorder)
+    for module in ("continuation", "replay"):
+        monkeypatch.setattr(f"wagle.metrics.{module}.LEAST_COLUMNS", 16)
+    CpuRecorder.forget()
+
+
+@pytest.fixture(params=["cpu", "accelerator", "always drafts", "recorded", "recorded drafts"])
 def way(request, monkeypatch):
-    """How many tokens a step may have, and whether it guesses ahead."""
+    """How many tokens a step may have, whether it is recorded, and whether it guesses ahead."""
     if request.param == "accelerator":
         monkeypatch.setattr("wagle.devices.on_cpu", lambda where: False)
-    if request.param == "always drafts":  # most of them wrong
+    if request.param.startswith("recorded"):
+        recording(monkeypatch)
+    if request.param.endswith("drafts"):  # most of them wrong
         monkeypatch.setattr(continuation, "REPEATING", 0)
         monkeypatch.setattr(continuation, "CPU_STEP_TOKENS", 10**6)
 
 
 @pytest.mark.parametrize(
     ("way", "batch_size"),
-    [("cpu", 1), ("cpu", 32), ("accelerator", 4), ("always drafts", 1), ("always drafts", 32)],
+    [
+        *[("cpu", 1), ("cpu", 32), ("accelerator", 4), ("always drafts", 1), ("always drafts", 32)],
+        *[("recorded", 4), ("recorded drafts", 3)],
+    ],
     indirect=["way"],
 )
 @pytest.mark.usefixtures("way")
@@ -117,6 +134,79 @@ def test_which_architectures_read_our_batches(case):
     small_window = getattr(model.config, "sliding_window", None) == 6
     way = generation._find_way(model, [generation.Text([5, 6])], LIMIT, 2)
     assert way is (generation.PaddedTexts if small_window else generation.CachedTexts)
+
+
+@torch.inference_mode()
+def test_where_it_can_be_a_step_is_recorded(case, monkeypatch):
+    recording(monkeypatch)
+    model = case[0]
+    small_window = getattr(model.config, "sliding_window", None) == 6
+    way = generation._find_way(model, [generation.Text([5, 6])], LIMIT, 2)
+    assert way is (generation.PaddedTexts if small_window else generation.ReplayedTexts)
+
+
+@torch.inference_mode()
+def test_a_model_that_asks_for_values_is_not_recorded(model, monkeypatch):
+    recording(monkeypatch)
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: print(float(inputs[0].max())))
+    way = generation._find_way(model, [generation.Text([5, 6])], LIMIT, 2)
+    assert way is generation.CachedTexts
+
+
+def test_few_shapes_are_recorded_and_each_once(model, monkeypatch):
+    """Texts of 3 to 60 tokens, 4 places, widths of 1 and 9, and 16, 32, 64 or 68 columns."""
+    recording(monkeypatch)
+    monkeypatch.setattr(generation, "_find_way", lambda *_: generation.ReplayedTexts)
+    steps = []
+    step = continuation.CachedTexts.step
+    monkeypatch.setattr(
+        continuation.CachedTexts,
+        "step",
+        lambda self, drafts: steps.append(max(map(len, drafts)) > 0) or step(self, drafts),
+    )
+    generate_greedy(
+        model,
+        make_prompts(9),
+        eos_token_ids=(),
+        pad_token_id=2,
+        max_total_length=60,
+        batch_size=4,
+        description="",
+    )
+    assert set(steps) == {False, True}
+    assert CpuRecorder.recorded <= 8
+    # the first step of a shape is not recorded
+    assert len(steps) - 8 <= CpuRecorder.replayed < len(steps)
+
+
+def test_a_recorder_records_as_torch_wants_it(monkeypatch):
+    """On a device that is not there: the calls alone, with torch's own signatures."""
+    device, other = torch.device("cuda:1"), object()
+    fakes = {
+        name: create_autospec(getattr(torch.cuda, name))
+        for name in ("Stream", "CUDAGraph", "graph", "stream", "device")
+    }
+    for name, fake in fakes.items():
+        fake.return_value = MagicMock()
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: other)
+    recorder = devices.Recorder(device)
+    done = []
+    replay = recorder.record(lambda: done.append(1) or "result")
+    assert done == [1]
+    fakes["Stream"].assert_called_once_with(device)
+    fakes["device"].assert_called_once_with(device)
+    fakes["stream"].assert_called_once_with(other)
+    fakes["graph"].assert_called_once_with(
+        fakes["CUDAGraph"].return_value,
+        pool="pool",
+        stream=fakes["Stream"].return_value,
+        capture_error_mode="thread_local",
+    )
+    assert [replay(), replay()] == ["result"] * 2
+    assert done == [1]
+    assert fakes["CUDAGraph"].return_value.replay.call_count == 2
 
 
 @pytest.mark.usefixtures("either_device")
