@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -21,7 +21,7 @@ from wagle.model.reading import (
     agree,
     evaluating,
     read_alone,
-    succeeds,
+    reads_right,
     takes_own_masks,
     trial_tokens,
 )
@@ -228,7 +228,10 @@ def _find_way(
     begins = [max(min(lengths), 1), max(*lengths, 1)]  # a batch takes the shortest first
     count = len(tokens) - begins[1]
     texts = [tokens[: -begins[0] - count - 1 : -1], tokens]
-    expected = [read_alone(model, text) for text in texts]
+
+    @cache
+    def expected() -> list[torch.Tensor]:
+        return [read_alone(model, text) for text in texts]
 
     def reads_from_own_cache(way: type[CachedTexts]) -> bool:
         batch = way(model, 3, limit, pad_token_id)  # one place is free
@@ -236,27 +239,34 @@ def _find_way(
         at = [begin - 1 for begin in begins]
         for width in [max(count - SINGLE_STEPS, 1)] + [1] * min(SINGLE_STEPS, count - 1):
             pieces = [text[start : start + width] for text, start in zip(texts, at, strict=True)]
-            right = [e[start : start + width] for e, start in zip(expected, at, strict=True)]
+            right = [e[start : start + width] for e, start in zip(expected(), at, strict=True)]
             if not agree(batch.read(pieces, at), torch.cat(right)):
                 return False
             at = [start + width for start in at]
         return True
 
-    def reads(way: type[PaddedTexts | WholeTexts]) -> bool:
+    def reads_together(way: type[PaddedTexts | WholeTexts]) -> bool:
         reader = way(model, limit, pad_token_id)
         first = min(SINGLE_STEPS, count)
         return all(
             agree(
                 reader.next_logits([text[: len(text) - left] for text in texts]),
-                torch.stack([e[len(e) - left - 1] for e in expected]),
+                torch.stack([e[len(e) - left - 1] for e in expected()]),
             )
             for left in range(first, -1, -1)
         )
 
+    def reads(way: type[CachedTexts | PaddedTexts | WholeTexts]) -> bool:
+        def trial() -> bool:
+            if issubclass(way, CachedTexts):
+                return reads_from_own_cache(way)
+            return reads_together(way)
+
+        return reads_right(model, way.__name__, range(begins[0], len(tokens) + 1), trial)
+
+    ways: list[type[CachedTexts | PaddedTexts | WholeTexts]] = [PaddedTexts, WholeTexts]
     if takes_own_masks(model, limit):
-        replayed = [ReplayedTexts] if ReplayedTexts.is_for(model) else []
-        for own in (*replayed, CachedTexts):
-            if succeeds(partial(reads_from_own_cache, own)):
-                return own
-    ways: tuple[type[PaddedTexts | WholeTexts], ...] = (PaddedTexts, WholeTexts)
-    return next((way for way in ways if succeeds(partial(reads, way))), None)
+        ways.insert(0, CachedTexts)
+        if ReplayedTexts.is_for(model):
+            ways.insert(0, ReplayedTexts)
+    return next(filter(reads, ways), None)

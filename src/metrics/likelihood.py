@@ -20,7 +20,7 @@ from wagle.model.head import Head
 from wagle.model.reading import (
     agree,
     evaluating,
-    succeeds,
+    reads_right,
     takes_own_masks,
 )
 from wagle.terminal import Progress
@@ -60,22 +60,26 @@ def _readable_rows(
         output = model.base_model(**row_inputs(rows, pad_token_id, model), use_cache=False)
         return output.last_hidden_state if head.separate else output[0]
 
-    def reads(rows: Sequence[TreeRow]) -> bool:
+    def reads(way: str, rows: Sequence[TreeRow]) -> bool:
         chosen = [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
-        for row, found in zip(chosen, states(chosen), strict=True):
-            # Most tokens of others stand before and between those of a row's last sequence.
-            alone = single[row.counts[-1][0]]
-            path = [column for column, end in enumerate(row.ends) if end == len(row.ids)]
-            if not agree(found[path[: len(alone.ids)]], states([alone])[0]):
-                return False
-        return True
+
+        def trial() -> bool:
+            for row, found in zip(chosen, states(chosen), strict=True):
+                # Most tokens of others stand before and between those of a row's last sequence.
+                alone = single[row.counts[-1][0]]
+                path = [column for column, end in enumerate(row.ends) if end == len(row.ids)]
+                if not agree(found[path[: len(alone.ids)]], states([alone])[0]):
+                    return False
+            return True
+
+        return reads_right(model, way, range(len(chosen[1].ids), len(chosen[0].ids) + 1), trial)
 
     longest = max(len(row.ids) for row in single)
     if head.separate and takes_own_masks(cast("PreTrainedModel", model.base_model), longest):
         packed = pack(sequences, group_beginnings(sequences, most), most)
-        if len(packed) < len(single) and succeeds(lambda: reads(packed)):
+        if len(packed) < len(single) and reads("packed rows", packed):
             return packed, most
-    return single, most if most == 1 or succeeds(lambda: reads(single)) else 1
+    return single, most if most == 1 or reads("padded rows", single) else 1
 
 
 @dataclass(frozen=True)

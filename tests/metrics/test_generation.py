@@ -153,6 +153,35 @@ def test_a_model_that_asks_for_values_is_not_recorded(model, monkeypatch):
     assert way is generation.CachedTexts
 
 
+def test_a_way_is_tried_once_for_texts_as_short_and_as_long(model):
+    """A trial reads two texts alone, in two passes, before anything else."""
+    passes = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: passes.append(kwargs["use_cache"]), with_kwargs=True
+    )
+
+    def alone(shortest, limit):
+        passes.clear()
+        generate_greedy(
+            model,
+            [[5] * shortest, [6] * 9],
+            eos_token_ids=(),
+            pad_token_id=2,
+            max_total_length=limit,
+            batch_size=2,
+            description="",
+        )
+        return passes.count(False)
+
+    assert alone(4, 20) == 2
+    assert alone(4, 20) == 0
+    assert alone(6, 16) == 0
+    assert alone(3, 20) == 2  # a shorter one
+    assert alone(4, 21) == 2  # and a longer one
+    assert alone(3, 21) == 2  # both, which no trial had together
+    assert alone(3, 21) == 0
+
+
 def test_few_shapes_are_recorded_and_each_once(model, monkeypatch):
     """Texts of 3 to 60 tokens, 4 places, widths of 1 and 9, and 16, 32, 64 or 68 columns."""
     recording(monkeypatch)
