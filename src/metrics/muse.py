@@ -17,15 +17,17 @@ from wagle.metrics.benchmark import ROUGE_OF_ANSWER, Answers, Benchmark, Metric,
 from wagle.metrics.privacy import MIDDLE, PRIVACY, PRIVLEAK, privacy_numbers
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
     from wagle.config import UnlearnConfig
     from wagle.metrics.benchmark import Rows
-    from wagle.metrics.resampling import Documents, Recount
+    from wagle.metrics.resampling import Documents, Draws, Recount
     from wagle.model.evaluation_context import EvaluationContext
 
 CONTINUED_TOKENS, ANSWER_TOKENS = 128, 32
 _ANY_LENGTH = 1 << 30  # tokens
+_SHOWN = 80  # characters of an attacked text that say which it is
 ENDS = ("\n\n", "\nQuestion", "Question:")
 """Where an answer ends: the model goes on with questions of its own."""
 RELEASED = {"MuseNews": 0.4772, "MuseBooks": 0.5393}
@@ -181,27 +183,28 @@ def measure_leakage(context: EvaluationContext) -> Numbers:
     }
     aucs, scores = attack_holdout(context, attacked["forget"], attacked["holdout"])
     found = iter(scores)
-    parts = {role: {"rows": [next(found) for _ in rows]} for role, rows in attacked.items()}
+    parts = {
+        role: {"rows": [{"text": row.text[:_SHOWN], **next(found)} for row in rows]}
+        for role, rows in attacked.items()
+    }
     context.save(ATTACKED_ROWS, {"AUC": aucs, **parts})
-    retained, family = _retained(context.config, context.asked_rows()), _family(context.config)
-    if not retained and family in RELEASED:
-        retained = {MIDDLE: 1 - RELEASED[family]}
+    path, family = context.config.evaluation.retain_results, _family(context.config)
+    if path is None and family in RELEASED:
         say(f"privleak: against MUSE's released retrained model, whose A is {RELEASED[family]}")
-    return privacy_numbers(aucs, retained)
+    asked = [row["question"] for row in _rows(context, "knowmem_forget")]
+    return privacy_numbers(aucs, _retained(path, family, asked))
 
 
-def _retained(config: UnlearnConfig, rows: Mapping[str, Rows]) -> dict[str, float]:
-    """AUCs of the retrained model, where its results are given.
+def _retained(path: str | None, family: str, asked: Sequence[str]) -> dict[str, float]:
+    """AUCs of the retrained model: of the results that are given, else what is released.
 
     Args:
-        rows: what is asked about, by set.
+        asked: the questions about the text to forget.
     """
     from wagle.metrics.muse_files import retained_aucs
 
-    path = config.evaluation.retain_results
     if path is None:
-        return {}
-    asked = [row["question"] for row in rows["knowmem_forget"]][: config.evaluation.limit]
+        return {MIDDLE: 1 - RELEASED[family]} if family in RELEASED else {}
     return retained_aucs(Path(path), asked)
 
 
@@ -265,7 +268,8 @@ def _sets(config: UnlearnConfig) -> dict[str, str]:
 
 
 def _check(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:
-    _retained(config, rows)
+    asked = [row["question"] for row in rows["knowmem_forget"]][: config.evaluation.limit]
+    _retained(config.evaluation.retain_results, _family(config), asked)
 
 
 def _is_default(values: Settings) -> bool:
@@ -273,17 +277,37 @@ def _is_default(values: Settings) -> bool:
 
 
 def _recount(load: Documents, config: Settings) -> Recount:
-    """But for the attacks: what they are relative to has no rows here."""
+    """Of all parts; of attacks where it is known what they were about, as it was not always kept.
+
+    What compares with a retrained model is there as long as the file of its results is.
+    """
     from wagle.metrics.resampling import Recount, asked_in, column_of
 
-    documents = load(VERBATIM_ROWS) | load(KNOWLEDGE_ROWS)
+    documents, attacked = load(VERBATIM_ROWS) | load(KNOWLEDGE_ROWS), load(ATTACKED_ROWS)
     rows = {name: part["rows"] for name, part in documents.items()}
     rouge = {name: 100 * column_of(found, "rougeL_score") for name, found in rows.items()}
     strength = column_of(rows["verbmem"], "extraction_strength")
     columns = {VERBATIM: ("verbmem", rouge["verbmem"]), STRENGTH: ("verbmem", strength)}
     for role, metric in KNOWLEDGE.items():
         columns[metric] = f"knowmem_{role}", rouge[f"knowmem_{role}"]
-    return Recount.of_means({name: asked_in(found) for name, found in rows.items()}, columns)
+    means = Recount.of_means({name: asked_in(found) for name, found in rows.items()}, columns)
+    texts = {f"privleak_{role}": attacked[role]["rows"] for role in ("holdout", "forget")}
+    if not all("text" in row for found in texts.values() for row in found):
+        return means
+    attacks = {
+        attack: [(name, column_of(found, attack)) for name, found in texts.items()]
+        for attack in attacked["AUC"]
+    }
+    path = config.get("evaluation.retain_results")
+    lost = path is not None and not Path(path).exists()
+    family = family_of(config["dataset.forget_dataset_name"])
+    retained = {} if lost else _retained(path, family, means.asked["knowmem_forget"])
+
+    def numbers(draws: Draws) -> Mapping[Metric, np.ndarray]:
+        aucs = {attack: draws.auc(*sets) for attack, sets in attacks.items()}
+        return {**means.numbers(draws), **privacy_numbers(aucs, retained)}
+
+    return Recount({**means.asked, **{n: asked_in(found) for n, found in texts.items()}}, numbers)
 
 
 MUSE = Benchmark(

@@ -57,7 +57,7 @@ class Resampled:
 
     Attributes:
         asked: by set, what each row is about, in order.
-        values: of all rows, by key; those alone that follow from rows.
+        values: of all rows, by key; of the run's results those that follow from rows.
         draws: the same of each draw, float64 ``(resamples,)``.
     """
 
@@ -94,21 +94,24 @@ def resample(run: Run, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
         )
     try:
         recount = run.benchmark.recount(run.document, run.config)
-        values = recount.as_they_are()
+        found = recount.as_they_are()
     except _WRONG_FORM as error:
         raise WagleError(
             f"the rows of the run in {run.folder} are not complete, or damaged "
             f"({type(error).__name__}: {error})"
         ) from error
+    # Where results of another model are gone, rows give other numbers than with them.
+    values = {key: value for key, value in found.items() if key in run.results}
     for key, value in values.items():
-        written = run.results.get(key)
+        written = run.results[key]
         if written is None or not math.isclose(value, written, rel_tol=1e-6, abs_tol=1e-9):
             raise WagleError(
                 f"the rows of the run in {run.folder} give {key} {value:.6g}, and its results say "
                 f"{written}: another version made them, or evaluation.retain_results or "
                 "original_results names another file by now"
             )
-    return Resampled(run, recount.asked, values, recount.resampled(resamples, seed))
+    draws = recount.resampled(resamples, seed)
+    return Resampled(run, recount.asked, values, {key: draws[key] for key in values})
 
 
 def check_same_questions(first: Resampled, second: Resampled) -> None:

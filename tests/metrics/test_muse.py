@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
+from sklearn.metrics import roc_auc_score
 
 from tests.evaluations import check_rows, configure
 from tests.tiny import make_model
@@ -22,6 +24,7 @@ from wagle.errors import ConfigError, WagleError
 from wagle.metrics import muse
 from wagle.metrics.muse import MUSE, continuation, cut_answer
 from wagle.metrics.muse_files import load_results
+from wagle.metrics.resampling import Draws
 from wagle.model.evaluation import check_evaluation, evaluate
 from wagle.model.evaluation_context import EvaluationContext
 from wagle.model.head import Head
@@ -188,6 +191,50 @@ def test_privleak_against_own_or_released_results(measure, tmp_path, monkeypatch
     (tmp_path / "r.json").write_text("{}")
     with pytest.raises(WagleError, match=r"no privleak\.json"):
         measure(evaluation__retain_results="r.json")
+
+
+def test_attacks_over_drawn_texts(measure, tmp_path):
+    """Against the attacks on texts that are really repeated, relative to a model's own results."""
+    reference = tmp_path / "r.json"
+    reference.write_text(json.dumps({"AUC": {"Min_40.0% Prob": 0.4, "LOSS": 0.7}}))
+    _, documents = measure(evaluation__limit=3, evaluation__retain_results=str(reference))
+    config = {
+        "dataset.forget_dataset_name": "DemoMuse_forget",
+        "evaluation.retain_results": str(reference),
+    }
+    recount = MUSE.recount(documents.get, config)
+    random = np.random.default_rng(4)
+    sizes = {role: len(found) for role, found in recount.asked.items()}
+    assert sizes["privleak_forget"] == sizes["privleak_holdout"] == 3
+    counts = {role: random.multinomial(n, np.full(n, 1 / n), 8) for role, n in sizes.items()}
+    found = recount.numbers(Draws({role: drawn.astype(float) for role, drawn in counts.items()}))
+    for draw in range(8):
+        drawn = {
+            role: [
+                row
+                for row, count in zip(
+                    documents["privleak.json"][role]["rows"],
+                    counts[f"privleak_{role}"][draw],
+                    strict=True,
+                )
+                for _ in range(count)
+            ]
+            for role in ("holdout", "forget")
+        }
+        labels = [1] * 3 + [0] * 3
+        for column, key in (("LOSS", "mia_loss"), ("Min_40.0% Prob", "mia_min_k")):
+            scores = [row[column] for part in drawn.values() for row in part]
+            values = {metric.key: values[draw] for metric, values in found.items()}
+            auc = roc_auc_score(labels, scores)
+            assert values[key] == pytest.approx(auc)
+        assert values["privleak"] == pytest.approx(100 * (0.4 - auc) / 0.6)
+        close = max(0, 1 - abs(values["mia_loss"] - 0.7) / 0.7)
+        assert values["sMIA loss"] == pytest.approx(close)
+    for part in ("forget", "holdout"):  # as earlier versions kept them
+        for row in documents["privleak.json"][part]["rows"]:
+            del row["text"]
+    recount = MUSE.recount(documents.get, config)
+    assert set(recount.asked) == {"verbmem", "knowmem_forget", "knowmem_retain"}
 
 
 def test_privleak_against_the_log_of_open_unlearning(measure, tmp_path):

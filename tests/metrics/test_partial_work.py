@@ -212,7 +212,8 @@ def test_a_signal_ends_work_after_the_batch_and_only_the_rest_is_done_again(
     assert ended == straight[: len(ended)]
     assert asked < len(ended) < len(straight)
     said = capfd.readouterr()
-    assert said.err == f"\nending after {until}; once more: at once\n"
+    # Beside the progress that a slow machine shows.
+    assert f"\nending after {until}; once more: at once\n" in said.err
     (found, (went_on,)), again = passes.of(lambda: kept(model, tmp_path, work))
     assert repr(found) == repr(expected)
     assert said.out == f"the same command goes on after {went_on}\n"

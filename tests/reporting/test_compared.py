@@ -12,6 +12,7 @@ from asked_runs import results_of, write_run
 
 from wagle.commands import compare
 from wagle.errors import ConfigError, WagleError
+from wagle.metrics.privacy import MIDDLE
 from wagle.metrics.tofu_results import TofuSet
 from wagle.reporting.bootstrap import Interval, differences, resample
 from wagle.reporting.compared import Compared
@@ -89,6 +90,26 @@ def test_the_command(folders, tmp_path, capsys, undrawn):
     assert document["questions"]["forget"] == 12
     assert {path.name for path in output.iterdir()} == {
         *("compare.json", "differences.png", "differences.pdf", "front.png", "front.pdf")
+    }
+
+
+def test_what_is_relative_to_results_that_are_gone_is_not_compared(tmp_path):
+    results = replace(results_of(0, "official"), holdout={MIDDLE: 0.75})
+    folder = write_run(tmp_path / "a", "GA+FT", results, retain_results="gone.json")
+    held = [{"question": f"{i}?", MIDDLE: 3.0} for i in range(2)]
+    asked = results.sets["forget"].all(lambda row: row.question)
+    forget = [{"question": q, MIDDLE: 2.0 + 2 * (i % 2) / (i + 1)} for i, q in enumerate(asked)]
+    auc = {MIDDLE: 1 - 0.5 / 12}  # the second row's 3.0 is as large as the others'
+    rows = {"forget": {"rows": forget}, "holdout": {"rows": held}}
+    (folder / "privacy.json").write_text(json.dumps({"AUC": auc, **rows}))
+    numbers = json.loads((folder / "results.json").read_text())
+    numbers["tofu_official mia_min_k"] = auc[MIDDLE]
+    numbers["tofu_official privleak"] = numbers.pop("tofu_official privleak against 0.5")
+    (folder / "results.json").write_text(json.dumps(numbers))
+    (folder / "manifest.json").write_text(json.dumps({"status": "finished", "seconds": {}}))
+    values = resample(read_run(folder), 100).values
+    assert {key for key in values if "privleak" in key or "mia" in key} == {
+        "tofu_official mia_min_k"
     }
 
 
