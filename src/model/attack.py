@@ -8,7 +8,8 @@ are confined to: the cache keeps their curves for the attacks on other runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from wagle.model.finished import ORIGINAL, FinishedRun
 from wagle.model.interference import mean_probability
 from wagle.model.measured import Measured, place_in_cache
 from wagle.model.patching import RETAIN, UNLEARNED
-from wagle.model.quantization import compare_to_bins, quantize_model
+from wagle.model.quantization import QUANTIZERS, compare_to_bins, quantize_model
 from wagle.model.relearning import (
     PRESETS,
     Curve,
@@ -63,6 +64,10 @@ class _Lesson(NamedTuple):
     mask: Mask | None
 
 
+def _is_of(part: Mapping[str, Any], digest: str) -> bool:
+    return part.get("origin") == digest
+
+
 class Attack(FinishedRun):
     """Attacks on one finished run.
 
@@ -85,25 +90,30 @@ class Attack(FinishedRun):
         self.parts: dict[str, Any] = {}
 
     def make(self) -> dict[str, Any]:
-        """Run what has not been run yet; returns what is in ``attack.json``."""
+        """Run what has not been run yet; returns what is in ``attack.json``.
+
+        What an earlier attack has found with other kinds or presets, and otherwise the same
+        settings, stays there.
+        """
         document = read_object(self.folder / ATTACK) if (self.folder / ATTACK).is_file() else {}
         known = document.get("parts", {})
-        planned = list(self._planned())  # what cannot be done is said first
-        for place, (name, origin, part) in enumerate(planned, 1):
-            digest = json_checksum(
-                {**origin, "models": self.fingerprints, "rows": self._rows_origin}
-            )
-            found = known.get(name)
-            if found is None or found.get("origin") != digest:
-                say_phase(name)
-                found = {"origin": digest, **part()}
-            else:
+        chosen = self.settings
+        planned = list(  # what cannot be done is said first
+            self._planned(chosen.quantization, chosen.relearning, self._where)
+        )
+        others = self._planned(QUANTIZERS, PRESETS, WHERE, known.keys() - {p[0] for p in planned})
+        kept = {name: known[name] for name, digest, _ in others if _is_of(known[name], digest)}
+        for place, (name, digest, part) in enumerate(planned, 1):
+            if _is_of(known.get(name, {}), digest):
                 say(f"already measured: {name}")
-            self.parts[name] = found
+                self.parts[name] = known[name]
+            else:
+                say_phase(name)
+                self.parts[name] = {"origin": digest, **part()}
             # what is there of the parts to come is not lost if this attempt is interrupted
             coming = {later: known[later] for later, *_ in planned[place:] if later in known}
-            write_json(self.folder / ATTACK, self._document(self.parts | coming))
-        return self._document(self.parts)
+            write_json(self.folder / ATTACK, self._document(self.parts | coming | kept))
+        return self._document(self.parts | kept)
 
     def _document(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -112,22 +122,37 @@ class Attack(FinishedRun):
             "parts": dict(parts),
         }
 
-    def _planned(self) -> Iterator[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]]:
-        for kind in self.settings.quantization:
-            yield f"quantization {kind}", {}, partial(self._quantize, kind)
-        for name in self.settings.relearning:
-            for where in self._where:
-                preset = PRESETS[name]
+    def _planned(
+        self,
+        quantization: Iterable[str],
+        relearning: Iterable[str],
+        places: Iterable[str],
+        only: Collection[str] | None = None,
+    ) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+        """Name, checksum of all that decides the outcome, and work of each part.
+
+        Args:
+            only: of these names.
+        """
+
+        def digest(origin: Mapping[str, Any]) -> str:
+            return json_checksum({**origin, "models": self.fingerprints, "rows": self._rows_origin})
+
+        for kind in quantization:
+            name = f"quantization {kind}"
+            if only is None or name in only:
+                yield name, digest({}), partial(self._quantize, kind)
+        for preset_name, where in itertools.product(relearning, places):
+            name = f"relearning {preset_name} {where}"
+            if only is None or name in only:
+                preset = PRESETS[preset_name]
                 if self.settings.lr is not None:
                     preset = replace(preset, lr=self.settings.lr)
                 settings = {k: v for k, v in asdict(self.settings).items() if k in _OF_RELEARNING}
                 if preset.rows == "retain":
                     settings["benign rows"] = examples_fingerprint(self._benign)
-                yield (
-                    f"relearning {name} {where}",
-                    {**settings, **asdict(preset)},
-                    partial(self._relearn, preset, where),
-                )
+                work = partial(self._relearn, preset, where)
+                yield name, digest({**settings, **asdict(preset)}), work
 
     # ------------------------------------------------------------------------------ quantisation
 

@@ -200,6 +200,22 @@ def test_a_part_says_the_same_whatever_was_measured_before_it(run, model_folder)
     assert {part["threshold"] for part in parts.values()} == {0.5 * original[0][1]}
 
 
+def test_what_other_kinds_have_found_stays_where_settings_are_the_same(run, learned):
+    Attack(run, config_of(quantization="int8", relearning="open_unlearning", points=2)).make()
+    first = json.loads((run / ATTACK).read_text())["parts"]
+    found = Attack(run, config_of(quantization="nf4", relearning="benign", points=2)).make()
+    assert list(found["parts"]) == [
+        *("quantization nf4", "relearning benign all"),
+        *("quantization int8", "relearning open_unlearning all"),
+    ]
+    assert json.loads((run / ATTACK).read_text()) == json.loads(json.dumps(found))
+    assert {name: found["parts"][name] for name in first} == first
+    found = Attack(run, config_of(quantization="", relearning="benign", points=3)).make()
+    assert set(found["parts"]) == {  # few bits know no points
+        *("relearning benign all", "quantization int8", "quantization nf4"),
+    }
+
+
 def test_named_models_are_looked_at_before_any_work(run):
     for name, width in (("tokens", 16), ("size", 8)):
         save_model(
