@@ -49,37 +49,37 @@ class ReplayedTexts(CachedTexts):
         while end < max(starts) + width:
             end *= 2
         end = min(end, self._columns)
+
+        def work(inputs: torch.Tensor) -> torch.Tensor:
+            return self._forward(inputs, slice(0, self._capacity), end, width)
+
         if (width, end) not in self._steps:
-
-            def work(inputs: torch.Tensor) -> torch.Tensor:
-                return self._forward(inputs, slice(0, self._capacity), end, width)
-
-            self._steps[width, end] = _Step(self._recorder, work, inputs.to(self._model.device))
-        return self._steps[width, end](inputs)
+            self._steps[width, end] = _Step(self._recorder, inputs.to(self._model.device))
+        return self._steps[width, end].take(inputs, work)
 
 
 class _Step:
     """Steps of one shape: the first is not recorded and sets up what libraries need.
 
+    It does not keep the work: with it the texts would keep themselves, and a cache on the device.
+
     Args:
         inputs: of the shape, on the device.
     """
 
-    def __init__(
-        self,
-        recorder: devices.Recorder,
-        work: Callable[[torch.Tensor], torch.Tensor],
-        inputs: torch.Tensor,
-    ) -> None:
-        self._recorder, self._work, self._inputs = recorder, work, inputs
+    def __init__(self, recorder: devices.Recorder, inputs: torch.Tensor) -> None:
+        self._recorder, self._inputs = recorder, inputs
         self._replay: Callable[[], torch.Tensor] | None = None
         self._fresh = True
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def take(
+        self, inputs: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Do the work, the same each time, with new inputs."""
         self._inputs.copy_(inputs)
         if self._fresh:
             self._fresh = False
-            return self._work(self._inputs)
+            return work(self._inputs)
         if self._replay is None:
-            self._replay = self._recorder.record(lambda: self._work(self._inputs))
+            self._replay = self._recorder.record(lambda: work(self._inputs))
         return self._replay()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import takewhile
 from unittest.mock import MagicMock, create_autospec
 
@@ -206,6 +208,25 @@ def test_few_shapes_are_recorded_and_each_once(model, monkeypatch):
     assert CpuRecorder.recorded <= 8
     # the first step of a shape is not recorded
     assert len(steps) - 8 <= CpuRecorder.replayed < len(steps)
+
+
+@torch.inference_mode()
+def test_recorded_steps_keep_no_cache_on_the_device(model, monkeypatch):
+    """When the texts are dropped it is freed at once, before another takes its place."""
+    recording(monkeypatch)
+    batch = generation.ReplayedTexts(model, 3, LIMIT, 2)
+    batch.add([generation.Text([5, 6, 7]), generation.Text([8, 9])])
+    for _ in range(3):
+        for text, chosen in zip(batch.texts, batch.step([[], []]), strict=True):
+            text.extend(chosen)
+    assert CpuRecorder.replayed == 2
+    kept = [weakref.ref(buffer) for buffer in batch._cache._buffers.values()]
+    gc.disable()
+    try:
+        del batch
+        assert [ref() for ref in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
 
 
 def test_a_recorder_records_as_torch_wants_it(monkeypatch):
