@@ -262,7 +262,8 @@ def _find_way(
                 return reads_from_own_cache(way)
             return reads_together(way)
 
-        return reads_right(model, way.__name__, range(begins[0], len(tokens) + 1), trial)
+        prompts, whole = range(begins[0], begins[1] + 1), range(len(tokens) + 1)
+        return reads_right(model, way.__name__, trial, prompts, whole)
 
     ways: list[type[CachedTexts | PaddedTexts | WholeTexts]] = [PaddedTexts, WholeTexts]
     if takes_own_masks(model, limit):

@@ -72,7 +72,7 @@ def _readable_rows(
                     return False
             return True
 
-        return reads_right(model, way, range(len(chosen[1].ids), len(chosen[0].ids) + 1), trial)
+        return reads_right(model, way, trial, _lengths(rows), _lengths(single))
 
     longest = max(len(row.ids) for row in single)
     if head.separate and takes_own_masks(cast("PreTrainedModel", model.base_model), longest):
@@ -80,6 +80,11 @@ def _readable_rows(
         if len(packed) < len(single) and reads("packed rows", packed):
             return packed, most
     return single, most if most == 1 or reads("padded rows", single) else 1
+
+
+def _lengths(rows: Sequence[TreeRow]) -> range:
+    lengths = [len(row.ids) for row in rows]
+    return range(min(lengths), max(lengths) + 1)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from wagle import ranks
 from wagle.dataset.encoding import Encoded, pad_batch
 from wagle.errors import WagleError
 
-_tried: WeakKeyDictionary[torch.nn.Module, dict[str, list[range]]] = WeakKeyDictionary()
+_tried: WeakKeyDictionary[torch.nn.Module, dict[str, list[tuple[range, ...]]]]
+_tried = WeakKeyDictionary()
 
 
 @contextmanager
@@ -54,20 +55,27 @@ def succeeds(trial: Callable[[], bool]) -> bool:
 
 
 def reads_right(
-    model: torch.nn.Module, way: str, lengths: range, trial: Callable[[], bool]
+    model: torch.nn.Module, way: str, trial: Callable[[], bool], *lengths: range
 ) -> bool:
-    """As :func:`succeeds`, of a way to read texts of such lengths.
+    """As :func:`succeeds`, of a way to read texts.
 
-    A way that has read texts as short and as long is not tried again: training changes weights, and
+    A way that has read as short and as long ones is not tried again: training changes weights, and
     not what an architecture can read. An evaluation after every ten steps tries its ways once.
+
+    Args:
+        lengths: from the shortest to the longest, of the texts and of whatever else decides.
     """
     known = _tried.setdefault(model, {}).setdefault(way, [])
-    if any(lengths.start in tried and lengths[-1] in tried for tried in known):
+    if any(all(map(_within, lengths, tried)) for tried in known):
         return True
     right = succeeds(trial)
     if right:
         known.append(lengths)
     return right
+
+
+def _within(lengths: range, others: range) -> bool:
+    return lengths.start >= others.start and lengths.stop <= others.stop
 
 
 def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -162,11 +162,11 @@ def test_a_way_is_tried_once_for_texts_as_short_and_as_long(model):
         lambda _, args, kwargs: passes.append(kwargs["use_cache"]), with_kwargs=True
     )
 
-    def alone(shortest, limit):
+    def alone(shortest, limit, longest=9):
         passes.clear()
         generate_greedy(
             model,
-            [[5] * shortest, [6] * 9],
+            [[5] * shortest, [6] * longest],
             eos_token_ids=(),
             pad_token_id=2,
             max_total_length=limit,
@@ -182,6 +182,7 @@ def test_a_way_is_tried_once_for_texts_as_short_and_as_long(model):
     assert alone(4, 21) == 2  # and a longer one
     assert alone(3, 21) == 2  # both, which no trial had together
     assert alone(3, 21) == 0
+    assert alone(3, 21, longest=10) == 2  # longer before anything is chosen
 
 
 def test_few_shapes_are_recorded_and_each_once(model, monkeypatch):
