@@ -178,6 +178,8 @@ class Benchmark:
             refused.
         longest: tokens of a text that the model may have to read or write for it; 0: they follow
             from the model.
+        continued: tokens of a prompt with its greedy answer at most, from those of the longest text
+            that is learned; not given: as many.
         lm_eval_roles: the keys of ``evaluation.task_names`` that it uses.
         is_default: whether it fits values that name no evaluation.
         answers: where its documents have the models' answers, for the report.
@@ -198,6 +200,7 @@ class Benchmark:
     check: Callable[[UnlearnConfig, Mapping[str, Rows]], None] = lambda config, rows: None
     needs_questions: bool = False
     longest: int = 0
+    continued: Callable[[int], int] = lambda text: text
     lm_eval_roles: tuple[str, ...] = ()
     is_default: Callable[[Settings], bool] = lambda values: False
     answers: Answers = Answers()

@@ -170,6 +170,7 @@ COPYRIGHT = Benchmark(
     },
     sets=_sets,
     longest=MAX_TOTAL_LENGTH,
+    continued=lambda text: MAX_TOTAL_LENGTH,
     lm_eval_roles=UTILITY_ROLES,
     is_default=_is_default,
     answers=Answers.within(

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 MOST_RETAINED = 400
 """Rows of the retain set that are asked about, spread evenly over it, unless a limit says how many
 of the first."""
+LEAST_TOTAL_LENGTH = 200
+"""Tokens of prompt and greedy answer together, at least."""
 
 _TEXTS = {
     "forget": "what it should have forgotten",
@@ -256,6 +258,7 @@ OWN = Benchmark(
     sets=_sets,
     rows=drawn_rows,
     check=_check,
+    continued=lambda text: max(LEAST_TOTAL_LENGTH, text),
     is_default=lambda values: is_own(values["dataset.forget_dataset_name"] or ""),
     answers=Answers.within(
         "own.json",

@@ -317,6 +317,7 @@ TOFU = Benchmark(
     rows=asked_rows,
     check=_check,
     longest=512,  # where texts are cut
+    continued=lambda text: 200,
     is_default=_is_default,
     answers=Answers.within(
         "tofu.json",
@@ -336,6 +337,7 @@ TOFU = Benchmark(
 OFFICIAL = replace(
     TOFU,
     longest=512 + 200,  # new tokens behind a question
+    continued=lambda text: text + 200,
     caption="TOFU by its authors' definitions: forgetting and utility",
     metrics=(
         *(

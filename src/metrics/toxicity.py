@@ -220,6 +220,7 @@ TOXICITY = Benchmark(
     check=_check,
     needs_questions=True,
     longest=MAX_TOTAL_LENGTH,
+    continued=lambda text: MAX_TOTAL_LENGTH,
     lm_eval_roles=UTILITY_ROLES,
     is_default=lambda values: forgets(values, "SafePku", "SafePku/test.jsonl"),
     answers=Answers(

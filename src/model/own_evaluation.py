@@ -22,7 +22,7 @@ from wagle.metrics.gradient_norms import gradient_norms
 from wagle.metrics.likelihood import score_tokens
 from wagle.metrics.membership import attack_aucs, attack_scores
 from wagle.metrics.memorization import exact_memorization, extraction_strength
-from wagle.metrics.own import FORGOTTEN, OWN, own_numbers
+from wagle.metrics.own import FORGOTTEN, LEAST_TOTAL_LENGTH, OWN, own_numbers
 from wagle.metrics.privacy import privacy_numbers
 from wagle.metrics.text import rouge_l_recall
 from wagle.model.evaluation_context import EvaluationContext, choose_words
@@ -30,8 +30,6 @@ from wagle.model.privacy_evaluation import Attacked, attack_holdout, check_holdo
 from wagle.model.reading import most_positions
 from wagle.model.reference_model import check_reference_model, reference_losses
 from wagle.terminal import say
-
-LEAST_TOTAL_LENGTH = 200  # tokens of prompt and greedy answer together, at least
 
 
 def check_own(config: UnlearnConfig, rows: Mapping[str, Rows]) -> None:

@@ -17,6 +17,8 @@ from wagle.dataset.templates import find_family
 from wagle.entries import Score
 from wagle.errors import ConfigError, WagleError
 from wagle.families import Family
+from wagle.metrics.benchmarks import benchmark_of
+from wagle.metrics.continuation import DRAFT
 from wagle.metrics.likelihood import LOGITS_CHUNK, most_tokens
 from wagle.model.architecture import feed_forward_names, parameter_kind
 from wagle.model.loading import read_tokenizer, resolve_device, resolve_dtype
@@ -217,9 +219,14 @@ class Job:
         config = self._unlearn_config
         rows = config.evaluation.batch_size
         masked = TRAINING in self._phases() and config.unlearn.mask_path is not None
-        cached = rows * self.texts[role].tokens
+        # Answers are continued in a cache that has room for a draft behind the last token.
+        longest = benchmark_of(config).continued(self.texts[role].tokens) + DRAFT
         return reading_phase(
-            model, EVALUATION, self._read(role, rows), masked=masked, cached_tokens=cached
+            model,
+            EVALUATION,
+            self._read(role, rows),
+            masked=masked,
+            cached_tokens=rows * longest,
         )
 
     def _training(self, model: PreTrainedModel) -> Phase:

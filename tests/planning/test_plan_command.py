@@ -9,6 +9,13 @@ import pytest
 from tests.tiny import CONFIGS
 from wagle.commands import fine_tune, mask, unlearn
 from wagle.errors import ConfigError
+from wagle.metrics import continuation, copyright, own, tofu, tofu_field, toxicity
+from wagle.metrics.copyright import COPYRIGHT
+from wagle.metrics.muse import MUSE
+from wagle.metrics.own import OWN
+from wagle.metrics.tofu_benchmark import OFFICIAL, TOFU
+from wagle.metrics.toxicity import TOXICITY
+from wagle.planning import jobs
 
 
 @pytest.fixture
@@ -103,3 +110,38 @@ def test_the_model_of_from_scratch_is_not_planned(options):
     tuning = ["--finetune.dataset_name", "Demo_full", "--finetune.output_dir", "out"]
     with pytest.raises(ConfigError, match="tiny model"):
         fine_tune.main([*options, *tuning, "--finetune.from_scratch", "true", "--plan"])
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "tokens"),
+    [
+        ("tofu", "corrected", tofu.MAX_TOTAL_LENGTH),
+        ("tofu", "official", 512 + tofu_field.NEW_TOKENS),
+        ("own", "corrected", 512),
+    ],
+)
+def test_answers_are_planned_at_their_longest(options, monkeypatch, task, protocol, tokens):
+    """Of texts of up to 512 tokens, which is what is planned with where there are no rows."""
+    planned = []
+    phase = jobs.reading_phase
+    monkeypatch.setattr(
+        jobs,
+        "reading_phase",
+        lambda *args, **options: (
+            planned.append(options.get("cached_tokens")) or phase(*args, **options)
+        ),
+    )
+    asked = ["--evaluation.protocol", protocol, "--evaluation.batch_size", "4"]
+    assert unlearn.main([*options, *unlearning(*asked, "--unlearn.task_name", task), "--plan"]) == 0
+    assert 4 * (tokens + continuation.DRAFT) in planned
+
+
+def test_limits_of_answers_are_those_that_are_planned():
+    assert [benchmark.continued(120) for benchmark in (TOFU, OFFICIAL, COPYRIGHT, TOXICITY)] == [
+        tofu.MAX_TOTAL_LENGTH,
+        120 + tofu_field.NEW_TOKENS,
+        copyright.MAX_TOTAL_LENGTH,
+        toxicity.MAX_TOTAL_LENGTH,
+    ]
+    assert [OWN.continued(tokens) for tokens in (120, 300)] == [own.LEAST_TOTAL_LENGTH, 300]
+    assert MUSE.continued(2048) == 2048  # a prompt leaves room for what follows
