@@ -291,6 +291,8 @@ def _recount(load: Documents, config: Settings) -> Recount:
     for role, metric in KNOWLEDGE.items():
         columns[metric] = f"knowmem_{role}", rouge[f"knowmem_{role}"]
     means = Recount.of_means({name: asked_in(found) for name, found in rows.items()}, columns)
+    if not attacked:  # that part has failed
+        return means
     texts = {f"privleak_{role}": attacked[role]["rows"] for role in ("holdout", "forget")}
     if not all("text" in row for found in texts.values() for row in found):
         return means

@@ -233,8 +233,10 @@ def test_attacks_over_drawn_texts(measure, tmp_path):
     for part in ("forget", "holdout"):  # as earlier versions kept them
         for row in documents["privleak.json"][part]["rows"]:
             del row["text"]
-    recount = MUSE.recount(documents.get, config)
-    assert set(recount.asked) == {"verbmem", "knowmem_forget", "knowmem_retain"}
+    others = {"verbmem", "knowmem_forget", "knowmem_retain"}
+    assert set(MUSE.recount(documents.get, config).asked) == others
+    del documents["privleak.json"]  # as where that part has failed
+    assert set(MUSE.recount(documents.get, config).asked) == others
 
 
 def test_privleak_against_the_log_of_open_unlearning(measure, tmp_path):
