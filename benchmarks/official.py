@@ -28,8 +28,6 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-
 FORGET, HOLDOUT, TEMPLATE = "Tofu_forget10", "Tofu_holdout10", "question_answer"
 BATCH, NEW_TOKENS, LOWEST = 32, 200, 0.4  # LOWEST: share of tokens that Min-k looks at
 DTYPES = ("float32", "bfloat16")
