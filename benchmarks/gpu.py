@@ -36,6 +36,7 @@ from wagle.dataset.demo_benchmark import make_benchmark
 from wagle.dataset.encoding import Encoded, encode_answer, pad_batch
 from wagle.dataset.pairing import PairCollator, UnlearnDataset
 from wagle.dataset.templates import TEMPLATES
+from wagle.metrics.continuation import DRAFT
 from wagle.metrics.generation import generate_greedy
 from wagle.metrics.likelihood import token_log_probs
 from wagle.model.head import token_losses
@@ -243,7 +244,7 @@ class Measured:
         yield Line(self.name, "likelihoods", self.time(self._read), forward, plan)
         batch = self.widest(BATCH)
         with skeleton(self.config, dtype) as empty:
-            tokens = BATCH * (batch.tokens + GENERATED)
+            tokens = BATCH * (PROMPT + GENERATED + DRAFT)
             plan = reading_phase(empty, "evaluation", batch, masked=False, cached_tokens=tokens)
         plain = self.time(self._generate)[0]
         yield Line(self.name, "answers", self.time(self._answer), plain, plan)

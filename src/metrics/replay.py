@@ -53,13 +53,16 @@ class ReplayedTexts(CachedTexts):
         def work(inputs: torch.Tensor) -> torch.Tensor:
             return self._forward(inputs, slice(0, self._capacity), end, width)
 
-        if (width, end) not in self._steps:
-            self._steps[width, end] = _Step(self._recorder, inputs.to(self._model.device))
-        return self._steps[width, end].take(inputs, work)
+        if (width, end) in self._steps:
+            return self._steps[width, end].take(inputs, work)
+        # The first step of a shape is not recorded: libraries set up what they need.
+        inputs = inputs.to(self._model.device)
+        self._steps[width, end] = _Step(self._recorder, inputs)
+        return work(inputs)
 
 
 class _Step:
-    """Steps of one shape: the first is not recorded and sets up what libraries need.
+    """Steps of one shape, after the first of them.
 
     It does not keep the work: with it the texts would keep themselves, and a cache on the device.
 
@@ -70,16 +73,12 @@ class _Step:
     def __init__(self, recorder: devices.Recorder, inputs: torch.Tensor) -> None:
         self._recorder, self._inputs = recorder, inputs
         self._replay: Callable[[], torch.Tensor] | None = None
-        self._fresh = True
 
     def take(
         self, inputs: torch.Tensor, work: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         """Do the work, the same each time, with new inputs."""
         self._inputs.copy_(inputs)
-        if self._fresh:
-            self._fresh = False
-            return work(self._inputs)
         if self._replay is None:
             self._replay = self._recorder.record(lambda: work(self._inputs))
         return self._replay()

@@ -87,7 +87,6 @@ class Attack(FinishedRun):
             retain_model=self.settings.retain_model,
             original_model=self.settings.original_model,
         )
-        self.parts: dict[str, Any] = {}
 
     def make(self) -> dict[str, Any]:
         """Run what has not been run yet; returns what is in ``attack.json``.
@@ -103,17 +102,18 @@ class Attack(FinishedRun):
         )
         others = self._planned(QUANTIZERS, PRESETS, WHERE, known.keys() - {p[0] for p in planned})
         kept = {name: known[name] for name, digest, _ in others if _is_of(known[name], digest)}
+        parts: dict[str, Any] = {}
         for place, (name, digest, part) in enumerate(planned, 1):
             if _is_of(known.get(name, {}), digest):
                 say(f"already measured: {name}")
-                self.parts[name] = known[name]
+                parts[name] = known[name]
             else:
                 say_phase(name)
-                self.parts[name] = {"origin": digest, **part()}
+                parts[name] = {"origin": digest, **part()}
             # what is there of the parts to come is not lost if this attempt is interrupted
             coming = {later: known[later] for later, *_ in planned[place:] if later in known}
-            write_json(self.folder / ATTACK, self._document(self.parts | coming | kept))
-        return self._document(self.parts | kept)
+            write_json(self.folder / ATTACK, self._document(parts | coming | kept))
+        return self._document(parts | kept)
 
     def _document(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         return {
